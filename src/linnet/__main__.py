@@ -1,0 +1,4 @@
+from linnet.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
+
+import json
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+
+from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from linnet.errors import UserError, did_you_mean
+
+app = App(
+    name="linnet",
+    help="Large vision-language models into small, fast image classifiers, and how much was gained.",
+    version_flags=["--version"],
+)
+_typed: dict[
+    str, Any
+] = {}  # the settings that were typed, by dotted name: only these override files and method defaults
+
+
+def _group(prefix: str, main: str) -> Parameter:
+    """``--teacher`` for the main field of a group, ``--teacher.views`` for the others."""
+    return Parameter(
+        name="*", name_transform=lambda field: prefix if field == main else f"{prefix}.{field.replace('_', '-')}"
+    )
+
+
+Data = Annotated[DataConfig, _group("data", "source")]
+Teacher = Annotated[TeacherConfig, _group("teacher", "id")]
+Student = Annotated[StudentConfig, _group("student", "name")]
+Train = Annotated[TrainConfig, _group("train", "")]
+MAIN_FIELDS = {"data": "data.source", "teacher": "teacher.id", "student": "student.name"}
+
+
+def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    _typed.clear()
+    for argument in arguments:
+        for token in argument.tokens:
+            name = ".".join([argument.name.removeprefix("--").removeprefix("[KEYWORD]"), *token.keys]).lstrip(".")
+            key = MAIN_FIELDS.get(name, name)
+            value = token.value if token.value else token.implicit_value
+            _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+app.config = (_remember,)
+
+
+def _typed_settings() -> dict[str, Any]:
+    """What was typed about the run itself: dotted settings and single words such as ``export``."""
+    return {key: value for key, value in _typed.items() if "." in key or key == "export"}
+
+
+@app.command
+def distill(
+    data: str | None = None,
+    /,
+    *,
+    method: str | None = None,
+    out: Path | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    export: bool = True,
+    data_: Data = DataConfig(),
+    teacher: Teacher = TeacherConfig(),
+    student: Student = StudentConfig(),
+    train: Train = TrainConfig(),
+    **method_options: dict[str, str],
+) -> None:
+    """Teach a small student and measure it.
+
+    Args:
+        data: A folder of images (train/ val/ test/ or flat, one folder per class) or aviary[:species=60,images=20].
+        method: How the student is taught: an id of 'linnet list methods', or a sum such as kd+other:0.5. [default: kd]
+        out: The run folder. [default: runs/DATA-METHOD-sSEED]
+        seed: Drives initialisation, order and dropout. [default: 0]
+        config: A YAML file of settings, such as the config.yaml of a run; what is typed here wins over it.
+        resume: Go on with a run that was stopped.
+        overwrite: Delete what is in the run folder.
+        dry_run: Print the resolved settings and stop.
+        export: Write model.onnx at the end.
+        method_options: Options of the method, as in --kd.temperature 4.
+    """
+    from linnet.pipeline import distill as run_distill
+    from linnet.pipeline import settings
+
+    options = _typed_settings()
+    if dry_run:
+        _print_settings(*settings(data, method=method, seed=seed, config=config, options=options))
+        return
+    run = run_distill(
+        data, method=method, seed=seed, config=config, options=options, out=out, resume=resume, overwrite=overwrite
+    )
+    print(run.folder)
+
+
+def _print_settings(config: Config, reasons: list[str]) -> None:
+    import yaml
+
+    from linnet.config import to_dict
+
+    for reason in reasons:
+        print(f"# {reason}")
+    print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+
+
+@app.command
+def predict(
+    model: Path,
+    images: list[Path],
+    /,
+    *,
+    top: int = 5,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    csv: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Name the images in files and folders.
+
+    Args:
+        model: A run folder, or a model.onnx (torch is not needed then).
+        images: Image files and folders.
+        top: How many classes to show for each image.
+        json_: One JSON object per line.
+        csv: Comma-separated path, class, probability.
+    """
+    from linnet.predict import collect, load
+
+    if top < 1:
+        raise UserError(f"--top must be at least 1, not {top}")
+    predictor = load(model)
+    failed = 0
+    show = _json_line if json_ else _csv_line if csv else _table_line
+    for prediction in predictor.predict(collect(images), top):
+        failed += prediction.error is not None
+        if prediction.error is not None:
+            print(f"linnet: {prediction.error}", file=sys.stderr)
+        if json_ or prediction.error is None:
+            print(show(prediction), flush=True)
+    if failed:
+        raise UserError(f"{failed} image(s) could not be read")
+
+
+def _json_line(prediction: Any) -> str:
+    return json.dumps(prediction.as_dict(), ensure_ascii=False)
+
+
+def _csv_line(prediction: Any) -> str:
+    import csv
+    import io
+
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(
+        [prediction.path, prediction.classes[0], f"{prediction.probabilities[0]:.4f}"]
+    )
+    return line.getvalue()
+
+
+def _table_line(prediction: Any) -> str:
+    shown = "   ".join(
+        f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
+    )
+    return f"{prediction.path}   {shown}"
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
+    """Distil the shipped mini-CLIP on drawn look-alike birds: ce and kd at equal budget, one table.
+
+    Args:
+        out: Folder of the two runs; an earlier demo in it is overwritten.
+        seed: Seed of both students.
+    """
+    from linnet.demo import demo as run_demo
+
+    run_demo(out, seed)
+
+
+@app.command(name="list")
+def list_(what: Literal["methods", "teachers", "students", "data"] = "methods", pattern: str = "*", /) -> None:
+    """List what can be chosen.
+
+    Args:
+        what: methods with their options, kinds of teachers, students (timm architectures), or kinds of data.
+        pattern: For students and teachers, as in 'resnet*'.
+    """
+    from linnet.listing import lines
+
+    for line in lines(what, pattern):
+        print(line)
+
+
+@app.command
+def doctor() -> None:
+    """Versions, device and extras of this installation."""
+    from linnet.listing import doctor_lines
+
+    for line in doctor_lines():
+        print(line)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit 0 when all is well, 2 with one clear line for what the user can mend, 1 with a traceback for
+    a bug."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("linnet").setLevel(logging.INFO)
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except UserError as error:
+        _leave(str(error))
+    except CycloptsError as error:
+        _leave(_in_one_line(error))
+    except KeyboardInterrupt:
+        print("linnet: stopped; the last finished epoch is kept, go on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+def _in_one_line(error: CycloptsError) -> str:
+    words = " ".join(str(error).split())
+    if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
+        return words
+    option = words.split("--")[1].split()[0].strip(":,.")
+    groups = {"data": DataConfig, "teacher": TeacherConfig, "student": StudentConfig, "train": TrainConfig}
+    known = {spec.name.replace("_", "-"): group for group, kind in groups.items() for spec in fields(kind)}
+    best = did_you_mean(option, known)
+    return f"unknown option '--{option}'." + (
+        f" Did you mean '--{known[best.split(chr(39))[1]]}.{best.split(chr(39))[1]}'?" if best else ""
+    )
+
+
+def _leave(message: str) -> None:
+    print(f"linnet: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,99 @@
+"""From images in a store to batches of views: what a training step gets.
+
+Shapes: B batch, S student input side.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from linnet.data import views
+from linnet.data.images import Images
+from linnet.teachers.base import TeacherOutput
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images.
+
+    Attributes:
+        index: (B,) rows of the training split. view: number of the view that was drawn of each.
+        images: (B, 3, S, S) float32 in [0, 1]. labels: (B,) class ids, -1 where unlabelled.
+        teacher: its outputs for these images, None for a method that needs no teacher.
+    """
+
+    index: torch.Tensor
+    view: int
+    images: torch.Tensor
+    labels: torch.Tensor
+    teacher: TeacherOutput | None = None
+
+
+class TrainLoader:
+    """Shuffled batches of views; :meth:`epoch` is a function of its arguments, not of what was read before.
+
+    Args:
+        images: decoded training images. labels: (n,). digests: (n, 16) uint8.
+        recipe: name of a view recipe. batch_size: images per step over all processes, at most n; the last partial
+        batch is dropped. size: student input side. data_seed: drives views. seed: drives the order.
+        teacher: digests -> outputs, or None.
+        rank, world: this process reads every world-th image of each batch.
+        workers: processes that decode when the images are not stored.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: np.ndarray,
+        digests: np.ndarray,
+        *,
+        recipe: str,
+        batch_size: int,
+        size: int,
+        data_seed: int,
+        seed: int,
+        device: torch.device,
+        teacher: Callable[[np.ndarray], TeacherOutput] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ):
+        self.images, self.labels, self.digests = images, labels, digests
+        self.recipe, self.size, self.data_seed, self.seed = recipe, size, data_seed, seed
+        self.batch_size = min(batch_size, len(labels)) // world * world
+        self.device, self.teacher, self.rank, self.world, self.workers = device, teacher, rank, world, workers
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self.labels) // self.batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
+        rows = [
+            order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world] for i in range(len(self))
+        ]
+        workers = 0 if self.images.stored else self.workers
+        loader: DataLoader = DataLoader(self.images, batch_sampler=rows, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
+        for index, pixels in zip(rows, loader, strict=True):
+            yield self._batch(index, pixels, view=number)
+
+    def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
+        shapes = np.array([image.shape[:2] for image in pixels])
+        digests = self.digests[index]
+        parameters = views.draw(self.recipe, digests, shapes, view, self.data_seed)
+        images = views.apply(views.pad(pixels).to(self.device), shapes, parameters, self.size)
+        labels = torch.from_numpy(self.labels[index]).to(self.device)
+        teacher = None if self.teacher is None else self.teacher(digests).to(self.device)
+        return Batch(torch.from_numpy(index), view, images, labels, teacher)
+
+
+def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor]:
+    """Every image once, in order, the last batch as small as it is: (B, 3, S, S) float32 in [0, 1]."""
+    for start in range(0, math.ceil(len(images) / batch_size) * batch_size, batch_size):
+        stop = min(start + batch_size, len(images))
+        pixels = np.stack([images[row] for row in range(start, stop)])
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

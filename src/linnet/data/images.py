@@ -1,0 +1,117 @@
+"""Image files to arrays: one way to read, one way to evaluate, and a store so that each file is decoded once.
+
+Nothing here needs torch: ``linnet predict model.onnx`` runs on this file, numpy and onnxruntime.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from linnet.errors import UserError
+from linnet.files import atomic_path, cache_folder
+
+TRAIN_MARGIN = 1.15  # stored training images are this much larger than the student's input: crops keep their detail
+VERSION = 1  # part of every store's name: raise it when the pixels of a store change
+CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
+
+Fit = Literal["train", "eval"]
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a file to RGB, upright (EXIF), transparency dropped.
+
+    Raises:
+        UserError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError ... for bad files
+        raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
+
+
+def resize_shortest(image: Image.Image, side: int) -> Image.Image:
+    """Resize so that the shorter side is ``side`` pixels (bicubic, antialiased)."""
+    scale = side / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def eval_pixels(image: Image.Image, size: int) -> np.ndarray:
+    """What a student sees of an image outside training: shorter side to ``size``, centre crop. uint8 (size, size, 3).
+
+    Evaluation and prediction, from torch and from ONNX, all go through this function.
+    """
+    resized = resize_shortest(image, size)
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def train_pixels(image: Image.Image, size: int) -> np.ndarray:
+    """What training views are cut from: the whole image, shorter side 1.15 x ``size``. uint8 (height, width, 3)."""
+    return np.asarray(resize_shortest(image, round(TRAIN_MARGIN * size)))
+
+
+def decode_in_order(paths: Sequence[Path], fit: Fit, size: int) -> Iterator[np.ndarray]:
+    """Decode files with a thread pool, a bounded number ahead."""
+    to_pixels = eval_pixels if fit == "eval" else train_pixels
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):
+            yield from pool.map(lambda path: to_pixels(read_image(path), size), paths[start : start + CHUNK])
+
+
+class Images(Sequence[np.ndarray]):
+    """Decoded images by row, uint8 (height, width, 3), in the memory of nobody: memory-mapped, or decoded when asked
+    for.
+
+    Args:
+        paths: files. digests: (n, d) uint8, their content hashes, which name the store.
+        size: side of the student's input in pixels.
+        fit: "train" keeps the whole image, "eval" is what evaluation sees.
+        limit_gb: a set that would take more disk than this is not stored.
+    """
+
+    def __init__(self, paths: Sequence[Path], digests: np.ndarray, size: int, fit: Fit, limit_gb: float = 20.0):
+        self.paths, self.size, self.fit = tuple(paths), size, fit
+        name = hashlib.sha256(f"{VERSION}|{size}|{fit}|".encode() + digests.tobytes()).hexdigest()[:24]
+        self.file = cache_folder() / "images" / f"{name}.u8"
+        self._shapes_file = self.file.with_suffix(".shapes.npy")
+        self.stored = len(paths) * (TRAIN_MARGIN * size) ** 2 * 4 <= limit_gb * 1e9
+        if self.stored:
+            if not self._complete():
+                self._write()
+            self._shapes = np.load(self._shapes_file)
+            self._offsets = np.concatenate([[0], np.cumsum(self._shapes.prod(axis=1))])
+            self._bytes = np.memmap(self.file, dtype=np.uint8, mode="r") if len(paths) else np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
+        if self.stored:
+            return self._bytes[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
+        return (eval_pixels if self.fit == "eval" else train_pixels)(read_image(self.paths[row]), self.size)
+
+    def _complete(self) -> bool:
+        if not (self.file.exists() and self._shapes_file.exists()):
+            return False
+        shapes = np.load(self._shapes_file)
+        return len(shapes) == len(self.paths) and self.file.stat().st_size == shapes.prod(axis=1).sum()
+
+    def _write(self) -> None:
+        shapes = []
+        with atomic_path(self.file) as temporary, temporary.open("wb") as file:
+            for pixels in decode_in_order(self.paths, self.fit, self.size):
+                shapes.append(pixels.shape)
+                file.write(pixels.tobytes())
+        with atomic_path(self._shapes_file) as temporary, temporary.open("wb") as file:
+            np.save(file, np.array(shapes, dtype=np.int64).reshape(-1, 3))

@@ -1,0 +1,256 @@
+"""The manifest: one table of images that every source becomes. Which image, which class, which split, nothing else.
+
+>>> manifest = load_manifest(DataConfig(source="photos/"))
+>>> manifest.classes[manifest.labels[0]].prompt_name
+'laysan albatross'
+"""
+
+import hashlib
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from linnet.config import DataConfig, coerce
+from linnet.data.splits import carve, limit_per_class
+from linnet.errors import UserError, did_you_mean
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+DIGEST_BYTES = 16
+
+
+class ClassInfo(NamedTuple):
+    """A class: its name as found in the source, and the words that stand for it in a prompt."""
+
+    name: str
+    prompt_name: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images with labels and splits, and the class table. Rows are sorted by path; class ids by class name.
+
+    Attributes:
+        paths: image files.
+        labels: (n,) int64 class ids; -1 marks an unlabelled image.
+        splits: (n,) "train", "val" or "test".
+        digests: (n, 16) uint8, BLAKE2b of each file's bytes: what identifies an image everywhere in linnet.
+        classes: class id -> name and prompt name.
+        texts: captions of each image, or None.
+    """
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    splits: np.ndarray
+    digests: np.ndarray
+    classes: tuple[ClassInfo, ...]
+    texts: tuple[tuple[str, ...], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of one split, ascending."""
+        return np.flatnonzero(self.splits == split)
+
+    def take(self, rows: np.ndarray) -> "Manifest":
+        texts = None if self.texts is None else tuple(self.texts[i] for i in rows)
+        paths = tuple(self.paths[i] for i in rows)
+        return replace(
+            self,
+            paths=paths,
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            digests=self.digests[rows],
+            texts=texts,
+        )
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Changes when an image's bytes, a label, a split or a class name changes; not when a file moves."""
+        table = sorted(
+            zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.splits.tolist(), strict=True)
+        )
+        return hashlib.sha256(repr((table, self.classes)).encode()).hexdigest()
+
+
+def load_manifest(config: DataConfig) -> Manifest:
+    """Read a source, carve the splits that it lacks, apply the limit, and check the result.
+
+    Raises:
+        UserError: no such source, no images, fewer than two classes, an empty class, a class without training images.
+    """
+    if not config.source:
+        raise UserError("no data given: name a folder of images or 'aviary'")
+    if config.source.split(":")[0] == "aviary":
+        manifest = _read_aviary(config.source)
+    else:
+        manifest = _read_folder(Path(config.source))
+    if config.test == "none" and not _is_flat(manifest):
+        manifest = manifest.take(np.flatnonzero(manifest.splits != "test"))
+    splits = carve(
+        manifest.labels,
+        manifest.splits,
+        manifest.digests,
+        test_fraction=config.test_fraction if config.test == "auto" else 0.0,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    manifest = replace(manifest, splits=splits)
+    if config.limit_per_class is not None:
+        kept = limit_per_class(manifest.labels, manifest.splits, manifest.digests, config.limit_per_class, config.seed)
+        manifest = manifest.take(kept)
+    _check(manifest, config.source)
+    return manifest
+
+
+def _is_flat(manifest: Manifest) -> bool:
+    return set(manifest.splits) == {""}
+
+
+def _check(manifest: Manifest, source: str) -> None:
+    if len(manifest.classes) < 2:
+        raise UserError(
+            f"{source}: found only the class '{manifest.classes[0].name}'; "
+            "a classifier needs at least two class folders"
+        )
+    labelled = manifest.labels[manifest.splits == "train"]
+    missing = [info.name for i, info in enumerate(manifest.classes) if i not in set(labelled.tolist())]
+    if missing:
+        raise UserError(
+            f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
+            "add images or remove the class"
+        )
+    if not len(manifest.rows("val")):
+        raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
+
+
+def leaked(manifest: Manifest) -> int:
+    """How many val and test images are byte for byte also training images."""
+    train = {d.tobytes() for d in manifest.digests[manifest.splits == "train"]}
+    return sum(d.tobytes() in train for d in manifest.digests[manifest.splits != "train"])
+
+
+def prompt_names(names: list[str]) -> list[str]:
+    """Class names as words: ``_`` becomes a space, a number in front goes if every name has one and all stay unique."""
+    stripped = [re.sub(r"^\d+[._-]", "", name) for name in names]
+    if all(a != b and b for a, b in zip(names, stripped, strict=True)) and len(set(stripped)) == len(names):
+        names = stripped
+    return [" ".join(name.replace("_", " ").split()) for name in names]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image file below a folder, sorted, hidden files and folders left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _read_folder(root: Path) -> Manifest:
+    if not root.exists():
+        raise UserError(f"{root}: no such folder (DATA is a folder of images or 'aviary')")
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is a file; DATA must be a folder with one folder per class (or train/ val/ test/ of those)"
+        )
+    folders = _subfolders(root)
+    if not folders:
+        raise UserError(f"{root} holds no class folders: put the images of each class into a folder named after it")
+    by_split = {SPLIT_FOLDERS.get(folder.name.lower(), ""): folder for folder in folders}
+    if "train" not in by_split:
+        if "val" in by_split or "test" in by_split:
+            raise UserError(f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder")
+        by_split = {"": root}
+    elif "" in by_split:
+        raise UserError(f"{root} mixes split folders (train/ ...) with '{by_split[''].name}/', which is none")
+    elif len(by_split) < len(folders):
+        raise UserError(f"{root} names one split twice: {', '.join(f.name + '/' for f in folders)}")
+    elif set(by_split) == {"train"}:
+        by_split = {"": by_split["train"]}  # nothing but train/: as good as flat
+
+    names = sorted({folder.name for split in by_split.values() for folder in _subfolders(split)})
+    if not names:
+        raise UserError(f"{root} holds no class folders below {', '.join(f.name + '/' for f in by_split.values())}")
+    paths, labels, splits = [], [], []
+    for split, split_folder in by_split.items():
+        for folder in _subfolders(split_folder):
+            found = find_images(folder)
+            if not found:
+                raise UserError(
+                    f"the class folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}): add some or remove it"
+                )
+            paths += found
+            labels += [names.index(folder.name)] * len(found)
+            splits += [split] * len(found)
+    classes = tuple(ClassInfo(*pair) for pair in zip(names, prompt_names(names), strict=True))
+    return Manifest(
+        tuple(paths), np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5"), digest_files(paths), classes
+    )
+
+
+def digest_files(paths: list[Path]) -> np.ndarray:
+    """(n, 16) uint8: BLAKE2b of the bytes of each file."""
+
+    def digest(path: Path) -> bytes:
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=DIGEST_BYTES).digest()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+    with ThreadPoolExecutor() as pool:
+        digests = b"".join(pool.map(digest, paths))
+    return np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _read_aviary(source: str) -> Manifest:
+    from linnet.data import aviary
+
+    allowed = {"species": 60, "images": 20, "genus": 6, "seed": 0, "imbalance": 1}
+    options = dict(allowed)
+    for part in filter(None, source.partition(":")[2].split(",")):
+        key, _, value = part.partition("=")
+        if key not in allowed:
+            raise UserError(f"unknown aviary option '{key}' (known: {', '.join(allowed)}).{did_you_mean(key, allowed)}")
+        options[key] = coerce(value, int, f"aviary:{key}")
+        if options[key] < (0 if key == "seed" else 1):
+            raise UserError(f"aviary:{key} must be at least {0 if key == 'seed' else 1}, not {options[key]}")
+    birds = aviary.build(**options)
+    paths = [bird.path for bird in birds.images]
+    return Manifest(
+        tuple(paths),
+        np.array([bird.species for bird in birds.images], dtype=np.int64),
+        np.array([bird.split for bird in birds.images], dtype="<U5"),
+        digest_files(paths),
+        tuple(ClassInfo(species.name, species.prompt_name) for species in birds.species),
+        tuple((bird.caption,) for bird in birds.images),
+    )
+
+
+def describe(manifest: Manifest) -> str:
+    """One line about a manifest for the log."""
+    counts = Counter(manifest.splits.tolist())
+    shown = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
+    return f"{len(manifest.classes)} classes, {shown} images"

@@ -1,0 +1,58 @@
+"""Splits: disjoint by the bytes of the images, stratified by class, and a function of the seed and the images alone."""
+
+import hashlib
+
+import numpy as np
+
+
+def _order(digests: np.ndarray, seed: int, purpose: str) -> list[bytes]:
+    """The distinct digests in a seeded random order that does not depend on how the rows are sorted."""
+    distinct = {digest.tobytes() for digest in digests}
+    return sorted(distinct, key=lambda digest: hashlib.blake2b(digest, key=f"{purpose}|{seed}".encode()).digest())
+
+
+def carve(
+    labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, test_fraction: float, val_fraction: float, seed: int
+) -> np.ndarray:
+    """Give every row a split.
+
+    Rows that already have one keep it. A flat source (all splits empty) gives ``test_fraction`` of each class to
+    test. Then, if
+    no row is val, ``val_fraction`` of each class's train rows become val. A class of three or more images gives at
+    least one to each; a smaller class stays in train. Byte-identical images always share a split.
+
+    Args:
+        labels: (n,) class ids. splits: (n,) strings, possibly empty. digests: (n, d) uint8.
+
+    Returns:
+        (n,) "train", "val" or "test".
+    """
+    result = splits.copy()
+    flat = not result.astype(bool).any()
+    result[result == ""] = "train"
+    size = {
+        label: len(_order(digests[(labels == label) & (result == "train")], seed, "size"))
+        for label in np.unique(labels)
+    }
+    for target, fraction in (("test", test_fraction if flat else 0.0), ("val", val_fraction)):
+        if fraction == 0.0 or (result == target).any():
+            continue
+        for label in size:
+            rows = np.flatnonzero((labels == label) & (result == "train"))
+            order = _order(digests[rows], seed, target)
+            chosen = set(order[: max(1, round(fraction * len(order)))]) if size[label] >= 3 else set()
+            for row in rows:
+                if digests[row].tobytes() in chosen:
+                    result[row] = target
+    return result
+
+
+def limit_per_class(labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Rows to keep so that no class has more than ``limit`` training images. A larger limit keeps what a smaller one
+    keeps."""
+    keep = splits != "train"
+    for label in np.unique(labels):
+        rows = np.flatnonzero((labels == label) & (splits == "train"))
+        rank = {digest: i for i, digest in enumerate(_order(digests[rows], seed, "limit"))}
+        keep[sorted(rows, key=lambda row: (rank[digests[row].tobytes()], row))[:limit]] = True
+    return np.flatnonzero(keep)

@@ -1,0 +1,136 @@
+"""Views: random crops, flips, turns and colours whose parameters are data, so that any network can be shown the same
+view again.
+
+Parameters are in normalised coordinates and drawn from (data seed, image digest, view index) alone: not from the
+order of
+images, the batch or the process. :func:`apply` works on a whole batch with parameters per sample, at any output size.
+
+Shapes: B batch.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+VERSION = 1  # part of every key that depends on views: raise it when the same recipe gives other parameters or pixels
+
+
+class Recipe(NamedTuple):
+    """How far a view may go: area and aspect of the crop, flip probability, largest turn in degrees, largest change
+    of colour."""
+
+    area: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    angle: float = 0.0
+    colour: float = 0.0
+
+
+RecipeName = Literal["none", "light", "standard"]
+RECIPES: dict[str, Recipe] = {
+    "none": Recipe(),
+    "light": Recipe(area=(0.4, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5),
+    "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=0.3),
+}
+
+
+class ViewParameters(NamedTuple):
+    """One view of each of B images.
+
+    ``box_B4``: left, top, width, height as shares of the image. ``flip_B``: mirrored. ``angle_B``: degrees,
+    counter-clockwise. ``colour_B3``: factors of brightness, contrast and saturation.
+    """
+
+    box_B4: np.ndarray
+    flip_B: np.ndarray
+    angle_B: np.ndarray
+    colour_B3: np.ndarray
+
+
+def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: int) -> ViewParameters:
+    """Parameters of view number ``view`` of each image.
+
+    Args:
+        digests: (B, d) uint8 image hashes. shapes: (B, 2) heights and widths, for the aspect of the crop.
+    """
+    recipe = RECIPES[name]
+    uniform = np.stack(
+        [
+            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(9)
+            for digest in np.ascontiguousarray(digests)
+        ]
+    )
+    low, high = np.log(recipe.aspect)
+    area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
+    aspect = np.exp(low + (high - low) * uniform[:, 1])
+    if name == "none":  # the centre square, as in evaluation
+        side = shapes.min(axis=1)
+        width, height = side / shapes[:, 1], side / shapes[:, 0]
+        left, top = (1 - width) / 2, (1 - height) / 2
+    else:
+        ratio = shapes[:, 0] / shapes[:, 1]
+        width, height = np.minimum(1, np.sqrt(area * aspect * ratio)), np.minimum(1, np.sqrt(area / aspect / ratio))
+        left, top = (1 - width) * uniform[:, 2], (1 - height) * uniform[:, 3]
+    return ViewParameters(
+        np.stack([left, top, width, height], axis=1),
+        uniform[:, 4] < recipe.flip,
+        recipe.angle * (2 * uniform[:, 5] - 1),
+        1 + recipe.colour * (2 * uniform[:, 6:9] - 1),
+    )
+
+
+def pad(images: list[np.ndarray]) -> torch.Tensor:
+    """uint8 images of any shapes -> (B, 3, height, width) uint8, zero-padded at the bottom and right to the largest."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+    for row, image in enumerate(images):
+        padded[row, : image.shape[0], : image.shape[1]] = image
+    return torch.from_numpy(padded).permute(0, 3, 1, 2)
+
+
+def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: int) -> torch.Tensor:
+    """Cut one view out of each image.
+
+    Args:
+        images: (B, 3, height, width) uint8, padded. shapes: (B, 2) heights and widths without the padding.
+
+    Returns:
+        (B, 3, size, size) float32 in [0, 1]; what lies outside the image is its mirror image.
+    """
+    device = images.device
+    box, angle = (
+        torch.from_numpy(np.asarray(v, dtype=np.float32)).to(device) for v in (view.box_B4, np.radians(view.angle_B))
+    )
+    mirror = torch.from_numpy(np.where(view.flip_B, -1.0, 1.0).astype(np.float32)).to(device)
+    size_xy = torch.from_numpy(np.ascontiguousarray(shapes[:, ::-1], dtype=np.float32)).to(device)  # width, height
+    # output grid in [-1, 1] -> turned in pixels of the crop -> position in the image as a share in [0, 1]
+    step = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    x, y = step[None, None, :] * mirror[:, None, None], step[None, :, None].expand(1, size, size)
+    half = box[:, 2:] * size_xy / 2
+    dx, dy = x * half[:, 0, None, None], y * half[:, 1, None, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    centre = (box[:, :2] + box[:, 2:] / 2) * size_xy
+    px = centre[:, 0, None, None] + cos * dx + sin * dy
+    py = centre[:, 1, None, None] - sin * dx + cos * dy
+    position = torch.stack([px, py], dim=-1) / size_xy[:, None, None]
+    position = 1 - (position.remainder(2) - 1).abs()  # mirrored at the borders
+    position = (position * size_xy[:, None, None]).clamp(min=0.5).minimum(size_xy[:, None, None] - 0.5)
+    padded_xy = torch.tensor([images.shape[3], images.shape[2]], device=device, dtype=torch.float32)
+    pixels = F.grid_sample(images.float() / 255, position / padded_xy * 2 - 1, align_corners=False)
+    return _recolour(pixels, view.colour_B3)
+
+
+def _recolour(pixels: torch.Tensor, colour_B3: np.ndarray) -> torch.Tensor:
+    if (colour_B3 == 1).all():
+        return pixels
+    brightness, contrast, saturation = (
+        torch.from_numpy(colour_B3.astype(np.float32)).to(pixels.device).T[:, :, None, None, None]
+    )
+    pixels = (pixels * brightness).clamp(0, 1)
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[None, :, None, None]
+    mean = (pixels * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    pixels = (mean + contrast * (pixels - mean)).clamp(0, 1)
+    grey = (pixels * weights).sum(dim=1, keepdim=True)
+    return (grey + saturation * (pixels - grey)).clamp(0, 1)

@@ -1,0 +1,28 @@
+"""The one kind of error a user is meant to see, and the two helpers that make it helpful."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints it as one line and exits with 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` or the empty string, to be put behind an error message."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module that comes with an extra, or say how to install it.
+
+    Raises:
+        UserError: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"'{module}' is needed for this and not installed: pip install 'linnet[{extra}]'") from error

@@ -1,0 +1,51 @@
+"""Numbers about predictions, on numpy arrays; each tested against scikit-learn or a plain loop.
+
+Shapes: N images, C classes.
+"""
+
+import numpy as np
+
+
+def softmax(logits_NC: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> float:
+    """Share of images whose class is among the k largest logits. A tie counts against the image, so constant logits
+    score 0."""
+    own = logits_NC[np.arange(len(labels_N)), labels_N]
+    at_least = (logits_NC >= own[:, None]).sum(axis=1)
+    return float((at_least <= k).mean())
+
+
+def mean_per_class_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of each class's images that are right."""
+    right = logits_NC.argmax(axis=1) == labels_N
+    return float(np.mean([right[labels_N == label].mean() for label in np.unique(labels_N)]))
+
+
+def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
+    """Weighted mean of |accuracy - confidence| over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
+    probabilities = softmax(logits_NC)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels_N
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(right[index == b].mean() - confidence[index == b].mean()) * (index == b).mean() for b in np.unique(index)
+    ]
+    return float(np.sum(gaps))
+
+
+def agreement(first_NC: np.ndarray, second_NC: np.ndarray) -> float:
+    """Share of images for which two models name the same class."""
+    return float((first_NC.argmax(axis=1) == second_NC.argmax(axis=1)).mean())
+
+
+def all_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """The flat keys that every table uses, without the split's name in front."""
+    return {
+        "top1": top_k_accuracy(logits_NC, labels_N),
+        "top5": top_k_accuracy(logits_NC, labels_N, min(5, logits_NC.shape[1])),
+        "mean_per_class": mean_per_class_accuracy(logits_NC, labels_N),
+        "ece": expected_calibration_error(logits_NC, labels_N),
+    }

@@ -1,0 +1,70 @@
+"""The student alone, on every image of a split exactly once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from linnet.data.batches import eval_batches
+from linnet.data.images import Images
+from linnet.data.manifest import Manifest
+from linnet.evaluation.metrics import softmax
+from linnet.files import atomic_path
+from linnet.students import Student
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the mode it had afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(training)
+
+
+def student_logits(student: Student, images: Images, device: torch.device) -> np.ndarray:
+    """(N, C) float32 logits, one row per image, in order."""
+    with evaluating(student):
+        return np.concatenate(
+            [student(batch.to(device)).logits_BC.float().cpu().numpy() for batch in eval_batches(images)]
+        )
+
+
+def count_parameters(student: Student) -> int:
+    return sum(parameter.numel() for parameter in student.parameters())
+
+
+def count_macs(student: Student) -> int:
+    """Multiply-accumulates of one image, by torch's operator counter (convolutions and matrix products)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(student.parameters()).device
+    with evaluating(student), FlopCounterMode(display=False) as counter:
+        student(torch.zeros(1, 3, student.image_size, student.image_size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teacher_logits: np.ndarray | None) -> None:
+    """One row per image: path, label, prediction, confidence, the teacher's prediction, and the logits."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = np.array([info.name for info in manifest.classes])
+    columns: dict[str, Any] = {
+        "path": [str(path) for path in manifest.paths],
+        "label": names[manifest.labels],
+        "prediction": names[logits.argmax(axis=1)],
+        "confidence": softmax(logits).max(axis=1),
+    }
+    if teacher_logits is not None:
+        columns["teacher_prediction"] = names[teacher_logits.argmax(axis=1)]
+    columns["logits"] = list(logits)
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)

@@ -1,0 +1,95 @@
+"""METHODS: every method by its id. An id never changes its meaning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from linnet.config import from_dict, merge
+from linnet.data.batches import Batch
+from linnet.errors import UserError, did_you_mean
+from linnet.methods.base import Context, Method, Needs, Progress, TeacherNeed
+from linnet.methods.ce import CrossEntropy
+from linnet.methods.kd import KnowledgeDistillation
+from linnet.students import StudentOutput
+
+METHODS: dict[str, type[Method]] = {
+    "ce": CrossEntropy,
+    "kd": KnowledgeDistillation,
+}
+
+
+def parse(method: str) -> list[tuple[str, float]]:
+    """``"kd+other:0.5"`` -> ``[("kd", 1.0), ("other", 0.5)]``.
+
+    Raises:
+        UserError: an unknown id (with a suggestion), a weight that is no number, a method named twice.
+    """
+    parts = []
+    for part in method.split("+"):
+        id, _, weight = part.partition(":")
+        if id not in METHODS:
+            raise UserError(f"unknown method '{id}' (known: {', '.join(METHODS)}).{did_you_mean(id, METHODS)}")
+        try:
+            parts.append((id, float(weight) if weight else 1.0))
+        except ValueError as error:
+            raise UserError(f"the weight in '{part}' must be a number, as in {id}:0.5") from error
+    if len({id for id, _ in parts}) < len(parts):
+        raise UserError(f"'{method}' names a method twice")
+    if len(parts) > 1 and parts[0][1] != 1.0:
+        raise UserError(f"the first method of '{method}' has weight 1: put weights on the others")
+    if len({METHODS[id].needs.head for id, _ in parts}) > 1:
+        raise UserError(f"'{method}' mixes methods with different student heads")
+    return parts
+
+
+def defaults(method: str) -> dict[str, Any]:
+    """The settings that travel with a method (of a sum: with its first method)."""
+    return merge(METHODS[parse(method)[0][0]].defaults)
+
+
+def needs_teacher(method: str) -> set[TeacherNeed]:
+    """Which kinds of teacher the parts of a method need; empty if none does."""
+    return {METHODS[id].needs.teacher for id, _ in parse(method)} - {"none"}
+
+
+def build(method: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
+    """The method, its options checked.
+
+    Raises:
+        UserError: unknown method, options of a method that is not part of it, or bad values.
+    """
+    parts = parse(method)
+    for id in options:
+        if id not in dict(parts):
+            known = ["data", "teacher", "student", "train", *dict(parts)]
+            raise UserError(f"unknown settings '{id}.*': the method is '{method}'.{did_you_mean(id, known)}")
+    built = [
+        (METHODS[id](from_dict(METHODS[id].Options, options.get(id, {}), f"{id}.")), weight) for id, weight in parts
+    ]
+    return built[0][0] if len(built) == 1 else MethodSum(built)
+
+
+class MethodSum(Method):
+    """The first method's terms plus, for each other one, its weight times its terms other than "ce"."""
+
+    def __init__(self, parts: list[tuple[Method, float]]):
+        super().__init__()
+        self.parts = nn.ModuleList([part for part, _ in parts])
+        self.weights = [weight for _, weight in parts]
+
+    def prepare(self, context: Context) -> None:
+        for part in self.parts:
+            part.prepare(context)  # type: ignore[operator]
+
+    def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
+        terms = dict(self.parts[0](batch, student, progress))
+        for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
+            for name, term in part(batch, student, progress).items():
+                if name != "ce":
+                    terms[name] = terms.get(name, 0.0) + weight * term
+        return terms
+
+
+__all__ = ["METHODS", "Context", "Method", "MethodSum", "Needs", "build", "defaults", "needs_teacher", "parse"]

@@ -1,0 +1,91 @@
+"""What a method is: a module that turns a batch and the student's output into weighted loss terms.
+
+The training loop knows nothing else about methods. See docs/add-a-method.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from linnet.data.batches import Batch
+from linnet.data.manifest import ClassInfo
+from linnet.losses import cross_entropy
+from linnet.students import StudentOutput
+from linnet.teachers.base import ClassHead, Teacher
+
+TeacherNeed = Literal["none", "any", "vlm", "classifier"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must be there for a method to work; checked before anything is computed."""
+
+    teacher: TeacherNeed = "any"
+    head: Literal["classifier", "embedding"] = "classifier"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. ``epoch`` and ``step`` count from 0; ``steps`` are those of the whole training."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For methods that have none."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use to prepare itself, once, before training.
+
+    Attributes:
+        classes: the class table. student_width: D, the width of the student's pooled features.
+        teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM).
+        label_smoothing: for the cross-entropy term. seed: for anything random.
+    """
+
+    classes: tuple[ClassInfo, ...]
+    student_width: int
+    teacher: Teacher | None
+    class_head: ClassHead | None
+    label_smoothing: float
+    seed: int
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Class attributes:
+        summary: one line for ``linnet list``. Options: a frozen dataclass of the method's settings.
+        needs: what it needs. defaults: settings that travel with it, as ``{"train": {"lr": 1e-4}}``; files and
+        arguments win.
+    """
+
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type] = NoOptions
+    needs: ClassVar[Needs] = Needs()
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, options: Any = None):
+        super().__init__()
+        self.options = options if options is not None else self.Options()
+        self.label_smoothing = 0.0
+
+    def prepare(self, context: Context) -> None:
+        """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
+        self.label_smoothing = context.label_smoothing
+
+    def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
+        return cross_entropy(student.logits_BC, batch.labels, self.label_smoothing)
+
+    def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
+        """Weighted terms, scalars, in float32; their sum is minimised. The key "ce" is the supervised term's."""
+        raise NotImplementedError

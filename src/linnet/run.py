@@ -1,0 +1,150 @@
+"""The run folder: everything about one training, locked while it runs, resumable after a kill.
+
+config.yaml  summary.json  env.json  metrics.jsonl  train.log  checkpoints/  model/  predictions/  model.onnx
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from linnet.config import Config, difference, from_dict, read_yaml, write_yaml
+from linnet.errors import UserError
+from linnet.files import write_atomically
+
+PACKAGES = (
+    "linnet",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+)
+
+
+class Run:
+    """A locked run folder. Make one with :meth:`create`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.model = folder / "model"
+        self.onnx = folder / "model.onnx"
+        self.predictions = folder / "predictions"
+
+    @classmethod
+    def create(cls, folder: Path, config: Config, resume: bool = False, overwrite: bool = False) -> "Run":
+        """Make or reopen a run folder and lock it.
+
+        Raises:
+            UserError: it is in use; it is not empty and neither ``resume`` nor ``overwrite`` is set; it was made
+            with other
+                settings than those to be resumed (the difference is shown).
+        """
+        run = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        run._lock()
+        contents = [path for path in folder.iterdir() if path.name != ".lock"]
+        if contents and overwrite and not resume:
+            if not (folder / "config.yaml").exists():
+                raise UserError(
+                    f"{folder} is not empty and no run of linnet: it is not overwritten; choose another --out"
+                )
+            for path in contents:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif contents and not resume:
+            raise UserError(
+                f"{folder} is not empty: go on with --resume, start again with --overwrite, or choose another --out"
+            )
+        elif contents:
+            run._check_same(config)
+        write_yaml(config, folder / "config.yaml")
+        write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+        return run
+
+    def _lock(self) -> None:
+        self._lock_file = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{self.folder} is in use by another linnet process") from error
+
+    def _check_same(self, config: Config) -> None:
+        if not (self.folder / "config.yaml").exists():
+            raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
+        changed = difference(from_dict(Config, read_yaml(self.folder / "config.yaml")), config)
+        changed = [line for line in changed if not line.startswith(("train.stop_after:", "export:"))]
+        if changed:
+            raise UserError(
+                f"{self.folder} was made with other settings ({'; '.join(changed)}): "
+                "resume it with its own, or choose another --out"
+            )
+
+    def close(self) -> None:
+        self._lock_file.close()
+
+    def log_to_file(self) -> logging.Handler:
+        handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("linnet").addHandler(handler)
+        return handler
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Append one epoch's row to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(row) for row in rows if row.endswith("}")]  # a kill can leave half a line
+
+    def cut_metrics(self, epochs: int) -> None:
+        """Drop the rows of epochs that the checkpoint does not know."""
+        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
+        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any]:
+        """The finished run's numbers.
+
+        Raises:
+            UserError: the run is not finished.
+        """
+        try:
+            return json.loads((self.folder / "summary.json").read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a number was measured with."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor_count": os.cpu_count(),
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

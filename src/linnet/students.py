@@ -1,0 +1,174 @@
+"""Students: a timm backbone with one head, saved in timm's own layout so that timm loads it too.
+
+Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from linnet.data.manifest import ClassInfo
+from linnet.errors import UserError, did_you_mean
+from linnet.files import write_atomically
+from linnet.teachers.base import Normalize
+
+Stem = Literal["auto", "lowres"]
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What a student says about a batch: pooled features before the classifier, and logits."""
+
+    features_BD: torch.Tensor
+    logits_BC: torch.Tensor
+
+
+class Student(nn.Module):
+    """A timm classifier that takes images in [0, 1] and normalises them itself.
+
+    Args:
+        name: timm architecture. classes: the class table. image_size: side in pixels.
+        pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a saved model
+        folder. stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
+
+    Raises:
+        UserError: unknown architecture (with a suggestion), weights that cannot be had, a stem that cannot be changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[ClassInfo, ...],
+        image_size: int,
+        pretrained: bool | Path = False,
+        stem: Stem = "auto",
+    ):
+        super().__init__()
+        from timm.data import resolve_data_config
+
+        self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
+        self.backbone: Any = _create(name, len(classes), image_size, pretrained)
+        if stem == "lowres":
+            _make_lowres(self.backbone, name)
+        settings = resolve_data_config(model=self.backbone)
+        self.normalize = Normalize(settings["mean"], settings["std"])
+        self.width: int = self.backbone.get_classifier().in_features
+
+    def forward(self, images: torch.Tensor) -> StudentOutput:
+        maps = self.backbone.forward_features(self.normalize(images))
+        features_BD = self.backbone.forward_head(maps, pre_logits=True)
+        return StudentOutput(features_BD, self.backbone.get_classifier()(features_BD))
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors (timm's layout) and classes.json."""
+        from safetensors.torch import save
+        from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
+
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {"stem": self.stem, "image_size": self.image_size}
+        save_config_for_hf(
+            self.backbone,
+            str(folder / "config.json"),
+            model_config={"label_names": [info.name for info in self.classes], "linnet": own},
+            data_config={
+                "input_size": (3, self.image_size, self.image_size),
+                "crop_pct": 1.0,
+                "interpolation": "bicubic",
+            },
+        )
+        write_atomically(
+            folder / "classes.json", json.dumps([info._asdict() for info in self.classes], indent=1, ensure_ascii=False)
+        )
+        state = {key: value.detach().cpu().contiguous() for key, value in self.backbone.state_dict().items()}
+        write_atomically(folder / "model.safetensors", save(state))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Student":
+        """A saved student in evaluation mode.
+
+        Raises:
+            UserError: the folder holds no saved student.
+        """
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            classes = tuple(ClassInfo(**row) for row in json.loads((folder / "classes.json").read_text()))
+            state = load_file(folder / "model.safetensors")
+            student = cls(
+                config["architecture"], classes, config["linnet"]["image_size"], stem=config["linnet"]["stem"]
+            )
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder} holds no saved student ({Path(error.filename).name} is missing): is the run finished?"
+            ) from error
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{folder} holds no student saved by linnet ({error})") from error
+        student.backbone.load_state_dict(state)
+        return student.eval()
+
+
+def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -> Any:
+    import timm
+
+    if name.split(".")[0] not in timm.list_models():
+        raise UserError(f"timm knows no student '{name}'.{did_you_mean(name.split('.')[0], timm.list_models())}")
+    sizes: tuple[dict[str, Any], ...] = (
+        {"img_size": image_size},
+        {},
+    )  # transformers want img_size, most convolutional nets refuse it
+    for i, size in enumerate(sizes):
+        try:
+            model = timm.create_model(name, num_classes=classes, pretrained=pretrained is True, **size)
+            break
+        except TypeError as error:
+            if i == len(sizes) - 1:
+                raise UserError(f"the student '{name}' could not be built: {error}") from error
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"the weights of the student '{name}' could not be had ({reason}): "
+                "check the network, or give --student.pretrained false (from scratch) or a path"
+            ) from error
+    if not isinstance(model.get_classifier(), nn.Linear):
+        raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
+    if isinstance(pretrained, Path):
+        _load_weights(model, pretrained)
+    return model
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    """Load a timm checkpoint, or the model folder of a run, without its classifier if that is for other classes."""
+    from timm.models import load_state_dict
+
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"student.pretrained: no weights at {file}")
+    state = load_state_dict(str(file), weights_only=True)
+    own = model.state_dict()
+    head = model.pretrained_cfg["classifier"] + "."
+    state = {key: value for key, value in state.items() if not (key.startswith(head) and value.shape != own[key].shape)}
+    wrong = [
+        key
+        for key, value in own.items()
+        if not key.startswith(head) and getattr(state.get(key), "shape", None) != value.shape
+    ]
+    if wrong:
+        raise UserError(
+            f"the weights at {file} are of another architecture ('{wrong[0]}' is missing or has another shape)"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _make_lowres(model: Any, name: str) -> None:
+    """Stride 1 in the first convolution, no max-pool."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.stride != (2, 2):
+        raise UserError(f"student.stem lowres: '{name}' does not start with a convolution of stride 2")
+    first.stride = (1, 1)
+    if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d | nn.Sequential):
+        model.maxpool = nn.Identity()

@@ -1,0 +1,76 @@
+"""Teachers by id."""
+
+from pathlib import Path
+
+import torch
+
+from linnet.errors import UserError, did_you_mean
+from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, TeacherOutput, VisionLanguageTeacher
+
+MINI_CLIP = "mini-clip"
+KINDS = {
+    "mini-clip": "the CLIP that ships with linnet; it knows drawn birds",
+    "open_clip:ARCH/TAG": "open_clip architecture and weights, as in open_clip:ViT-B-16-SigLIP2/webli",
+    "open_clip:local-dir:PATH": "a folder with open_clip_config.json and open_clip_model.safetensors",
+    "open_clip:hf-hub:ORG/NAME": "an open_clip model on the Hugging Face hub",
+    "timm:NAME": "a timm classifier (also timm:local-dir:PATH, timm:hf-hub:ORG/NAME)",
+    "run:PATH": "the student of an earlier linnet run",
+}
+
+__all__ = [
+    "KINDS",
+    "MINI_CLIP",
+    "ClassHead",
+    "ClassifierTeacher",
+    "Teacher",
+    "TeacherOutput",
+    "VisionLanguageTeacher",
+    "class_head",
+    "load_teacher",
+]
+
+
+def load_teacher(id: str) -> Teacher:
+    """A frozen teacher by its id.
+
+    Raises:
+        UserError: unknown kind or name (with a suggestion), or weights that cannot be had.
+    """
+    from linnet.teachers.open_clip import OpenClipTeacher
+    from linnet.teachers.timm import RunTeacher, TimmTeacher
+
+    kind, _, name = id.partition(":")
+    if id == MINI_CLIP:
+        return OpenClipTeacher(id, f"local-dir:{Path(__file__).parents[1] / 'data' / 'mini_clip'}")
+    if kind == "open_clip" and name:
+        return OpenClipTeacher(id, name)
+    if kind == "timm" and name:
+        return TimmTeacher(id, name)
+    if kind == "run" and name:
+        return RunTeacher(id, Path(name))
+    raise UserError(
+        f"unknown teacher '{id}': expected {', '.join(KINDS)}."
+        + did_you_mean(kind, ["mini-clip", "open_clip", "timm", "run"])
+    )
+
+
+def class_head(teacher: Teacher, names: list[str], prompt_names: list[str], templates: tuple[str, ...]) -> ClassHead:
+    """How this teacher's rows become logits over the data's classes.
+
+    Raises:
+        UserError: a classifier whose class table is not the data's.
+    """
+    if isinstance(teacher, VisionLanguageTeacher):
+        from linnet.teachers.text import text_bank
+
+        return ClassHead(bank_CE=text_bank(teacher, prompt_names, templates), scale=teacher.logit_scale)
+    assert isinstance(teacher, ClassifierTeacher)
+    own = teacher.class_names
+    if own is None or sorted(own) != sorted(names):
+        shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
+        raise UserError(
+            f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
+            "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
+            "--out runs/teacher', then '--teacher run:runs/teacher'"
+        )
+    return ClassHead(order_C=torch.tensor([own.index(name) for name in names]))

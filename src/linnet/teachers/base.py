@@ -1,0 +1,135 @@
+"""What a teacher is: a frozen network that turns images into embeddings (a VLM) or logits (a classifier).
+
+Shapes: B batch, C classes, E teacher embedding width.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import nn
+
+TeacherKind = Literal["vlm", "classifier"]
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher says about a batch. ``logits_BC`` are over the data's classes, in the order of its class
+    table."""
+
+    logits_BC: torch.Tensor
+    embedding_BE: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "TeacherOutput":
+        embedding = None if self.embedding_BE is None else self.embedding_BE.to(device)
+        return TeacherOutput(self.logits_BC.to(device), embedding)
+
+
+class Normalize(nn.Module):
+    """(images - mean) / std per channel, as a module in front of a network: every network takes images in [0, 1]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.mean) / self.std
+
+
+class Teacher(nn.Module):
+    """A frozen network in evaluation mode.
+
+    Attributes:
+        id: what the user typed. network: the wrapped model.
+        eval_transform: its own evaluation preprocessing up to [0, 1]: a PIL image -> (3, height, width) float32.
+        preprocessing: the same in words; part of the cache key.
+    """
+
+    kind: ClassVar[TeacherKind]
+
+    def __init__(
+        self, id: str, network: nn.Module, eval_transform: Callable[[Image.Image], torch.Tensor], preprocessing: str
+    ):
+        super().__init__()
+        self.id = id
+        self.network = network
+        self.eval_transform = eval_transform
+        self.preprocessing = preprocessing
+        super().train(False)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """A teacher never leaves evaluation mode: stochastic depth stays off and batch statistics stay as they are."""
+        return self
+
+    def fingerprint(self) -> str:
+        """Hash of every weight and buffer: two teachers with one fingerprint give the same outputs."""
+        return fingerprint(self.network)
+
+
+class VisionLanguageTeacher(Teacher):
+    """Embeds images and texts into one space.
+
+    Attributes:
+        logit_scale: factor on cosines that the model was trained with (CLIP: about 100).
+    """
+
+    kind = "vlm"
+    logit_scale: float
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, height, width) in [0, 1] -> (B, E), unit length."""
+        raise NotImplementedError
+
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        """n sentences -> (n, E), unit length."""
+        raise NotImplementedError
+
+
+class ClassifierTeacher(Teacher):
+    """Gives logits over classes of its own.
+
+    Attributes:
+        class_names: one name per logit, or None if the weights do not say.
+    """
+
+    kind = "classifier"
+    class_names: tuple[str, ...] | None
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, height, width) in [0, 1] -> (B, own classes)."""
+        raise NotImplementedError
+
+
+class ClassHead(NamedTuple):
+    """From a teacher's cached rows to logits over the data's classes.
+
+    A VLM's rows are embeddings: ``logits = scale * rows @ bank_CE.T``. A classifier's rows are logits: ``order_C``
+    picks them.
+    """
+
+    bank_CE: torch.Tensor | None = None
+    scale: float = 1.0
+    order_C: torch.Tensor | None = None
+
+    def __call__(self, rows: torch.Tensor) -> TeacherOutput:
+        rows = rows.float()
+        if self.bank_CE is not None:
+            embedding = torch.nn.functional.normalize(rows, dim=1)
+            return TeacherOutput(self.scale * embedding @ self.bank_CE.T, embedding)
+        return TeacherOutput(rows if self.order_C is None else rows[:, self.order_C])
+
+
+def fingerprint(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""The teacher cache: each image goes through the teacher once, ever, and a row that could be wrong is never used.
+
+A *space* is a folder named by the hash of everything that decides what a row is (weights, preprocessing, view policy,
+dtype). A row is keyed by the hash of the image's bytes and the view number. Shards are safetensors files named by the
+SHA-256 of their own content, so a damaged one betrays itself: it is put aside and its rows are computed again. There
+is no index file that could disagree with the shards.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save as safetensors_bytes
+
+from linnet.data.images import CHUNK, read_image
+from linnet.files import cache_folder, write_atomically
+from linnet.teachers.base import ClassifierTeacher, Teacher, VisionLanguageTeacher
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+DTYPE = "float16"
+SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows
+CENTER_VIEW = 0
+
+
+class Rows:
+    """Cached rows by image digest, memory-mapped: ``rows(digests)`` gives (n, E) float16, from whatever shard."""
+
+    def __init__(self) -> None:
+        self._place: dict[bytes, tuple[int, int]] = {}  # row key -> (shard number, row in it)
+        self._shards: list[Shard] = []
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._place
+
+    def __call__(self, digests: np.ndarray) -> torch.Tensor:
+        places = [self._place[row_key(digest, CENTER_VIEW)] for digest in digests]
+        return torch.from_numpy(np.stack([self._shards[shard].rows_NE[row] for shard, row in places]))
+
+    def add(self, shard: "Shard") -> None:
+        for row, key in enumerate(shard.keys_NK):
+            self._place.setdefault(key.tobytes(), (len(self._shards), row))
+        self._shards.append(shard)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A verified shard, memory-mapped. ``keys_NK`` are row keys (uint8), ``rows_NE`` the teacher's fp16 outputs."""
+
+    keys_NK: np.ndarray
+    rows_NE: np.ndarray
+
+
+class TeacherCache:
+    """Rows of one teacher under one view policy.
+
+    Args:
+        teacher: computes the rows that are missing.
+        policy: the view policy in words, with its versions and seeds: part of the space.
+        root: folder of all spaces; by default linnet's cache folder.
+        device: where the teacher runs.
+    """
+
+    def __init__(
+        self, teacher: Teacher, policy: str = "center", root: Path | None = None, device: torch.device | None = None
+    ):
+        self.teacher, self.device = teacher, device or torch.device("cpu")
+        space = {
+            "version": VERSION,
+            "weights": teacher.fingerprint(),
+            "preprocessing": teacher.preprocessing,
+            "policy": policy,
+            "dtype": DTYPE,
+        }
+        name = hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = (root or cache_folder() / "teacher") / name
+        if not (self.folder / "space.json").exists():
+            write_atomically(self.folder / "space.json", json.dumps({"teacher": teacher.id, **space}, indent=1))
+        self.computed = 0  # rows that this object had to compute
+        self.rows = Rows()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            self._open(path)
+
+    def fill(self, paths: list[Path], digests: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Compute the rows that are missing, a shard at a time; what is there stays.
+
+        Args:
+            paths: image files. digests: (n, 16) uint8 hashes of their bytes. progress: told the number of rows done.
+        """
+        missing = {row_key(digest, CENTER_VIEW): path for path, digest in zip(paths, digests, strict=True)}
+        missing = {key: path for key, path in missing.items() if key not in self.rows}
+        keys = list(missing)
+        for start in range(0, len(keys), SHARD_ROWS):
+            part = keys[start : start + SHARD_ROWS]
+            rows = []
+            for chunk in range(0, len(part), CHUNK):
+                rows.append(self._compute([missing[key] for key in part[chunk : chunk + CHUNK]]))
+                progress(start + chunk + len(rows[-1]))
+            self._write(part, np.concatenate(rows))
+            self.computed += len(part)
+
+    def _compute(self, paths: list[Path]) -> np.ndarray:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = list(pool.map(lambda path: self.teacher.eval_transform(read_image(path)), paths))
+        outputs = [
+            live_rows(self.teacher, torch.stack(images[i : i + 64]).to(self.device)) for i in range(0, len(images), 64)
+        ]
+        return torch.cat(outputs).cpu().numpy().astype(DTYPE)
+
+    def _write(self, keys: list[bytes], rows: np.ndarray) -> None:
+        content = safetensors_bytes(
+            {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1), "rows": rows}
+        )
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        write_atomically(path, content)
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        with path.open("rb") as file:
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == path.stem
+        if not intact:
+            log.warning(
+                "teacher cache: %s is damaged (its content does not match its name); its rows are computed again", path
+            )
+            path.rename(path.with_suffix(".damaged"))
+            return
+        self.rows.add(Shard(_map(path, "keys"), _map(path, "rows")))
+
+
+def row_key(digest: np.ndarray, view: int) -> bytes:
+    return digest.tobytes() + view.to_bytes(4, "little")
+
+
+def live_rows(teacher: Teacher, images: torch.Tensor) -> torch.Tensor:
+    """What the cache keeps of a batch, computed now: embeddings of a VLM, logits of a classifier."""
+    if isinstance(teacher, VisionLanguageTeacher):
+        return teacher.embed_images(images)
+    assert isinstance(teacher, ClassifierTeacher)
+    return teacher.logits(images)
+
+
+def _map(path: Path, name: str) -> np.ndarray:
+    """One array of a safetensors file, memory-mapped: an 8-byte header length, a JSON header, then the raw data."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    dtype = {"U8": np.uint8, "F16": np.float16}[entry["dtype"]]
+    return np.memmap(
+        path, dtype=dtype, mode="r", offset=8 + length + entry["data_offsets"][0], shape=tuple(entry["shape"])
+    )

@@ -1,0 +1,80 @@
+"""Classifier teachers: any timm model with weights, and the student of an earlier run."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from linnet.data.images import eval_pixels
+from linnet.errors import UserError, did_you_mean
+from linnet.students import Student
+from linnet.teachers.base import ClassifierTeacher, Normalize
+
+
+class TimmTeacher(ClassifierTeacher):
+    """A timm classifier: ``NAME[.TAG]`` with timm's weights, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
+
+    Raises:
+        UserError: unknown name (with a suggestion), or weights that cannot be had.
+    """
+
+    def __init__(self, id: str, name: str):
+        import timm
+        from timm.data import create_transform, resolve_data_config
+
+        plain = name.split(".")[0]
+        if ":" not in name and plain not in timm.list_models():
+            raise UserError(f"timm knows no model '{name}'.{did_you_mean(plain, timm.list_models())}")
+        if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+            raise UserError(f"the teacher folder {name.removeprefix('local-dir:')} has no config.json (timm's layout)")
+        try:
+            network = timm.create_model(name, pretrained=True)
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"the teacher '{id}' could not be loaded ({reason}): check the name and the network"
+            ) from error
+        settings = resolve_data_config(model=network)
+        transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
+        super().__init__(id, network, transform, repr(sorted(settings.items())))
+        self.normalize = Normalize(settings["mean"], settings["std"])
+        self.class_names = _label_names(network)
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(self.normalize(images)).float()
+
+
+class RunTeacher(ClassifierTeacher):
+    """The student of an earlier run, seen through the evaluation transform that it was trained with.
+
+    Raises:
+        UserError: the folder is no finished run.
+    """
+
+    def __init__(self, id: str, path: Path):
+        student = Student.load(path / "model")
+        size = student.image_size
+
+        def transform(image: Image.Image) -> torch.Tensor:
+            return torch.from_numpy(eval_pixels(image, size).copy()).permute(2, 0, 1).float() / 255
+
+        super().__init__(id, student, transform, f"linnet eval {size}")
+        self.class_names = tuple(info.name for info in student.classes)
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images).logits_BC.float()
+
+
+def _label_names(network: nn.Module) -> tuple[str, ...] | None:
+    settings = getattr(network, "pretrained_cfg", {})
+    if names := settings.get("label_names"):
+        return tuple(names)
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    if subset := infer_imagenet_subset(network):
+        info = ImageNetInfo(subset)
+        return tuple(info.index_to_description(i) for i in range(info.num_classes()))
+    return None

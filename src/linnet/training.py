@@ -1,0 +1,198 @@
+"""The training loop: optimiser, schedule, checkpoints, resume. It sums the terms a method returns and knows nothing
+else about it.
+
+Exact resume without random state: every generator is a function of (seed, purpose, epoch, process), the global one is
+seeded again at each epoch, the learning rate is a function of the step. A run that was killed and resumed ends with the
+same weights as one that was not.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from linnet.config import TrainConfig
+from linnet.data.batches import Batch, TrainLoader
+from linnet.errors import UserError
+from linnet.files import atomic_path
+from linnet.methods.base import Method, Progress
+from linnet.run import Run
+from linnet.students import Student, StudentOutput
+
+
+class Task(nn.Module):
+    """Student and method in one module: the only thing given to Accelerate, so one backward pass reaches both."""
+
+    def __init__(self, student: Student, method: Method, precision: str = "fp32"):
+        super().__init__()
+        self.student, self.method, self.precision = student, method, precision
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, torch.Tensor]:
+        device = batch.images.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.student(batch.images)
+        with torch.autocast(device, enabled=False):  # losses are computed in float32
+            return self.method(batch, StudentOutput(output.features_BD.float(), output.logits_BC.float()), progress)
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of a step (counted from 0): a pure function, so that it needs no state.
+
+    A linear warm-up over the first ``warmup`` share of the steps (one-cycle: a cosine from lr/25), then constant;
+    cosine to 0;
+    x 0.1 at each milestone; or, for one-cycle, a cosine to lr/25e4 (Smith and Topin 2018, in the two-phase form that
+    torch uses).
+    """
+    rise = config.warmup * steps
+    share = min(1.0, max(0.0, (step + 1 - rise) / max(1.0, steps - rise)))
+    if step + 1 < rise:
+        up = (step + 1) / rise
+        return config.lr * (_cosine(1 / 25, 1.0, up) if config.schedule == "one-cycle" else up)
+    if config.schedule == "cosine":
+        return config.lr * _cosine(1.0, 0.0, share)
+    if config.schedule == "one-cycle":
+        return config.lr * _cosine(1.0, 1 / 25e4, share)
+    if config.schedule == "step":
+        return config.lr * 0.1 ** sum(step >= milestone * steps for milestone in config.milestones)
+    return config.lr
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Optimiser over what is trained; weight decay on matrices and kernels only."""
+    trained = [p for p in task.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """``best_state``: the student's weights at the epoch with the best val top-1 (of equals, the last)."""
+
+    best_epoch: int
+    best_val: float
+    seconds: float
+    images_per_second: float
+
+
+def train(
+    task: Task,
+    loader: TrainLoader,
+    config: TrainConfig,
+    run: Run,
+    accelerator: Any,
+    seed: int,
+    validate: Callable[[Student], float],
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> TrainResult:
+    """Train, keeping a checkpoint of everything at each epoch's end and the best student by ``validate``.
+
+    Args:
+        validate: student -> val top-1. on_epoch: told the row that went into metrics.jsonl.
+
+    Raises:
+        UserError: the loss is no longer finite; the last good checkpoint stays.
+    """
+    epochs = config.epochs
+    assert epochs is not None
+    optimizer = make_optimizer(task, config)
+    state = load_checkpoint(run.checkpoints / "last.pt", task, optimizer)
+    run.cut_metrics(state["epoch"])
+    prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
+    steps = epochs * len(loader)
+    for epoch in range(state["epoch"], epochs):
+        start = time.perf_counter()
+        seed_everything(seed, epoch, accelerator.process_index)
+        task.train()
+        terms = _train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps)
+        train_seconds = time.perf_counter() - start
+        state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
+        if accelerator.is_main_process:
+            val = validate(task.student)
+            if val >= state["best_val"]:
+                state |= {"best_val": val, "best_epoch": epoch + 1}
+                task.student.save(run.checkpoints / "best")
+            row = {
+                "epoch": epoch + 1,
+                "step": (epoch + 1) * len(loader),
+                "lr": learning_rate((epoch + 1) * len(loader) - 1, steps, config),
+                **terms,
+            }
+            row |= {"val.top1": val, "seconds": round(train_seconds, 3)}
+            run.add_metrics(row)
+            save_checkpoint(run.checkpoints / "last.pt", task, optimizer, state)
+            on_epoch(row)
+        accelerator.wait_for_everyone()
+        if config.stop_after == epoch + 1 < epochs:
+            raise UserError(f"stopped after epoch {epoch + 1} of {epochs} (train.stop_after); go on with --resume")
+    images = state["epoch"] * len(loader) * loader.batch_size
+    return TrainResult(state["best_epoch"], state["best_val"], state["seconds"], images / max(state["seconds"], 1e-9))
+
+
+def _train_epoch(
+    task: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: TrainLoader,
+    config: TrainConfig,
+    accelerator: Any,
+    epoch: int,
+    steps: int,
+) -> dict[str, float]:
+    """One pass over the data; returns the mean of the total loss and of each term."""
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    for i, batch in enumerate(loader.epoch(epoch)):
+        step = epoch * len(loader) + i
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, config)
+        terms = task(batch, Progress(epoch, config.epochs or 0, step, steps))
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            shown = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+            raise UserError(
+                f"the loss is not finite at step {step} ({shown}): lower --train.lr; the last good checkpoint is kept"
+            )
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        if config.clip_norm is not None:
+            accelerator.clip_grad_norm_(task.parameters(), config.clip_norm)
+        optimizer.step()
+        for name, value in {"loss": loss, **terms}.items():
+            sums[name] += value.detach().double().cpu()
+    return {name: float(value) / len(loader) for name, value in sums.items()}
+
+
+def seed_everything(seed: int, epoch: int, rank: int) -> None:
+    """Seed the global generators for one epoch of one process (dropout, stochastic depth)."""
+    number = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+    torch.manual_seed(number)
+    np.random.seed(number)
+
+
+def save_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save({"task": task.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, temporary)
+
+
+def load_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore task and optimiser in place; returns where training stands (from nothing: epoch 0)."""
+    if not path.exists():
+        return {"epoch": 0, "best_val": -1.0, "best_epoch": 0, "seconds": 0.0}
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    task.load_state_dict(saved["task"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["state"]
