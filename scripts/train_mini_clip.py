@@ -22,7 +22,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from linnet.data.aviary import BACKGROUNDS, IMAGE_SIZE, caption, draw_bird, is_reserved, mutate, random_plumage, seeded
+from linnet.data.aviary import (
+    BACKGROUNDS,
+    IMAGE_SIZE,
+    Plumage,
+    caption,
+    draw_bird,
+    is_reserved,
+    mutate,
+    random_plumage,
+    seeded,
+)
 
 FAMILY = 4
 CONFIG = {
@@ -46,17 +56,22 @@ CONFIG = {
 }
 
 
-def draw_family(index: int) -> tuple[np.ndarray, list[list[str]]]:
-    """Four look-alike birds, one image and three captions each, never of a reserved combination."""
-    rng = seeded("mini-clip", index)
+def family_plumages(rng: np.random.Generator) -> list[Plumage]:
+    """Four look-alike birds, none of a reserved combination."""
     ancestor = random_plumage(rng, reserved=False)
     members = [ancestor]
     while len(members) < FAMILY:
         candidate = mutate(ancestor, rng, changes=int(rng.integers(1, 3)))
         if not is_reserved(candidate) and candidate not in members:
             members.append(candidate)
+    return members
+
+
+def draw_family(index: int) -> tuple[np.ndarray, list[list[str]]]:
+    """A family: one image and three captions of each bird."""
+    rng = seeded("mini-clip", index)
     images, captions = [], []
-    for plumage in members:
+    for plumage in family_plumages(rng):
         background = str(rng.choice(list(BACKGROUNDS)))
         images.append(draw_bird(plumage, background, rng))
         captions.append([caption(plumage, background, rng) for _ in range(3)])

@@ -72,8 +72,8 @@ class StudentConfig:
     weights."""
     image_size: Annotated[int, Bounds(16, 2048)] | None = None
     """Side of the square image that the student sees, in pixels."""
-    stem: Literal["auto", "lowres"] | None = None
-    """lowres: stride 1 in the first convolution and no max-pool, for images of a few dozen pixels."""
+    stem: Literal["auto", "lowres"] = "auto"
+    """auto: as timm made it; lowres: stride 1 in the first convolution and no max-pool, for images of a few dozen pixels."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,6 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
             "the aviary is learnt from scratch" if drawn else "photos start from pretrained weights",
         ),
         ("student", "image_size", 64 if drawn else 224, f"default for {'the aviary' if drawn else 'photos'}"),
-        ("student", "stem", "auto", "as timm made it"),
         ("data", "views", "light", "crop and flip"),
         ("data", "workers", 0 if drawn else 2, "used only when images are not stored"),
         ("train", "epochs", 30 if drawn else 60, f"default for {'the aviary' if drawn else 'photos'}"),
@@ -181,7 +180,7 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
     if duplicates := leaked(manifest):
         log.warning("%d val or test images are byte for byte also in train: the scores flatter every model", duplicates)
     seed_everything(config.seed, 0, 0)
-    student = Student(name, manifest.classes, size, config.student.pretrained or False, config.student.stem or "auto")
+    student = Student(name, manifest.classes, size, config.student.pretrained or False, config.student.stem)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
     limit = config.data.store_limit_gb
     images = {

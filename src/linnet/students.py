@@ -121,6 +121,7 @@ def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -
         {"img_size": image_size},
         {},
     )  # transformers want img_size, most convolutional nets refuse it
+    model: Any = None
     for i, size in enumerate(sizes):
         try:
             model = timm.create_model(name, num_classes=classes, pretrained=pretrained is True, **size)

@@ -112,8 +112,8 @@ def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: 
     dx, dy = x * half[:, 0, None, None], y * half[:, 1, None, None]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     centre = (box[:, :2] + box[:, 2:] / 2) * size_xy
-    px = centre[:, 0, None, None] + cos * dx + sin * dy
-    py = centre[:, 1, None, None] - sin * dx + cos * dy
+    px = centre[:, 0, None, None] + cos * dx - sin * dy
+    py = centre[:, 1, None, None] + sin * dx + cos * dy
     position = torch.stack([px, py], dim=-1) / size_xy[:, None, None]
     position = 1 - (position.remainder(2) - 1).abs()  # mirrored at the borders
     position = (position * size_xy[:, None, None]).clamp(min=0.5).minimum(size_xy[:, None, None] - 0.5)

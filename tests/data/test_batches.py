@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+
+from linnet.data.batches import TrainLoader, eval_batches
+from linnet.data.images import Images
+from linnet.data.manifest import digest_files
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write_image(tmp_path / f"{i}.png", (10 * i, 50, 20), seed=i, size=(50, 40 + i)) for i in range(10)]
+
+
+def loader(
+    paths: list[Path], batch_size: int = 4, rank: int = 0, world: int = 1, limit_gb: float = 20.0, workers: int = 0
+) -> TrainLoader:
+    digests = digest_files(paths)
+    return TrainLoader(
+        Images(paths, digests, 32, "train", limit_gb), np.arange(len(paths)), digests,
+        recipe="light", batch_size=batch_size, size=32, data_seed=0, seed=0, device=torch.device("cpu"), rank=rank, world=world, workers=workers,
+    )  # fmt: skip
+
+
+def test_an_epoch_is_a_function_of_its_number(paths: list[Path]):
+    first, again = loader(paths), loader(paths)
+    list(again.epoch(0))  # what was read before does not matter
+    for a, b in zip(first.epoch(3), again.epoch(3), strict=True):
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.images, b.images)
+        assert a.images.shape == (4, 3, 32, 32)
+        assert torch.equal(a.labels, a.index)
+
+
+def test_each_epoch_shows_each_image_at_most_once_in_a_new_order_and_view(paths: list[Path]):
+    ours = loader(paths)
+    orders = [torch.cat([batch.index for batch in ours.epoch(n)]).tolist() for n in range(3)]
+    assert all(len(set(order)) == len(order) == 8 for order in orders)  # 10 images, batches of 4: the rest waits
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_processes_share_a_batch(paths: list[Path]):
+    whole = [batch.index.tolist() for batch in loader(paths).epoch(1)]
+    parts = [[batch.index.tolist() for batch in loader(paths, rank=rank, world=2).epoch(1)] for rank in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted(first + second) == sorted(batch)
+        assert len(first) == len(second)
+
+
+def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
+    assert [len(batch.index) for batch in loader(paths, batch_size=64).epoch(0)] == [10]
+
+
+def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
+    for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0, workers=1).epoch(0), strict=True):
+        assert torch.equal(a.images, b.images)
+
+
+def test_evaluation_sees_every_image_once_in_order(paths: list[Path]):
+    images = Images(paths, digest_files(paths), 32, "eval")
+    batches = list(eval_batches(images, batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    rows = torch.cat(batches)
+    for row, pixels in enumerate(rows):
+        assert np.array_equal((pixels * 255).round().byte().permute(1, 2, 0).numpy(), images[row])

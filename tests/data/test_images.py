@@ -1,0 +1,111 @@
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_image
+from PIL import Image
+
+from linnet.data import images as module
+from linnet.data.images import Images, eval_pixels, read_image, resize_shortest, train_pixels
+from linnet.data.manifest import digest_files
+from linnet.errors import UserError
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write_image(tmp_path / f"{i}.png", (100, 50 * i, 20), seed=i, size=(60 + 10 * i, 50)) for i in range(4)]
+
+
+def test_eval_is_shortest_side_and_centre_crop():
+    gradient = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
+    pixels = eval_pixels(Image.fromarray(np.stack([gradient] * 3, axis=2)), 50)
+    assert pixels.shape == (50, 50, 3)
+    assert abs(float(pixels[:, 25].mean()) - 100) < 3  # the middle of the picture is in the middle
+    assert abs(float(pixels[:, 0].mean()) - 51) < 3  # a quarter of the width is cut away on each side
+
+
+def test_stored_images_are_the_decoded_ones(paths: list[Path]):
+    digests = digest_files(paths)
+    for fit, to_pixels in (("train", train_pixels), ("eval", eval_pixels)):
+        stored = Images(paths, digests, 32, fit)
+        live = Images(paths, digests, 32, fit, limit_gb=0.0)
+        assert stored.stored
+        assert not live.stored
+        for row, path in enumerate(paths):
+            assert np.array_equal(stored[row], to_pixels(read_image(path), 32))
+            assert np.array_equal(stored[row], live[row])
+
+
+def test_images_are_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    digests = digest_files(paths)
+    Images(paths, digests, 24, "eval")
+    monkeypatch.setattr(module, "read_image", lambda path: pytest.fail("decoded again"))
+    assert len(Images(paths, digests, 24, "eval")) == 4
+
+
+def test_changed_bytes_are_decoded_again(paths: list[Path]):
+    before = Images(paths, digest_files(paths), 32, "eval")[0].copy()
+    write_image(paths[0], (0, 0, 255), seed=9)
+    after = Images(paths, digest_files(paths), 32, "eval")[0]
+    assert np.abs(before.astype(int) - after).mean() > 20
+
+
+def test_a_store_cut_short_is_written_again(paths: list[Path]):
+    digests = digest_files(paths)
+    store = Images(paths, digests, 32, "eval")
+    expected = store[3].copy()
+    store.file.write_bytes(store.file.read_bytes()[:-10])
+    assert np.array_equal(Images(paths, digests, 32, "eval")[3], expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_pixel_format_becomes_rgb(tmp_path: Path, mode: str):
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    Image.new("L", (20, 10), 128).convert(mode).save(path) if mode != "I;16" else Image.new(mode, (20, 10), 300).save(
+        path
+    )
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (20, 10))
+
+
+def test_photos_are_turned_upright(tmp_path: Path):
+    image = Image.new("RGB", (20, 10))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was held sideways
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").size == (10, 20)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "bad.jpg"
+    if content is None:  # a truncated photo
+        whole = write_image(path, (1, 2, 3), seed=0).read_bytes()
+        content = whole[: len(whole) // 2]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read the image .*bad.jpg .*replace or remove it"):
+        Images([path], digest_files([path]), 32, "eval")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "decode_in_order", no_space)
+    before = set((cache / "images").glob("*")) | set((cache / "images").glob(".*"))
+    with pytest.raises(UserError, match="the disk is full"):
+        Images(paths, digest_files(paths), 40, "train")
+    assert set((cache / "images").glob("*")) | set((cache / "images").glob(".*")) == before
+
+
+def test_resize_never_makes_a_side_too_short():
+    for width in range(30, 60):
+        assert min(resize_shortest(Image.new("RGB", (width, 31)), 37).size) == 37
+
+
+def test_no_torch_is_needed(run_python: Callable[[str], str]):
+    assert run_python("import sys, linnet.data.images, linnet.predict; print('torch' in sys.modules)") == "False"

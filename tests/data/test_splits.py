@@ -1,0 +1,68 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet.data.splits import carve, limit_per_class
+
+
+def digests_of(numbers: list[int]) -> np.ndarray:
+    return np.array([[n // 256, n % 256] for n in numbers], dtype=np.uint8)
+
+
+def flat(n: int) -> np.ndarray:
+    return np.full(n, "", dtype="<U5")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300)), min_size=1, max_size=80), st.integers(0, 5))
+def test_a_flat_source_is_split_disjointly_and_every_class_keeps_a_training_image(
+    rows: list[tuple[int, int]], seed: int
+):
+    rows = [(label, label * 301 + number) for label, number in rows]  # one image belongs to one class
+    labels, digests = np.array([r[0] for r in rows]), digests_of([r[1] for r in rows])
+    splits = carve(labels, flat(len(rows)), digests, 0.2, 0.1, seed)
+    assert set(splits) <= {"train", "val", "test"}
+    by_split = {s: {r[1] for r, own in zip(rows, splits, strict=True) if own == s} for s in ("train", "val", "test")}
+    assert not by_split["train"] & by_split["val"]
+    assert not by_split["train"] & by_split["test"]
+    assert not by_split["val"] & by_split["test"]
+    for label in np.unique(labels):
+        own = set(splits[labels == label])
+        distinct = len({r[1] for r in rows if r[0] == label})
+        assert own == ({"train", "val", "test"} if distinct >= 3 else {"train"})
+
+
+def test_shares_of_a_flat_source():
+    labels = np.repeat([0, 1], 100)
+    splits = carve(labels, flat(200), digests_of(list(range(200))), 0.2, 0.1, seed=0)
+    for label in (0, 1):
+        own = splits[labels == label]
+        assert [(own == s).sum() for s in ("train", "val", "test")] == [72, 8, 20]
+
+
+def test_splits_do_not_depend_on_the_order_of_rows():
+    numbers = list(range(50))
+    shuffled = np.random.default_rng(0).permutation(50)
+    straight = carve(np.zeros(50, int), flat(50), digests_of(numbers), 0.2, 0.1, seed=3)
+    mixed = carve(np.zeros(50, int), flat(50), digests_of(shuffled.tolist()), 0.2, 0.1, seed=3)
+    assert (mixed == straight[shuffled]).all()
+    assert (carve(np.zeros(50, int), flat(50), digests_of(numbers), 0.2, 0.1, seed=4) != straight).any()
+
+
+def test_given_splits_stay_and_only_the_missing_val_is_carved():
+    given_splits = np.array(["train"] * 20 + ["test"] * 5, dtype="<U5")
+    splits = carve(np.zeros(25, int), given_splits, digests_of(list(range(25))), 0.2, 0.1, seed=0)
+    assert (splits[20:] == "test").all()
+    assert (splits == "val").sum() == 2
+
+
+def test_no_test_split_on_request():
+    splits = carve(np.zeros(20, int), flat(20), digests_of(list(range(20))), 0.0, 0.1, seed=0)
+    assert "test" not in splits
+
+
+def test_a_larger_limit_keeps_what_a_smaller_one_keeps():
+    labels, splits = np.repeat([0, 1], 30), np.array(["train"] * 60, dtype="<U5")
+    kept = {n: set(limit_per_class(labels, splits, digests_of(list(range(60))), n, seed=0)) for n in (1, 5, 100)}
+    assert [len(kept[n]) for n in (1, 5, 100)] == [2, 10, 60]
+    assert kept[1] < kept[5] < kept[100]

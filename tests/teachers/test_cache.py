@@ -1,0 +1,131 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+
+from linnet.data.images import read_image
+from linnet.data.manifest import digest_files
+from linnet.teachers import cache as module
+from linnet.teachers import load_teacher
+from linnet.teachers.cache import TeacherCache
+from linnet.teachers.open_clip import OpenClipTeacher
+
+PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write_image(tmp_path / f"{i}.png", (10 * i, 250 - 20 * i, 20), seed=i) for i in range(12)]
+
+
+@pytest.fixture
+def teacher(open_clip_folder: Callable[..., Path]) -> OpenClipTeacher:
+    return load(open_clip_folder())
+
+
+def load(folder: Path) -> OpenClipTeacher:
+    teacher = load_teacher(f"open_clip:local-dir:{folder}")
+    assert isinstance(teacher, OpenClipTeacher)
+    return teacher
+
+
+def filled(teacher: OpenClipTeacher, paths: list[Path], root: Path, **options: str) -> TeacherCache:
+    cache = TeacherCache(teacher, root=root, **options)  # type: ignore[arg-type]
+    cache.fill(paths, digest_files(paths))
+    return cache
+
+
+def test_cached_rows_are_the_live_ones(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    cache = filled(teacher, paths, tmp_path / "c")
+    live = teacher.embed_images(torch.stack([teacher.eval_transform(read_image(path)) for path in paths]))
+    cosine = torch.nn.functional.cosine_similarity(cache.rows(digest_files(paths)).float(), live)
+    assert cosine.min() > 0.999
+    other = torch.nn.functional.cosine_similarity(cache.rows(digest_files(paths)).float(), live.roll(1, 0))
+    assert other.min() < 0.999  # or the line above could not fail
+
+
+def test_only_new_images_are_computed(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    assert filled(teacher, paths[:8], tmp_path / "c").computed == 8
+    assert filled(teacher, paths, tmp_path / "c").computed == 4
+    again = filled(teacher, paths, tmp_path / "c")
+    assert again.computed == 0
+    assert again.rows(digest_files(paths[3:5])).shape == (2, 16)
+
+
+def test_a_moved_file_is_known_and_changed_bytes_are_not(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    first = filled(teacher, paths, tmp_path / "c")
+    moved = paths[0].rename(tmp_path / "moved.png")
+    assert filled(teacher, [moved], tmp_path / "c").computed == 0
+    write_image(moved, (255, 0, 0), seed=77)
+    changed = filled(teacher, [moved], tmp_path / "c")
+    assert changed.computed == 1
+    assert not torch.equal(changed.rows(digest_files([moved])), first.rows(digest_files([paths[1]])))
+
+
+def test_another_teacher_preprocessing_size_or_policy_is_another_space(
+    open_clip_folder: Callable[..., Path], paths: list[Path], tmp_path: Path
+):
+    """A cache keyed by path only would be stale, silently, after any of these changes."""
+    root = tmp_path / "c"
+    filled(load(open_clip_folder(0)), paths, root)
+    assert filled(load(open_clip_folder(1)), paths, root).computed == len(paths)
+    one_weight = load(open_clip_folder(0))
+    with torch.no_grad():
+        next(one_weight.network.parameters()).view(-1)[0] += 1e-3
+    assert filled(one_weight, paths, root).computed == len(paths)
+    assert filled(load(open_clip_folder(0, preprocess={**PREPROCESS, "mean": [0.5] * 3})), paths, root).computed == len(
+        paths
+    )
+    assert filled(load(open_clip_folder(0, preprocess={**PREPROCESS, "size": 48})), paths, root).computed == len(paths)
+    assert filled(load(open_clip_folder(0)), paths, root, policy="replay:4|light|1|seed 0").computed == len(paths)
+    assert filled(load(open_clip_folder(0)), paths, root).computed == 0
+
+
+@pytest.mark.parametrize("place", [0, 9, 0.5, -1])
+def test_a_flipped_byte_anywhere_is_noticed_and_computed_again(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, place: float, caplog: pytest.LogCaptureFixture
+):
+    root = tmp_path / "c"
+    before = filled(teacher, paths, root)
+    expected = before.rows(digest_files(paths)).clone()
+    (shard,) = before.folder.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[place if isinstance(place, int) else len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        after = filled(teacher, paths, root)
+    assert "damaged" in caplog.text
+    assert after.computed == len(paths)
+    assert torch.equal(after.rows(digest_files(paths)), expected)
+    assert filled(teacher, paths, root).computed == 0
+
+
+def test_a_killed_process_loses_at_most_one_shard(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "SHARD_ROWS", 5)
+    monkeypatch.setattr(module, "CHUNK", 5)
+    cache = TeacherCache(teacher, root=tmp_path / "c")
+
+    def die(done: int) -> None:
+        if done > 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(paths, digest_files(paths), die)
+    assert filled(teacher, paths, tmp_path / "c").computed == len(paths) - 5
+
+
+def test_twins_are_computed_once(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    twin = tmp_path / "twin.png"
+    twin.write_bytes(paths[0].read_bytes())
+    assert filled(teacher, [*paths, twin], tmp_path / "c").computed == len(paths)
+
+
+def test_rows_are_memory_mapped(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    cache = filled(teacher, paths, tmp_path / "c")
+    assert all(isinstance(shard.rows_NE, np.memmap) for shard in cache.rows._shards)

@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from linnet.data.manifest import ClassInfo
+from linnet.errors import UserError
+from linnet.students import Student
+from linnet.teachers import class_head, load_teacher
+from linnet.teachers.base import ClassifierTeacher
+
+CLASSES = tuple(ClassInfo(name, name) for name in ("ant", "bee", "cat"))
+
+
+@pytest.fixture
+def timm_folder(tmp_path: Path) -> Path:
+    """A timm classifier in timm's own Hugging Face layout, with label names."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(
+        model, tmp_path / "timm", model_config={"label_names": ["bee", "ant", "cat"]}, safe_serialization=True
+    )
+    return tmp_path / "timm"
+
+
+def load(id: str) -> ClassifierTeacher:
+    teacher = load_teacher(id)
+    assert isinstance(teacher, ClassifierTeacher)
+    return teacher
+
+
+def test_logits_are_those_of_timm_itself(timm_folder: Path):
+    teacher = load(f"timm:local-dir:{timm_folder}")
+    model = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model), is_training=False)
+    image = Image.effect_noise((200, 170), 80).convert("RGB")
+    with torch.no_grad():
+        expected = model(transform(image)[None])
+    pixels = teacher.eval_transform(image)
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    assert torch.allclose(teacher.logits(pixels[None]), expected, atol=1e-4)
+
+
+def test_logits_are_put_in_the_order_of_the_data(timm_folder: Path):
+    teacher = load(f"timm:local-dir:{timm_folder}")
+    head = class_head(teacher, ["ant", "bee", "cat"], ["ant", "bee", "cat"], ())
+    rows = torch.tensor([[1.0, 2.0, 3.0]])  # bee, ant, cat
+    assert head(rows).logits_BC.tolist() == [[2.0, 1.0, 3.0]]
+
+
+def test_another_class_table_is_refused(timm_folder: Path):
+    teacher = load(f"timm:local-dir:{timm_folder}")
+    with pytest.raises(UserError, match=r"knows 3 classes .* train a teacher on this data first"):
+        class_head(teacher, ["ant", "bee", "dog"], ["ant", "bee", "dog"], ())
+
+
+def test_classes_without_names_are_refused(timm_folder: Path):
+    config = json.loads((timm_folder / "config.json").read_text())
+    del config["label_names"]
+    (timm_folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="knows classes without names"):
+        class_head(load(f"timm:local-dir:{timm_folder}"), ["ant", "bee", "cat"], ["a"] * 3, ())
+
+
+def test_the_student_of_a_run_is_a_teacher(tmp_path: Path):
+    torch.manual_seed(0)
+    student = Student("test_resnet", CLASSES, image_size=32).eval()
+    student.save(tmp_path / "run" / "model")
+    teacher = load(f"run:{tmp_path / 'run'}")
+    images = torch.rand(4, 3, 32, 32)
+    assert teacher.class_names == ("ant", "bee", "cat")
+    assert torch.allclose(teacher.logits(images), student(images).logits_BC, atol=1e-5)
+    assert teacher.eval_transform(Image.new("RGB", (50, 40))).shape == (3, 32, 32)

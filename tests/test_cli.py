@@ -1,0 +1,172 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from linnet.cli import main
+
+TINY = [
+    "--student",
+    "test_resnet",
+    "--student.pretrained=false",
+    "--student.image-size=32",
+    "--train.epochs=1",
+    "--no-export",
+]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that must fail: exit 2, one line on stderr, no traceback. Returns the line."""
+    with pytest.raises(SystemExit) as exit:
+        main(list(words))
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("linnet: ")]
+    assert exit.value.code == 2
+    assert len(errors) == 1
+    return errors[0]
+
+
+def test_help_is_fast():
+    """Under 0.3 s, best of five: other tests run beside this one."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "linnet", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3
+    for verb in ("demo", "distill", "predict", "list", "doctor"):
+        assert verb in done.stdout
+
+
+def test_importing_linnet_imports_neither_torch_nor_numpy(run_python: Callable[[str], str]):
+    code = "import sys, linnet, linnet.cli; print([m for m in ('torch', 'numpy', 'timm', 'open_clip') if m in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+def test_the_package_names_what_it_exports():
+    import linnet
+
+    assert {"distill", "load", "UserError", "Config"} <= set(linnet.__all__)
+    assert all(getattr(linnet, name) for name in linnet.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'destil'"):
+        linnet.destil  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distil"], 'Did you mean "distill"'),
+        (["distill"], "no data given"),
+        (["distill", "/nowhere"], "/nowhere: no such folder"),
+        (["distill", "aviary", "--method", "kdd"], "unknown method 'kdd' (known: ce, kd). Did you mean 'kd'?"),
+        (["distill", "aviary:species=2,images=3", "--teacher", "mini_clip"], "Did you mean 'mini-clip'?"),
+        (["distill", "aviary:species=2,images=3", "--student", "resnet81"], "Did you mean 'resnet18'?"),
+        (["distill", "aviary", "--train.epoch", "3"], "unknown setting 'train.epoch'. Did you mean 'epochs'?"),
+        (["distill", "aviary", "--trian.epochs", "3"], "unknown settings 'trian.*': the method is 'kd'. Did you mean 'train'?"),
+        (["distill", "aviary", "--lr", "3"], "unknown option '--lr'. Did you mean '--train.lr'?"),
+        (["distill", "aviary", "--train.epochs", "0"], "train.epochs must be at least 1, not 0"),
+        (["distill", "aviary", "--train.epochs", "many"], "--train.epochs"),
+        (["distill", "aviary", "--train.lr", "-1"], "train.lr must be at least 1e-08"),
+        (["distill", "aviary", "--data.limit-per-class", "0"], "data.limit_per_class must be at least 1"),
+        (["distill", "aviary", "--kd.alpha", "2"], "kd.alpha must be at least 0 and at most 1, not 2"),
+        (["distill", "aviary", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
+        (["predict", "/nowhere", "x.jpg"], "/nowhere: no run folder"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], message: str
+):
+    out = ["--out", str(tmp_path / "r")] if words[:1] == ["distill"] else []
+    assert message in refused(capsys, *words, *out)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: {epoch: 3}", "unknown setting 'train.epoch'. Did you mean 'epochs'?"),
+        ("train: [", "is not valid YAML"),
+        ("- 3", "must hold a mapping"),
+        ("method: [kd]", "method must be a str"),
+    ],
+)
+def test_bad_configuration_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, message: str):
+    (tmp_path / "c.yaml").write_text(content)
+    assert message in refused(capsys, "distill", "aviary", "--config", str(tmp_path / "c.yaml"))
+
+
+def test_a_truncated_image_stops_before_training(
+    capsys: pytest.CaptureFixture[str], make_folder: Callable[..., Path], tmp_path: Path
+):
+    root = make_folder(images=6, splits=("train", "val", "test"))
+    bad = root / "test" / "red_bird" / "003.jpg"
+    bad.write_bytes(bad.read_bytes()[:400])
+    line = refused(capsys, "distill", str(root), "--method", "ce", *TINY, "--out", str(tmp_path / "r"))
+    assert "cannot read the image" in line
+    assert "red_bird/003.jpg" in line
+
+
+def test_a_run_folder_in_the_way(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "x").write_text("")
+    line = refused(capsys, "distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path))
+    assert "--resume" in line
+    assert "--overwrite" in line
+
+
+def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    main(
+        ["distill", "aviary", "--dry-run", "--train.epochs", "3", "--kd.temperature", "5", "--train.clip-norm", "none"]
+    )
+    text = capsys.readouterr().out
+    settings = yaml.safe_load(text)
+    assert settings["train"]["epochs"] == 3
+    assert settings["train"]["clip_norm"] is None
+    assert settings["options"] == {"kd": {"temperature": "5"}}
+    assert settings["teacher"]["id"] == "mini-clip"
+    assert "# teacher.id = mini-clip: it knows drawn birds" in text
+    (tmp_path / "c.yaml").write_text(text)
+    main(["distill", "--config", str(tmp_path / "c.yaml"), "--dry-run", "--seed", "4"])
+    assert yaml.safe_load(capsys.readouterr().out) == {**settings, "seed": 4}
+
+
+def test_distill_and_predict_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], make_folder: Callable[..., Path], tmp_path: Path
+):
+    root, out = make_folder(images=12), tmp_path / "run"
+    main(["distill", str(root), "--method", "ce", *TINY, "--train.batch-size=8", "--out", str(out)])
+    assert capsys.readouterr().out.strip() == str(out)
+    main(["predict", str(out), str(root / "red_bird"), "--json", "--top", "2"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 12
+    assert all(len(line["top"]) == 2 for line in lines)
+    main(["predict", str(out), str(root / "red_bird" / "000.jpg")])
+    assert "%" in capsys.readouterr().out
+    main(["predict", str(out), str(root / "red_bird" / "000.jpg"), "--csv"])
+    assert capsys.readouterr().out.count(",") == 2
+    (root / "red_bird" / "bad.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit) as exit:
+        main(["predict", str(out), str(root / "red_bird"), "--json"])
+    assert exit.value.code == 2
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum("error" in line for line in lines) == 1
+    assert len(lines) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["list"], "--kd.temperature"),
+        (["list", "students", "resnet1*"], "resnet18"),
+        (["list", "teachers"], "open_clip:local-dir:PATH"),
+        (["list", "teachers", "ViT-B-16-SigLIP2/*"], "open_clip:ViT-B-16-SigLIP2/webli"),
+        (["list", "data"], "aviary"),
+        (["doctor"], "bf16"),
+        (["--version"], "0."),
+    ],
+)
+def test_lists(capsys: pytest.CaptureFixture[str], words: list[str], expected: str):
+    main(words)
+    assert expected in capsys.readouterr().out

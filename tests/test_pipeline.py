@@ -1,0 +1,185 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import linnet
+from linnet import pipeline
+from linnet.config import DataConfig
+from linnet.data.manifest import load_manifest
+from linnet.run import Run
+from linnet.teachers import Teacher, load_teacher
+
+OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 4}
+DATA = "aviary:species=4,images=16"
+
+
+@pytest.fixture(scope="module")
+def seen_teachers() -> list[Teacher]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, seen_teachers: list[Teacher]) -> Run:
+    """One whole kd run on the aviary, ONNX included; the teacher it used is kept for a look."""
+    patch = pytest.MonkeyPatch()
+
+    def remember(id: str) -> Teacher:
+        seen_teachers.append(load_teacher(id))
+        return seen_teachers[-1]
+
+    patch.setattr(pipeline, "load_teacher", remember)
+    yield linnet.distill(
+        DATA, student="test_resnet", method="kd", out=tmp_path_factory.mktemp("r") / "run", options=OPTIONS
+    )
+    patch.undo()
+
+
+def test_the_run_folder_holds_what_the_design_promises(run: Run):
+    for name in ("config.yaml", "summary.json", "env.json", "metrics.jsonl", "train.log", "model.onnx"):
+        assert (run.folder / name).stat().st_size > 0, name
+    for name in ("model.safetensors", "config.json", "classes.json"):
+        assert (run.model / name).exists(), name
+    expected = [
+        "val.top1",
+        "val.top5",
+        "val.mean_per_class",
+        "val.ece",
+        "test.top1",
+        "test.top5",
+        "test.mean_per_class",
+        "test.ece",
+        "test.teacher_agreement",
+        "teacher.val.top1",
+        "teacher.test.top1",
+        "student.params",
+        "student.macs",
+        "train.seconds",
+        "train.images_per_second",
+        "onnx.max_difference",
+    ]
+    summary = run.summary()
+    assert not [key for key in expected if key not in summary]
+    assert all(
+        0 <= summary[key] <= 1 for key in expected if key.endswith(("top1", "top5", "ece", "per_class", "agreement"))
+    )
+
+
+def test_the_teacher_is_untouched_and_in_no_file_of_the_run(run: Run, seen_teachers: list[Teacher]):
+    (teacher,) = seen_teachers
+    assert teacher.fingerprint() == load_teacher("mini-clip").fingerprint()
+    assert not any(module.training for module in teacher.modules())
+    theirs = {tensor.numel(): tensor for tensor in teacher.state_dict().values() if tensor.numel() > 1000}
+    ours = load_file(run.model / "model.safetensors")
+    saved = torch.load(run.checkpoints / "last.pt", weights_only=True)
+    student_keys = {f"student.backbone.{key}" for key in ours}
+    assert set(saved["task"]) == student_keys
+    for tensor in [*ours.values(), *saved["task"].values()]:
+        same_size = theirs.get(tensor.numel())
+        assert same_size is None or not torch.equal(same_size.flatten(), tensor.flatten())
+    size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+    assert size < 10 * (run.model / "model.safetensors").stat().st_size + 1e6
+
+
+def test_test_is_scored_on_every_image_exactly_once(run: Run):
+    manifest = load_manifest(DataConfig(source=DATA))
+    for split in ("val", "test"):
+        table = pyarrow.parquet.read_table(run.predictions / f"{split}.parquet").to_pydict()
+        assert sorted(table["path"]) == sorted(str(manifest.paths[i]) for i in manifest.rows(split))
+        right = np.mean([a == b for a, b in zip(table["label"], table["prediction"], strict=True)])
+        assert right == pytest.approx(run.summary()[f"{split}.top1"])
+        agree = np.mean([a == b for a, b in zip(table["teacher_prediction"], table["prediction"], strict=True)])
+        assert agree == pytest.approx(run.summary()[f"{split}.teacher_agreement"])
+
+
+def test_the_test_split_is_not_read_before_training_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Selection on val only: with the test images' labels shuffled, everything but the test scores is the same."""
+    first = linnet.distill(
+        DATA, student="test_resnet", method="ce", out=tmp_path / "a", options={**OPTIONS, "export": False}
+    )
+    real = pipeline.load_manifest
+
+    def shuffled(config: DataConfig):
+        manifest = real(config)
+        rows = manifest.rows("test")
+        manifest.labels[rows] = np.roll(manifest.labels[rows], len(rows) // 2)
+        return manifest
+
+    monkeypatch.setattr(pipeline, "load_manifest", shuffled)
+    second = linnet.distill(
+        DATA, student="test_resnet", method="ce", out=tmp_path / "b", options={**OPTIONS, "export": False}
+    )
+    assert (first.model / "model.safetensors").read_bytes() == (second.model / "model.safetensors").read_bytes()
+    assert first.summary()["test.top1"] != second.summary()["test.top1"]
+
+
+def test_the_saved_config_starts_the_same_run(run: Run, tmp_path: Path):
+    again = linnet.distill(config=run.folder / "config.yaml", out=tmp_path / "again", options={"export": False})
+    assert (again.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
+
+
+def test_a_folder_of_photos_and_a_teacher_from_a_folder(
+    make_folder: Callable[..., Path], open_clip_folder: Callable[..., Path], tmp_path: Path
+):
+    run = linnet.distill(
+        make_folder(images=20), teacher=f"open_clip:local-dir:{open_clip_folder()}", student="test_resnet", method="kd",
+        out=tmp_path / "run", options={**OPTIONS, "student.pretrained": False, "train.epochs": 12, "export": False},
+    )  # fmt: skip
+    summary = run.summary()
+    assert summary["images.test"] == 12
+    assert summary["val.top1"] > 0.8  # three colours: a student that learns anything knows them
+    assert summary["teacher.val.top1"] < 0.9  # random weights
+
+
+def test_a_trained_student_teaches_another(run: Run, tmp_path: Path):
+    second = linnet.distill(
+        DATA, teacher=f"run:{run.folder}", student="test_efficientnet", method="kd", out=tmp_path / "r",
+        options={**OPTIONS, "train.epochs": 1, "export": False},
+    )  # fmt: skip
+    assert second.summary()["teacher.test.top1"] == pytest.approx(run.summary()["test.top1"])
+
+
+def test_run_folders_are_not_overwritten_by_accident(run: Run, tmp_path: Path):
+    same = {"student": "test_resnet", "method": "kd", "out": run.folder}
+    with pytest.raises(linnet.UserError, match="is not empty: go on with --resume, start again with --overwrite"):
+        linnet.distill(DATA, **same, options=OPTIONS)
+    with pytest.raises(linnet.UserError, match=r"other settings \(train.epochs: 4 -> 5\)"):
+        linnet.distill(DATA, **same, options={**OPTIONS, "train.epochs": 5}, resume=True)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(linnet.UserError, match="no run of linnet: it is not overwritten"):
+        linnet.distill(DATA, method="ce", student="test_resnet", out=tmp_path, options=OPTIONS, overwrite=True)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_run_in_use_is_refused(tmp_path: Path):
+    config, _ = pipeline.settings("aviary", method="ce")
+    first = Run.create(tmp_path / "r", config)
+    with pytest.raises(linnet.UserError, match="in use by another linnet process"):
+        Run.create(tmp_path / "r", config, resume=True)
+    first.close()
+    Run.create(tmp_path / "r", config, resume=True).close()
+
+
+def test_a_finished_run_is_resumed_without_training(run: Run):
+    before = json.dumps(run.metrics())
+    again = linnet.distill(DATA, student="test_resnet", method="kd", out=run.folder, options=OPTIONS, resume=True)
+    assert json.dumps(again.metrics()) == before
+
+
+@pytest.mark.slow
+def test_kd_beats_ce_on_look_alike_birds(tmp_path: Path):
+    """The gain that the README claims, on three seeds of a smaller aviary."""
+    gains = []
+    for seed in range(3):
+        scores = {}
+        for method in ("ce", "kd"):
+            scores[method] = linnet.distill(
+                "aviary:species=24,images=20", method=method, seed=seed, out=tmp_path / f"{method}{seed}", options={"export": False}
+            ).summary()["test.top1"]  # fmt: skip
+        gains.append(scores["kd"] - scores["ce"])
+    assert np.mean(gains) > 0.02, gains

@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import write_image
+
+from linnet.data.images import Images
+from linnet.data.manifest import ClassInfo, digest_files
+from linnet.errors import UserError
+from linnet.export import export_onnx
+from linnet.predict import collect, load
+from linnet.students import Student
+
+CLASSES = tuple(ClassInfo(name, name) for name in ("amsel", "bläuling", "c,d"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run (model/ and model.onnx) and images."""
+    root = tmp_path_factory.mktemp("predict")
+    torch.manual_seed(0)
+    student = Student("test_resnet", CLASSES, image_size=32)
+    for module in student.modules():  # running statistics that are not 0 and 1
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+    student.eval()
+    paths = [
+        write_image(root / "images" / f"{i}.jpg", (60 * i, 20, 200 - 40 * i), seed=i, size=(50, 44)) for i in range(4)
+    ]
+    student.save(root / "run" / "model")
+    assert export_onnx(student, root / "run" / "model.onnx", Images(paths, digest_files(paths), 32, "eval")) < 1e-4
+    return root
+
+
+def test_run_and_onnx_file_say_the_same(made: Path):
+    paths = collect([made / "images"])
+    from_run = list(load(made / "run").predict(paths))
+    from_onnx = list(load(made / "run" / "model.onnx").predict(paths))
+    assert [p.path for p in from_run] == paths
+    for a, b in zip(from_run, from_onnx, strict=True):
+        assert a.classes == b.classes
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+        assert sum(a.probabilities) == pytest.approx(1)
+        assert list(a.probabilities) == sorted(a.probabilities, reverse=True)
+
+
+def test_the_onnx_file_is_all_that_is_needed(made: Path, run_python, tmp_path: Path):
+    """Class names, size and normalisation are in the file, and torch, timm and open_clip are not imported."""
+    (tmp_path / "m.onnx").write_bytes((made / "run" / "model.onnx").read_bytes())
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "timm", "open_clip", "torchvision", "accelerate"):
+            raise ImportError("not on this machine: " + name)
+sys.meta_path.insert(0, Refuse())
+from linnet.cli import main
+main(["predict", {str(tmp_path / "m.onnx")!r}, {str(made / "images")!r}, "--json", "--top", "2"])
+"""
+    lines = [json.loads(line) for line in run_python(code).splitlines()]
+    expected = list(load(made / "run").predict(collect([made / "images"]), top=2))
+    assert [line["class"] for line in lines] == [p.classes[0] for p in expected]
+    assert [[row["class"] for row in line["top"]] for line in lines] == [list(p.classes) for p in expected]
+
+
+def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(made: Path):
+    session = onnxruntime.InferenceSession(str(made / "run" / "model.onnx"), providers=["CPUExecutionProvider"])
+    student = Student.load(made / "run" / "model")
+    for count in (1, 3, 7):
+        images = torch.rand(count, 3, 32, 32)
+        (logits,) = session.run(None, {"images": images.numpy()})
+        assert np.abs(logits - student(images).logits_BC.detach().numpy()).max() < 1e-4
+
+
+def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from linnet import export
+
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
+    paths = collect([made / "images"])
+    with pytest.raises(UserError, match="does not agree with torch"):
+        export_onnx(
+            Student.load(made / "run" / "model"), tmp_path / "x.onnx", Images(paths, digest_files(paths), 32, "eval")
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_image_is_reported_and_the_others_are_named(made: Path, tmp_path: Path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    first, second = load(made / "run").predict([tmp_path / "bad.jpg", made / "images" / "0.jpg"])
+    assert first.error
+    assert "bad.jpg" in first.error
+    assert second.error is None
+    assert len(second.classes) == 3
+
+
+def test_bad_models_and_paths(made: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no run folder and no .onnx file"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "nowhere.onnx")
+    with pytest.raises(UserError, match="no saved student"):
+        load(tmp_path)
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match="no ONNX file"):
+        load(tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="no such file or folder"):
+        collect([tmp_path / "gone.jpg"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no images in"):
+        collect([tmp_path / "empty"])
+
+
+def test_an_onnx_file_of_somebody_else_is_refused(made: Path, tmp_path: Path):
+    import onnx
+
+    model = onnx.load(made / "run" / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="not written by linnet"):
+        load(tmp_path / "foreign.onnx")

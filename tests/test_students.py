@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from linnet.data.manifest import ClassInfo
+from linnet.errors import UserError
+from linnet.students import Student
+
+CLASSES = tuple(ClassInfo(f"class {i}", f"thing {i}") for i in range(5))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "mobilenetv3_small_050", "test_efficientnet", "test_convnext", "test_vit", "lcnet_050"]
+)
+def test_logits_are_those_of_timm(name: str):
+    """features -> classifier must be the whole of timm's head, for each of its head designs."""
+    torch.manual_seed(0)
+    student = Student(name, CLASSES, image_size=64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        out = student(images)
+        expected = student.backbone(student.normalize(images))
+    assert torch.allclose(out.logits_BC, expected, atol=1e-5)
+    assert out.features_BD.shape == (2, student.width)
+
+
+def test_images_in_zero_to_one_are_normalised_inside():
+    student = Student("test_resnet", CLASSES, image_size=32).eval()
+    settings = timm.data.resolve_data_config(model=student.backbone)
+    mean = torch.tensor(settings["mean"]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert torch.allclose(student.normalize(mean), torch.zeros(1, 3, 32, 32), atol=1e-6)
+
+
+@pytest.mark.parametrize("stem", ["auto", "lowres"])
+def test_saved_and_loaded_students_agree_to_the_last_bit(tmp_path: Path, stem):
+    torch.manual_seed(0)
+    student = Student("resnet10t", CLASSES, image_size=32, stem=stem).eval()
+    student.save(tmp_path)
+    loaded = Student.load(tmp_path)
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(student(images).logits_BC, loaded(images).logits_BC)
+    assert (loaded.classes, loaded.image_size, loaded.stem, loaded.name) == (CLASSES, 32, stem, "resnet10t")
+    assert not loaded.training
+
+
+def test_timm_loads_a_saved_student(tmp_path: Path):
+    torch.manual_seed(0)
+    student = Student("test_resnet", CLASSES, image_size=32).eval()
+    student.save(tmp_path)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(student.normalize(images)), student(images).logits_BC)
+    assert model.pretrained_cfg["label_names"] == [info.name for info in CLASSES]
+    assert timm.data.resolve_data_config(model=model)["input_size"] == (3, 32, 32)
+
+
+def test_lowres_keeps_the_resolution():
+    images = torch.rand(1, 3, 32, 32)
+    plain = Student("resnet18", CLASSES, image_size=32).eval()
+    lowres = Student("resnet18", CLASSES, image_size=32, stem="lowres").eval()
+    assert plain.backbone.forward_features(images).shape[-1] == 1
+    assert lowres.backbone.forward_features(images).shape[-1] == 4
+
+
+def test_pretrained_weights_from_a_saved_model_go_in_without_a_foreign_classifier(tmp_path: Path):
+    torch.manual_seed(0)
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path)
+    same = Student("test_resnet", CLASSES, image_size=32, pretrained=tmp_path)
+    other = Student("test_resnet", CLASSES[:3], image_size=32, pretrained=tmp_path / "model.safetensors")
+    saved = Student.load(tmp_path).backbone.state_dict()
+    assert torch.equal(same.backbone.get_classifier().weight, saved["fc.weight"])
+    assert other.backbone.get_classifier().weight.shape[0] == 3
+    assert torch.equal(other.backbone.state_dict()["conv1.0.weight"], saved["conv1.0.weight"])
+
+
+def test_unknown_or_unusable_students(tmp_path: Path):
+    with pytest.raises(UserError, match="timm knows no student 'resnet81'. Did you mean 'resnet18'"):
+        Student("resnet81", CLASSES, image_size=32)
+    with pytest.raises(UserError, match="no weights at"):
+        Student("test_resnet", CLASSES, image_size=32, pretrained=tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="does not start with a convolution of stride 2"):
+        Student("test_vit", CLASSES, image_size=32, stem="lowres")
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path)
+    with pytest.raises(UserError, match="of another architecture"):
+        Student("resnet10t", CLASSES, image_size=32, pretrained=tmp_path)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_clear_error():
+    with pytest.raises(
+        UserError, match=r"weights of the student 'mobilenetv3_small_100' could not be had.*--student.pretrained false"
+    ):
+        Student("mobilenetv3_small_100", CLASSES, image_size=32, pretrained=True)
+
+
+def test_a_folder_that_is_no_student(tmp_path: Path):
+    with pytest.raises(UserError, match="no saved student"):
+        Student.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t"}))
+    with pytest.raises(UserError, match="no saved student"):
+        Student.load(tmp_path)

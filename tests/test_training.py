@@ -1,0 +1,166 @@
+import itertools
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import linnet
+from linnet.config import TrainConfig
+from linnet.run import Run
+from linnet.training import learning_rate, make_optimizer
+
+DATA = "aviary:species=4,images=16"
+OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 6, "export": False}
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    words = [
+        f"--{key.replace('_', '-')}={value}" if key != "export" else "--no-export" for key, value in OPTIONS.items()
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "linnet",
+        "distill",
+        DATA,
+        "--student",
+        "test_resnet",
+        "--out",
+        str(out),
+        *words,
+        *more,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def rows_without_times(run: Run) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    """One uninterrupted run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield linnet.distill(
+        DATA, student="test_resnet", method="kd", out=tmp_path_factory.mktemp("r") / "whole", options=OPTIONS
+    )
+    torch.set_num_threads(threads)
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(whole, tmp_path: Path):
+    """SIGKILL at a random moment, --resume in a new process: the same weights, the same metrics, to the last bit."""
+    out = tmp_path / "killed"
+    process = start(out)
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "summary.json").exists(), "it finished before it was killed: the test shows nothing"
+    again = start(out, "--resume")
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    expected, resumed = load_file(whole.model / "model.safetensors"), load_file(out / "model" / "model.safetensors")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+    assert rows_without_times(Run(out)) == rows_without_times(whole)
+
+
+def test_one_seed_gives_one_result_and_another_gives_another(whole, tmp_path: Path):
+    again = linnet.distill(DATA, student="test_resnet", method="kd", out=tmp_path / "again", options=OPTIONS)
+    assert rows_without_times(again) == rows_without_times(whole)
+    assert (again.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    other = linnet.distill(DATA, student="test_resnet", method="kd", seed=1, out=tmp_path / "other", options=OPTIONS)
+    assert rows_without_times(other) != rows_without_times(whole)
+
+
+def test_stopped_and_resumed_with_half_a_line_of_metrics(whole, tmp_path: Path):
+    out = tmp_path / "stopped"
+    with pytest.raises(linnet.UserError, match="stopped after epoch 2 of 6"):
+        linnet.distill(DATA, student="test_resnet", method="kd", out=out, options={**OPTIONS, "train.stop_after": 2})
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "step": 12}\n{"epoch": 4, "st')
+    resumed = linnet.distill(DATA, student="test_resnet", method="kd", out=out, options=OPTIONS, resume=True)
+    assert rows_without_times(resumed) == rows_without_times(whole)
+
+
+def test_the_best_epoch_by_val_is_the_one_that_is_kept(whole):
+    rows, summary = whole.metrics(), whole.summary()
+    best = max(row["val.top1"] for row in rows)
+    assert summary["val.top1"] == best
+    assert summary["train.best_epoch"] == max(row["epoch"] for row in rows if row["val.top1"] == best)
+
+
+def test_training_that_diverges_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path):
+    with pytest.raises(linnet.UserError, match="the loss is not finite at step .* lower --train.lr"):
+        linnet.distill(
+            DATA, student="test_resnet", method="kd", out=tmp_path / "r",
+            options={**OPTIONS, "train.optimizer": "sgd", "train.lr": 99.0, "train.clip_norm": None, "train.warmup": 0.0},
+        )  # fmt: skip
+    assert not (tmp_path / "r" / "summary.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------ schedules, optimiser
+
+
+def test_cosine_with_warmup_by_hand():
+    config = TrainConfig(lr=2.0, schedule="cosine", warmup=0.2)
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    assert rates[0] == pytest.approx(1.0)
+    assert rates[1] == pytest.approx(2.0)
+    assert rates[5] == pytest.approx(1.0)
+    assert rates[9] == pytest.approx(0.0, abs=1e-12)
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+
+
+def test_step_schedule():
+    config = TrainConfig(lr=1.0, schedule="step", warmup=0.0, milestones=(0.5, 0.8))
+    assert [learning_rate(step, 10, config) for step in (0, 4, 5, 7, 8, 9)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
+def test_one_cycle_is_that_of_torch():
+    config = TrainConfig(lr=0.3, schedule="one-cycle", warmup=0.3)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=1000, pct_start=0.3)
+    theirs = []
+    for _ in range(1000):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    ours = [learning_rate(step, 1000, config) for step in range(1000)]
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.3 * 0.006  # ours is half a step ahead
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "one-cycle", "constant"])
+def test_every_schedule_is_finite_and_within_its_peak(schedule):
+    for steps in (1, 2, 7):
+        for warmup in (0.0, 0.1, 0.9):
+            config = TrainConfig(lr=0.5, schedule=schedule, warmup=warmup)
+            rates = [learning_rate(step, steps, config) for step in range(steps)]
+            assert all(math.isfinite(rate) and 0 <= rate <= 0.5 for rate in rates)
+
+
+def test_frozen_weights_are_not_given_to_the_optimiser_and_norms_are_not_decayed():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    module[2].requires_grad_(False)
+    decayed, others = make_optimizer(module, TrainConfig(weight_decay=0.1)).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert decayed["weight_decay"] == 0.1
+    assert others["weight_decay"] == 0.0
+    assert len(others["params"]) == 3
