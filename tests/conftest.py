@@ -1,5 +1,6 @@
 """Shared fixtures: a cache of its own for every test process, small real image folders, a small real run."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with two threads each stall one another
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_image
 
 TINY = {"student.name": "test_resnet", "train.epochs": 2, "train.batch_size": 16, "student.image_size": 32}
 
@@ -20,14 +20,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["LINNET_CACHE"] = str(folder)
     return folder
-
-
-def write_image(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 36)) -> Path:
-    """A noisy image of one colour: classes of different colours can be learnt."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
-    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path, quality=95)
-    return path
 
 
 COLOURS = {"red_bird": (200, 40, 40), "green_bird": (40, 180, 60), "blue_bird": (40, 60, 200)}
@@ -59,3 +51,34 @@ def run_python() -> Callable[[str], str]:
         return done.stdout.strip()
 
     return run
+
+
+PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
+
+
+@pytest.fixture
+def open_clip_folder(tmp_path: Path) -> Callable[..., Path]:
+    """``open_clip_folder(seed=0, custom_text=False)``: a CLIP of a few thousand weights in open_clip's local-dir layout."""
+
+    def make(seed: int = 0, custom_text: bool = False, preprocess: dict | None = None, image_size: int = 32) -> Path:
+        import open_clip
+        import torch
+        from safetensors.torch import save_file
+
+        torch.manual_seed(seed)
+        config = {
+            "embed_dim": 16,
+            "vision_cfg": {"timm_model_name": "test_resnet", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear", "image_size": image_size},
+            "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }  # fmt: skip
+        model = (open_clip.model.CustomTextCLIP if custom_text else open_clip.model.CLIP)(**config)
+        folder = tmp_path / f"clip-{seed}-{custom_text}"
+        folder.mkdir(exist_ok=True)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+        shown = {**config, "custom_text": True} if custom_text else config
+        (folder / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": shown, "preprocess_cfg": preprocess or PREPROCESS})
+        )
+        return folder
+
+    return make

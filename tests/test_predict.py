@@ -5,7 +5,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import write_image
+from pictures import write_image
 
 from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, digest_files

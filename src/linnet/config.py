@@ -73,7 +73,7 @@ class StudentConfig:
     image_size: Annotated[int, Bounds(16, 2048)] | None = None
     """Side of the square image that the student sees, in pixels."""
     stem: Literal["auto", "lowres"] = "auto"
-    """auto: as timm made it; lowres: stride 1 in the first convolution and no max-pool, for images of a few dozen pixels."""
+    """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from pictures import write_image
 
 from linnet.data.batches import TrainLoader, eval_batches
 from linnet.data.images import Images

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
+from pictures import write_image
 from PIL import Image
 
 from linnet.data import images as module

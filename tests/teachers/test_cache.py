@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from pictures import write_image
 
 from linnet.data.images import read_image
 from linnet.data.manifest import digest_files
@@ -80,7 +80,7 @@ def test_another_teacher_preprocessing_size_or_policy_is_another_space(
     assert filled(load(open_clip_folder(0, preprocess={**PREPROCESS, "mean": [0.5] * 3})), paths, root).computed == len(
         paths
     )
-    assert filled(load(open_clip_folder(0, preprocess={**PREPROCESS, "size": 48})), paths, root).computed == len(paths)
+    assert filled(load(open_clip_folder(0, image_size=48)), paths, root).computed == len(paths)
     assert filled(load(open_clip_folder(0)), paths, root, policy="replay:4|light|1|seed 0").computed == len(paths)
     assert filled(load(open_clip_folder(0)), paths, root).computed == 0
 

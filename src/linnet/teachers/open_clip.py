@@ -34,7 +34,7 @@ class OpenClipTeacher(VisionLanguageTeacher):
         settings = {**open_clip.get_model_preprocess_cfg(model)}
         plain = PreprocessCfg(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
         super().__init__(id, model, image_transform_v2(plain, is_train=False), repr(sorted(settings.items())))
-        self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"]))
+        self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"])).eval()
         self.tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(architecture)
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
 

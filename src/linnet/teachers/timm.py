@@ -38,7 +38,7 @@ class TimmTeacher(ClassifierTeacher):
         settings = resolve_data_config(model=network)
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
         super().__init__(id, network, transform, repr(sorted(settings.items())))
-        self.normalize = Normalize(settings["mean"], settings["std"])
+        self.normalize = Normalize(settings["mean"], settings["std"]).eval()
         self.class_names = _label_names(network)
 
     @torch.no_grad()
