@@ -124,7 +124,7 @@ def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.Captu
     settings = yaml.safe_load(text)
     assert settings["train"]["epochs"] == 3
     assert settings["train"]["clip_norm"] is None
-    assert settings["options"] == {"kd": {"temperature": "5"}}
+    assert settings["options"] == {"kd": {"temperature": 5.0, "alpha": None}}
     assert settings["teacher"]["id"] == "mini-clip"
     assert "# teacher.id = mini-clip: it knows drawn birds" in text
     (tmp_path / "c.yaml").write_text(text)

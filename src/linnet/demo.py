@@ -1,20 +1,23 @@
-"""``linnet demo``: the shortest proof. Two students of one budget, one taught by labels, one by labels and the
-mini-CLIP."""
+"""``linnet demo``: the shortest proof. Two students of equal budget, one of them taught by the mini-CLIP as well."""
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from linnet.evaluation.score import count_parameters
 from linnet.pipeline import distill
-from linnet.predict import OnnxNetwork
+from linnet.students import Student
+from linnet.teachers import MINI_CLIP, load_teacher
+from linnet.teachers.open_clip import OpenClipTeacher
 
-DATA = "aviary:species=60,images=20"
-OPTIONS: dict[str, Any] = {"train.epochs": 30}
+SPECIES, IMAGES = 60, 20
+OPTIONS: dict[str, Any] = {"train.epochs": 10, "train.lr": 3e-3, "train.batch_size": 32}
 
 
 def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -24,58 +27,50 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
         The two runs' summaries by method.
     """
     start = time.perf_counter()
-    summaries = {}
-    for method in ("ce", "kd"):
-        run = distill(DATA, method=method, out=out / method, seed=seed, options=OPTIONS, overwrite=True)
-        summaries[method] = run.summary()
-    _print_table(summaries, out)
+    data = f"aviary:species={SPECIES},images={IMAGES}"
+    runs = {
+        method: distill(data, method=method, out=out / method, seed=seed, options=OPTIONS, overwrite=True)
+        for method in ("ce", "kd")
+    }
+    summaries = {method: run.summary() for method, run in runs.items()}
     console = Console()
+    console.print(_table(out, summaries))
     gain = 100 * (summaries["kd"]["test.top1"] - summaries["ce"]["test.top1"])
-    console.print(
-        f"kd - ce: {gain:+.1f} points on {summaries['kd']['images.test']} test images, "
-        f"in {time.perf_counter() - start:.0f} s",
-        highlight=False,
-    )
-    for method in summaries:
-        console.print(f"{out / method}  {out / method / 'model.onnx'}", highlight=False)
+    seconds = time.perf_counter() - start
+    console.print(f"kd - ce: {gain:+.1f} points with seed {seed}, in {seconds:.0f} s", highlight=False)
+    for run in runs.values():
+        console.print(f"{run.folder}  {run.onnx}", highlight=False, soft_wrap=True)
     return summaries
 
 
-def _print_table(summaries: dict[str, dict[str, Any]], out: Path) -> None:
-    table = Table(title=f"{DATA}: 60 look-alike species, 20 training images each")
-    for column in ("model", "test top-1", "test per class", "parameters", "ms per image"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+def _table(out: Path, summaries: dict[str, dict[str, Any]]) -> Table:
     kd = summaries["kd"]
-    table.add_row(
-        "teacher (mini-CLIP, zero-shot)",
-        _percent(kd["teacher.test.top1"]),
-        _percent(kd["teacher.test.mean_per_class"]),
-        "",
-        "",
-    )
+    table = Table(title=f"{SPECIES} look-alike species, {IMAGES} training images each, {kd['images.test']} test images")
+    for column in ("model", "test top-1", "parameters", "ms per image"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    teacher = load_teacher(MINI_CLIP)
+    assert isinstance(teacher, OpenClipTeacher)
+    size = Student.load(out / "kd" / "model").image_size
+    weights = count_parameters(teacher.network.get_submodule("visual"))
+    speed = latency_ms(teacher.embed_images, size)
+    table.add_row("teacher: mini-CLIP, zero-shot", *_cells(kd["teacher.test.top1"], weights, speed))
     for method, summary in summaries.items():
-        milliseconds = f"{latency_ms(out / method / 'model.onnx'):.2f}"
-        row = (
-            _percent(summary["test.top1"]),
-            _percent(summary["test.mean_per_class"]),
-            f"{summary['student.params'] / 1e6:.2f} M",
-            milliseconds,
-        )
-        table.add_row(f"{method} -> {summary['student.name']}", *row)
-    Console().print(table)
+        student = Student.load(out / method / "model")
+        cells = _cells(summary["test.top1"], count_parameters(student), latency_ms(student, size))
+        table.add_row(f"{method}: {student.name}", *cells)
+    return table
 
 
-def latency_ms(path: Path, repeats: int = 50) -> float:
-    """Median time of one image through the ONNX file, after a warm-up."""
-    network = OnnxNetwork(path)
-    image = np.random.default_rng(0).random((1, 3, network.image_size, network.image_size), dtype=np.float32)
-    times = []
-    for _ in range(repeats + 5):
-        start = time.perf_counter()
-        network.logits(image)
-        times.append(1000 * (time.perf_counter() - start))
+def latency_ms(network: Callable[[torch.Tensor], Any], size: int, repeats: int = 30) -> float:
+    """Median time of one image through a torch network, after a warm-up."""
+    image, times = torch.rand(1, 3, size, size), []
+    with torch.inference_mode():
+        for _ in range(repeats + 5):
+            start = time.perf_counter()
+            network(image)
+            times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[5:])
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _cells(top1: float, parameters: int, milliseconds: float) -> tuple[str, str, str]:
+    return f"{100 * top1:.1f} %", f"{parameters / 1e6:.2f} M", f"{milliseconds:.1f}"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from linnet import methods
-from linnet.config import Config, from_dict, merge, nest, read_yaml
+from linnet.config import Config, coerce, from_dict, merge, nest, read_yaml
 from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest, describe, leaked, load_manifest
@@ -63,10 +63,9 @@ def settings(
     }
     arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
     file = read_yaml(config) if config else {}
-    chosen = merge(file, arguments).get("method", Config.method)
+    chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
     resolved, reasons = resolve(from_dict(Config, merge(methods.defaults(chosen), file, arguments)))
-    methods.build(resolved.method, resolved.options)  # bad options are refused now, not after the teacher has run
-    return resolved, reasons
+    return replace(resolved, options=methods.check_options(resolved.method, resolved.options)), reasons
 
 
 def resolve(config: Config) -> tuple[Config, list[str]]:

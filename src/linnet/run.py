@@ -99,7 +99,10 @@ class Run:
     def log_to_file(self) -> logging.Handler:
         handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("linnet").addHandler(handler)
+        logger = logging.getLogger("linnet")
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:  # called from Python: the file gets the story, the console only warnings
+            logger.setLevel(logging.INFO)
         return handler
 
     def add_metrics(self, row: dict[str, Any]) -> None:

@@ -37,8 +37,8 @@ def student_logits(student: Student, images: Images, device: torch.device) -> np
         )
 
 
-def count_parameters(student: Student) -> int:
-    return sum(parameter.numel() for parameter in student.parameters())
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_macs(student: Student) -> int:

@@ -1,6 +1,7 @@
 """METHODS: every method by its id. An id never changes its meaning."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -54,20 +55,24 @@ def needs_teacher(method: str) -> set[TeacherNeed]:
     return {METHODS[id].needs.teacher for id, _ in parse(method)} - {"none"}
 
 
-def build(method: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
-    """The method, its options checked.
+def check_options(method: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every option of each part of a method, those not given at their defaults.
 
     Raises:
         UserError: unknown method, options of a method that is not part of it, or bad values.
     """
-    parts = parse(method)
+    ids = [id for id, _ in parse(method)]
     for id in options:
-        if id not in dict(parts):
-            known = ["data", "teacher", "student", "train", *dict(parts)]
+        if id not in ids:
+            known = ["data", "teacher", "student", "train", *ids]
             raise UserError(f"unknown settings '{id}.*': the method is '{method}'.{did_you_mean(id, known)}")
-    built = [
-        (METHODS[id](from_dict(METHODS[id].Options, options.get(id, {}), f"{id}.")), weight) for id, weight in parts
-    ]
+    return {id: asdict(from_dict(METHODS[id].Options, options.get(id, {}), f"{id}.")) for id in ids}
+
+
+def build(method: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
+    """The method with its options, which are checked (see :func:`check_options`)."""
+    checked = check_options(method, options)
+    built = [(METHODS[id](METHODS[id].Options(**checked[id])), weight) for id, weight in parse(method)]
     return built[0][0] if len(built) == 1 else MethodSum(built)
 
 
@@ -92,4 +97,15 @@ class MethodSum(Method):
         return terms
 
 
-__all__ = ["METHODS", "Context", "Method", "MethodSum", "Needs", "build", "defaults", "needs_teacher", "parse"]
+__all__ = [
+    "METHODS",
+    "Context",
+    "Method",
+    "MethodSum",
+    "Needs",
+    "build",
+    "check_options",
+    "defaults",
+    "needs_teacher",
+    "parse",
+]
