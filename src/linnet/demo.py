@@ -16,8 +16,9 @@ from linnet.students import Student
 from linnet.teachers import MINI_CLIP, load_teacher
 from linnet.teachers.open_clip import OpenClipTeacher
 
-SPECIES, IMAGES = 60, 20
-OPTIONS: dict[str, Any] = {"train.epochs": 10, "train.lr": 3e-3, "train.batch_size": 32}
+SPECIES, IMAGES = 40, 10
+DATA = f"aviary:species={SPECIES},images={IMAGES}"
+OPTIONS: dict[str, Any] = {"train.epochs": 20, "train.lr": 3e-3, "train.batch_size": 32}
 
 
 def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -27,9 +28,8 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
         The two runs' summaries by method.
     """
     start = time.perf_counter()
-    data = f"aviary:species={SPECIES},images={IMAGES}"
     runs = {
-        method: distill(data, method=method, out=out / method, seed=seed, options=OPTIONS, overwrite=True)
+        method: distill(DATA, method=method, out=out / method, seed=seed, options=OPTIONS, overwrite=True)
         for method in ("ce", "kd")
     }
     summaries = {method: run.summary() for method, run in runs.items()}

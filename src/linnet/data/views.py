@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
 RecipeName = Literal["none", "light", "standard"]
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
-    "light": Recipe(area=(0.4, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5),
+    "light": Recipe(area=(0.7, 1.0), aspect=(0.9, 1.1), flip=0.5),
     "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=0.3),
 }
 
