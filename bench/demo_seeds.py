@@ -1,7 +1,7 @@
 """The demo's comparison over seeds: ``python bench/demo_seeds.py 0 1 2 3 4`` (about 2.5 minutes a seed on 2 cores).
 
-Equal data, views, budget and selection for both rows; the seeds differ in initialisation and order alone. Finished runs are
-kept in runs/demo-seeds and not trained again.
+Equal data, views, budget and selection for both rows; the seeds differ in initialisation and order alone. Finished
+runs are kept in runs/demo-seeds and not trained again.
 """
 
 import statistics

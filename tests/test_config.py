@@ -7,7 +7,7 @@ import yaml
 
 from linnet.config import Config, DataConfig, StudentConfig, TrainConfig, difference, from_dict, merge, nest, to_dict
 from linnet.errors import UserError
-from linnet.pipeline import settings
+from linnet.settings import settings
 
 
 def test_round_trip_through_yaml_keeps_every_value():
@@ -35,6 +35,9 @@ def test_round_trip_through_yaml_keeps_every_value():
             {"train": {"optimizer": "adam"}},
             "train.optimizer must be one of adamw, sgd, not 'adam'. Did you mean 'adamw'?",
         ),
+        ({"train": {"epochs": float("inf")}}, "train.epochs must be a int, not inf"),
+        ({"train": {"milestones": None}}, "train.milestones must be a list, not None"),
+        ({"train": {"batch_size": 1}}, "train.batch_size must be at least 2, not 1"),
         ({"train": 3}, "train must be a mapping of settings, not 3"),
         ({"export": "perhaps"}, "export must be true or false, not 'perhaps'"),
     ],
@@ -103,6 +106,23 @@ def test_method_options_are_checked_before_anything_runs():
         settings("aviary", method="kd", options={"kd.alpha": 2})
     with pytest.raises(UserError, match=r"unknown settings 'kd.\*': the method is 'ce'"):
         settings("aviary", method="ce", options={"kd.alpha": 0.5})
+
+
+def test_none_can_be_a_choice_and_can_be_auto():
+    """The recipe "none" must not turn into "auto", which is "light"."""
+    assert settings("aviary", options={"data.views": "none"})[0].data.views == "none"
+    assert settings("aviary", options={"data.views": "auto"})[0].data.views == "light"
+    assert settings("aviary", options={"train.clip_norm": "none"})[0].train.clip_norm is None
+
+
+def test_the_file_of_a_kd_run_starts_its_ce_row(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {source: aviary}\nmethod: kd\noptions: {kd: {temperature: 3}}\ntrain: {epochs: 7}\n")
+    config, _ = settings(config=file, method="ce")
+    assert (config.method, config.train.epochs, config.options) == ("ce", 7, {"ce": {}})
+    file.write_text("data: {source: aviary}\nmethod: kd\noptions: {kdd: {temperature: 3}}\n")
+    with pytest.raises(UserError, match=r"unknown settings 'kdd.\*'"):
+        settings(config=file)
 
 
 def test_difference_names_each_changed_setting():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import linnet
 from linnet import pipeline
 from linnet.config import DataConfig
 from linnet.data.manifest import load_manifest
+from linnet.demo import demo
 from linnet.run import Run
+from linnet.settings import settings
 from linnet.teachers import Teacher, load_teacher
 
 OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 4}
@@ -74,16 +77,19 @@ def test_the_teacher_is_untouched_and_in_no_file_of_the_run(run: Run, seen_teach
     (teacher,) = seen_teachers
     assert teacher.fingerprint() == load_teacher("mini-clip").fingerprint()
     assert not any(module.training for module in teacher.modules())
-    theirs = {tensor.numel(): tensor for tensor in teacher.state_dict().values() if tensor.numel() > 1000}
-    ours = load_file(run.model / "model.safetensors")
+    theirs = {digest(tensor) for tensor in teacher.state_dict().values() if tensor.numel() > 8}
     saved = torch.load(run.checkpoints / "last.pt", weights_only=True)
-    student_keys = {f"student.backbone.{key}" for key in ours}
-    assert set(saved["task"]) == student_keys
-    for tensor in [*ours.values(), *saved["task"].values()]:
-        same_size = theirs.get(tensor.numel())
-        assert same_size is None or not torch.equal(same_size.flatten(), tensor.flatten())
-    size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
-    assert size < 10 * (run.model / "model.safetensors").stat().st_size + 1e6
+    moments = [value for state in saved["optimizer"]["state"].values() for value in state.values()]
+    ours = [load_file(run.model / "model.safetensors"), load_file(run.checkpoints / "best" / "model.safetensors")]
+    tensors = [*saved["task"].values(), *moments, *ours[0].values(), *ours[1].values()]
+    assert not theirs & {digest(tensor) for tensor in tensors}
+    assert set(saved["task"]) == {f"student.backbone.{key}" for key in ours[0]}
+    onnx_bytes = run.onnx.read_bytes()
+    assert not any(t.numpy().tobytes() in onnx_bytes for t in teacher.state_dict().values() if t.numel() > 1000)
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).digest()
 
 
 def test_test_is_scored_on_every_image_exactly_once(run: Run):
@@ -156,8 +162,64 @@ def test_run_folders_are_not_overwritten_by_accident(run: Run, tmp_path: Path):
     assert (tmp_path / "mine.txt").exists()
 
 
+def test_resume_refuses_other_data_and_another_teacher(make_folder: Callable[..., Path], tmp_path: Path):
+    root = make_folder(images=10)
+    same = {"method": "kd", "student": "test_resnet", "out": tmp_path / "run"}
+    options = {**OPTIONS, "student.pretrained": False, "train.epochs": 1, "export": False}
+    teacher = linnet.distill(root, method="ce", student="test_resnet", out=tmp_path / "teacher", options=options)
+    linnet.distill(root, teacher=f"run:{teacher.folder}", **same, options=options)
+    linnet.distill(
+        root, method="ce", student="test_resnet", seed=1, out=teacher.folder, options=options, overwrite=True
+    )
+    with pytest.raises(linnet.UserError, match="the teacher changed since"):
+        linnet.distill(root, teacher=f"run:{teacher.folder}", **same, options=options, resume=True)
+    (root / "red_bird" / "000.jpg").unlink()
+    with pytest.raises(linnet.UserError, match="the data changed since"):
+        linnet.distill(root, teacher=f"run:{teacher.folder}", **same, options=options, resume=True)
+
+
+def test_several_processes_are_refused_for_now(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(linnet.UserError, match="in one process for now"):
+        linnet.distill(DATA, method="ce", out=tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a/photos", "photos-kd-s0"),
+        ("aviary", "aviary-kd-s0"),
+        ("aviary:species=9,images=3", "aviary-species=9-images=3-kd-s0"),
+    ],
+)
+def test_default_run_folder(source: str, expected: str):
+    assert pipeline.default_folder(settings(source)[0]) == Path("runs") / expected
+
+
+def test_limit_per_class_on_a_folder(make_folder: Callable[..., Path], tmp_path: Path):
+    run = linnet.distill(
+        make_folder(images=12, splits=("train", "val", "test")), method="ce", student="test_resnet", out=tmp_path / "r",
+        options={**OPTIONS, "student.pretrained": False, "train.epochs": 1, "export": False, "data.limit_per_class": 5},
+    )  # fmt: skip
+    summary = run.summary()
+    assert [summary[f"images.{split}"] for split in ("train", "val", "test")] == [15, 36, 36]
+
+
+def test_the_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny = {"train.epochs": 1, "student.name": "test_resnet", "student.image_size": 32, "train.batch_size": 16}
+    summaries = demo(tmp_path / "demo", data="aviary:species=4,images=16", options=tiny)
+    printed = capsys.readouterr().out
+    for row in ("mini-CLIP, zero-shot", "ce: test_resnet", "kd: test_resnet", "kd - ce:"):
+        assert row in printed
+    for method in ("ce", "kd"):
+        assert f"{100 * summaries[method]['test.top1']:.1f} %" in printed
+        assert (tmp_path / "demo" / method / "summary.json").exists()
+        assert (tmp_path / "demo" / method / "model.onnx").exists()
+    demo(tmp_path / "demo", data="aviary:species=4,images=16", options=tiny)  # it overwrites its own
+
+
 def test_a_run_in_use_is_refused(tmp_path: Path):
-    config, _ = pipeline.settings("aviary", method="ce")
+    config, _ = settings("aviary", method="ce")
     first = Run.create(tmp_path / "r", config)
     with pytest.raises(linnet.UserError, match="in use by another linnet process"):
         Run.create(tmp_path / "r", config, resume=True)
@@ -173,13 +235,7 @@ def test_a_finished_run_is_resumed_without_training(run: Run):
 
 @pytest.mark.slow
 def test_kd_beats_ce_on_look_alike_birds(tmp_path: Path):
-    """The gain that the README claims, on three seeds of a smaller aviary."""
-    gains = []
-    for seed in range(3):
-        scores = {}
-        for method in ("ce", "kd"):
-            scores[method] = linnet.distill(
-                "aviary:species=24,images=20", method=method, seed=seed, out=tmp_path / f"{method}{seed}", options={"export": False}
-            ).summary()["test.top1"]  # fmt: skip
-        gains.append(scores["kd"] - scores["ce"])
-    assert np.mean(gains) > 0.02, gains
+    """What `make demo` shows, on two more seeds: the gain that the README claims (12 points) is not luck."""
+    for seed in (11, 12):
+        summaries = demo(tmp_path / str(seed), seed)
+        assert summaries["kd"]["test.top1"] - summaries["ce"]["test.top1"] > 0.04

@@ -46,6 +46,15 @@ def test_saved_and_loaded_students_agree_to_the_last_bit(tmp_path: Path, stem):
     assert not loaded.training
 
 
+def test_the_normalisation_of_the_weights_tag_survives(tmp_path: Path):
+    """One architecture, weights of another mean: the bare architecture name would normalise wrongly, silently."""
+    student = Student("mobilenetv3_large_100.miil_in21k_ft_in1k", CLASSES, image_size=32).eval()
+    assert student.normalize.mean.abs().sum() == 0
+    student.save(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(Student.load(tmp_path)(images).logits_BC, student(images).logits_BC)
+
+
 def test_timm_loads_a_saved_student(tmp_path: Path):
     torch.manual_seed(0)
     student = Student("test_resnet", CLASSES, image_size=32).eval()
@@ -84,8 +93,14 @@ def test_unknown_or_unusable_students(tmp_path: Path):
     with pytest.raises(UserError, match="does not start with a convolution of stride 2"):
         Student("test_vit", CLASSES, image_size=32, stem="lowres")
     Student("test_resnet", CLASSES, image_size=32).save(tmp_path)
-    with pytest.raises(UserError, match="of another architecture"):
-        Student("resnet10t", CLASSES, image_size=32, pretrained=tmp_path)
+    for other in ("resnet10t", "test_vit"):
+        with pytest.raises(UserError, match="of another architecture"):
+            Student(other, CLASSES, image_size=32, pretrained=tmp_path)
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
+    (tmp_path / "garbage.pth").write_bytes(b"garbage")
+    for name in ("garbage.safetensors", "garbage.pth"):
+        with pytest.raises(UserError, match="cannot read the weights"):
+            Student("test_resnet", CLASSES, image_size=32, pretrained=tmp_path / name)
 
 
 def test_weights_that_cannot_be_downloaded_are_one_clear_error():
@@ -99,5 +114,13 @@ def test_a_folder_that_is_no_student(tmp_path: Path):
     with pytest.raises(UserError, match="no saved student"):
         Student.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t"}))
+    with pytest.raises(UserError, match="no student that linnet can read"):
+        Student.load(tmp_path)
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="no student that linnet can read"):
+        Student.load(tmp_path)
+    weights.unlink()
     with pytest.raises(UserError, match="no saved student"):
         Student.load(tmp_path)

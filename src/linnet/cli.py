@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError, closest
 
 app = App(
     name="linnet",
@@ -92,7 +92,7 @@ def distill(
         method_options: Options of the method, as in --kd.temperature 4.
     """
     from linnet.pipeline import distill as run_distill
-    from linnet.pipeline import settings
+    from linnet.settings import settings
 
     options = _typed_settings()
     if dry_run:
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         _leave(_in_one_line(error))
     except KeyboardInterrupt:
-        print("linnet: stopped; the last finished epoch is kept, go on with --resume", file=sys.stderr)
+        print("linnet: stopped (a training goes on after its last finished epoch with --resume)", file=sys.stderr)
         sys.exit(130)
 
 
@@ -228,13 +228,11 @@ def _in_one_line(error: CycloptsError) -> str:
     words = " ".join(str(error).split())
     if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
         return words
-    option = words.split("--")[1].split()[0].strip(":,.")
+    option = words.split("--")[1].split()[0].strip(":,.")  # "Invalid value for --lr: unable to convert ..."
     groups = {"data": DataConfig, "teacher": TeacherConfig, "student": StudentConfig, "train": TrainConfig}
     known = {spec.name.replace("_", "-"): group for group, kind in groups.items() for spec in fields(kind)}
-    best = did_you_mean(option, known)
-    return f"unknown option '--{option}'." + (
-        f" Did you mean '--{known[best.split(chr(39))[1]]}.{best.split(chr(39))[1]}'?" if best else ""
-    )
+    best = closest(option, known)
+    return f"unknown option '--{option}'." + (f" Did you mean '--{known[best]}.{best}'?" if best else "")
 
 
 def _leave(message: str) -> None:

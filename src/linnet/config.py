@@ -6,6 +6,7 @@ Precedence: command line or Python argument, then file, then the method's own de
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from linnet.errors import UserError, did_you_mean
+from linnet.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DataConfig:
     views: Literal["none", "light", "standard"] | None = None
     """How training images are varied: light is crop and flip, standard adds rotation and colour."""
     store_limit_gb: NonNegative = 20.0
-    """Decoded training images are kept on disk up to this size; a larger set is decoded in every epoch."""
+    """Decoded images are kept on disk up to this size for each split; a larger one is decoded in every epoch."""
     workers: Annotated[int, Bounds(0)] | None = None
     """Processes that decode images when they are not stored."""
 
@@ -80,7 +82,7 @@ class StudentConfig:
 class TrainConfig:
     epochs: Count | None = None
     """Passes over the training images; auto: 30 for the aviary, 60 for photos."""
-    batch_size: Count = 64
+    batch_size: Annotated[int, Bounds(2)] = 64
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
@@ -101,9 +103,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] | None = None
     """bf16 where the hardware computes in it, else fp32."""
     channels_last: bool | None = None
-    """Memory layout of images and kernels."""
-    stop_after: Count | None = None
-    """Stop after this many epochs as a killed process would: the schedule still spans all epochs."""
+    """Memory layout of the kernels, which the activations follow."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,8 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
         return value
     if origin is tuple:
         items = [value] if isinstance(value, str | int | float) else value
+        if not isinstance(items, list | tuple):
+            raise UserError(f"{where} must be a list, not {value!r}")
         return tuple(coerce(item, args[0], where) for item in items)
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -194,6 +196,8 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
 
 
 def _coerce_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if any(value in typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal):
+        return value  # the recipe "none" is a choice, not the absence of one
     if type(None) in kinds and (value is None or value in ("none", "auto")):
         return None
     kinds = tuple(kind for kind in kinds if kind is not type(None))
@@ -217,7 +221,7 @@ def _coerce_plain(value: Any, kind: type, where: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = float("nan")
-        if number == number and (kind is float or number == int(number)):
+        if math.isfinite(number) and (kind is float or number == int(number)):
             return (
                 int(value) if kind is int and isinstance(value, str) and value.lstrip("-").isdigit() else kind(number)
             )
@@ -267,7 +271,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded or {}, Mapping):
         raise UserError(f"{path} must hold a mapping of settings")
@@ -277,7 +281,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_yaml(config: Config, path: Path) -> None:
     import yaml
 
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def difference(old: Config, new: Config) -> list[str]:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from linnet.students import Student
 from linnet.teachers import MINI_CLIP, load_teacher
 from linnet.teachers.open_clip import OpenClipTeacher
 
-SPECIES, IMAGES = 40, 10
-DATA = f"aviary:species={SPECIES},images={IMAGES}"
+DATA = "aviary:species=40,images=10"
 OPTIONS: dict[str, Any] = {"train.epochs": 20, "train.lr": 3e-3, "train.batch_size": 32}
 
 
-def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
+def demo(out: Path, seed: int = 0, data: str = DATA, options: Mapping[str, Any] = OPTIONS) -> dict[str, dict[str, Any]]:
     """Train ``ce`` and ``kd`` students on look-alike species and print one table.
 
     Returns:
@@ -29,7 +28,7 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     """
     start = time.perf_counter()
     runs = {
-        method: distill(DATA, method=method, out=out / method, seed=seed, options=OPTIONS, overwrite=True)
+        method: distill(data, method=method, out=out / method, seed=seed, options=options, overwrite=True)
         for method in ("ce", "kd")
     }
     summaries = {method: run.summary() for method, run in runs.items()}
@@ -39,13 +38,15 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     seconds = time.perf_counter() - start
     console.print(f"kd - ce: {gain:+.1f} points with seed {seed}, in {seconds:.0f} s", highlight=False)
     for run in runs.values():
-        console.print(f"{run.folder}  {run.onnx}", highlight=False, soft_wrap=True)
+        onnx = run.onnx if run.onnx.exists() else "(no model.onnx: pip install 'linnet[onnx]')"
+        console.print(f"{run.folder}  {onnx}", highlight=False, soft_wrap=True)
     return summaries
 
 
 def _table(out: Path, summaries: dict[str, dict[str, Any]]) -> Table:
     kd = summaries["kd"]
-    table = Table(title=f"{SPECIES} look-alike species, {IMAGES} training images each, {kd['images.test']} test images")
+    sizes = f"{kd['classes']} look-alike species, {kd['images.train']} training and {kd['images.test']} test images"
+    table = Table(title=sizes)
     for column in ("model", "test top-1", "parameters", "ms per image"):
         table.add_column(column, justify="left" if column == "model" else "right")
     teacher = load_teacher(MINI_CLIP)

@@ -1,4 +1,4 @@
-"""The one kind of error a user is meant to see, and the two helpers that make it helpful."""
+"""The one kind of error a user is meant to see, and what makes it helpful."""
 
 import difflib
 import importlib
@@ -10,10 +10,15 @@ class UserError(Exception):
     """Something the user can mend. The command line prints it as one line and exits with 2."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """What was probably meant."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` or the empty string, to be put behind an error message."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    best = closest(name, known)
+    return f" Did you mean '{best}'?" if best else ""
 
 
 def require(module: str, extra: str) -> ModuleType:

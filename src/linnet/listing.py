@@ -54,7 +54,7 @@ def doctor_lines() -> Iterator[str]:
     import torch
 
     from linnet.files import cache_folder
-    from linnet.pipeline import supports_bf16
+    from linnet.settings import supports_bf16
 
     yield f"python       {platform.python_version()} on {platform.platform()}"
     for package in PACKAGES:

@@ -4,9 +4,11 @@ data -> teacher (cached) -> method -> training -> val and test -> ONNX
 """
 
 import logging
+import os
+import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from linnet import methods
-from linnet.config import Config, coerce, from_dict, merge, nest, read_yaml
+from linnet.config import Config
 from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest, describe, leaked, load_manifest
@@ -25,92 +27,13 @@ from linnet.export import export_onnx
 from linnet.methods.base import Context, Method
 from linnet.progress import Bar
 from linnet.run import Run, version
+from linnet.settings import settings
 from linnet.students import Student
 from linnet.teachers import ClassHead, Teacher, TeacherOutput, class_head, load_teacher
 from linnet.teachers.cache import TeacherCache
 from linnet.training import Task, TrainResult, seed_everything, train
 
 log = logging.getLogger("linnet")
-
-PHOTO_TEACHER = "open_clip:ViT-B-16-SigLIP2/webli"
-
-
-def settings(
-    data: str | Path | None = None,
-    *,
-    teacher: str | None = None,
-    student: str | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    config: Path | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[Config, list[str]]:
-    """The configuration of a run, every "auto" resolved, with the reasons.
-
-    Args:
-        options: any other setting by its dotted name, as on the command line: ``{"train.epochs": 30,
-        "kd.temperature": 4}``.
-
-    Raises:
-        UserError: unknown or bad settings.
-    """
-    named = {
-        "data.source": None if data is None else str(data),
-        "teacher.id": teacher,
-        "student.name": student,
-        "method": method,
-        "seed": seed,
-    }
-    arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
-    file = read_yaml(config) if config else {}
-    chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
-    resolved, reasons = resolve(from_dict(Config, merge(methods.defaults(chosen), file, arguments)))
-    return replace(resolved, options=methods.check_options(resolved.method, resolved.options)), reasons
-
-
-def resolve(config: Config) -> tuple[Config, list[str]]:
-    """Replace every "auto" once, from the data source, the method and the hardware."""
-    if not config.data.source:
-        raise UserError("no data given: name a folder of images or 'aviary'")
-    drawn = config.data.source.split(":")[0] == "aviary"
-    half = supports_bf16()
-    fp32_reason = "this hardware does not compute in bf16"
-    automatic: list[tuple[str, str, Any, str]] = [
-        (
-            "student",
-            "name",
-            "resnet10t" if drawn else "mobilenetv3_small_100",
-            f"default for {'the aviary' if drawn else 'photos'}",
-        ),
-        (
-            "student",
-            "pretrained",
-            not drawn,
-            "the aviary is learnt from scratch" if drawn else "photos start from pretrained weights",
-        ),
-        ("student", "image_size", 64 if drawn else 224, f"default for {'the aviary' if drawn else 'photos'}"),
-        ("data", "views", "light", "crop and flip"),
-        ("data", "workers", 0 if drawn else 2, "used only when images are not stored"),
-        ("train", "epochs", 30 if drawn else 60, f"default for {'the aviary' if drawn else 'photos'}"),
-        ("train", "precision", "bf16" if half else "fp32", "the hardware computes in bf16" if half else fp32_reason),
-        ("train", "channels_last", True, "convolutions are faster in this layout"),
-    ]
-    if methods.needs_teacher(config.method):
-        id = "mini-clip" if drawn else PHOTO_TEACHER
-        automatic.append(("teacher", "id", id, "it knows drawn birds" if drawn else "a strong open model (Apache-2.0)"))
-    reasons = []
-    for group, name, value, reason in automatic:
-        if getattr(getattr(config, group), name) is None:
-            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
-            reasons.append(f"{group}.{name} = {value}: {reason}")
-    return config, reasons
-
-
-def supports_bf16() -> bool:
-    """Whether the hardware multiplies in bf16 (elsewhere it is emulated, and many times slower)."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def distill(
@@ -142,22 +65,27 @@ def distill(
     resolved, reasons = settings(
         data, teacher=teacher, student=student, method=method, seed=seed, config=config, options=options
     )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("linnet trains in one process for now: start it without torchrun or accelerate launch")
     manifest = load_manifest(resolved.data)
-    folder = (
-        Path(out)
-        if out
-        else Path("runs") / f"{Path(str(resolved.data.source).split(':')[0]).name}-{resolved.method}-s{resolved.seed}"
-    )
-    run = Run.create(folder, resolved, resume=resume, overwrite=overwrite)
+    run = Run.create(Path(out or default_folder(resolved)), resolved, resume=resume, overwrite=overwrite)
     handler = run.log_to_file()
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
         _distill(resolved, manifest, run)
     finally:
-        logging.getLogger("linnet").removeHandler(handler)
+        log.removeHandler(handler)
+        handler.close()
         run.close()
     return run
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``."""
+    kind, _, details = (config.data.source or "").partition(":")
+    name = f"{kind}-{details}".rstrip("-") if kind == "aviary" else Path(config.data.source or "").resolve().name
+    return Path("runs") / re.sub(r"[^\w.=+-]+", "-", f"{name}-{config.method}-s{config.seed}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +114,8 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
         part: Images(rows.paths, rows.digests, size, "train" if part == "train" else "eval", limit)
         for part, rows in splits.items()
     }
-    asked = _ask_teacher(config, splits, device) if methods.needs_teacher(config.method) else None
+    run.pin(data=manifest.content_hash)
+    asked = _ask_teacher(config, splits, run, device) if methods.needs_teacher(config.method) else None
     teacher_logits = _teacher_logits(asked, splits) if asked else {}
 
     method = _prepare_method(config, student, asked)
@@ -226,9 +155,10 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
         _finish(config, run, result, splits, images, teacher_logits, device)
 
 
-def _ask_teacher(config: Config, splits: Mapping[str, Manifest], device: torch.device) -> Asked:
+def _ask_teacher(config: Config, splits: Mapping[str, Manifest], run: Run, device: torch.device) -> Asked:
     """Load the teacher, check that it fits, and have it look at every image that it has not seen before."""
     teacher = load_teacher(config.teacher.id or "")
+    run.pin(teacher=teacher.fingerprint())
     for need in methods.needs_teacher(config.method) - {"any"}:
         if teacher.kind != need:
             raise UserError(f"the method '{config.method}' needs a {need} teacher; '{teacher.id}' is a {teacher.kind}")
@@ -274,6 +204,7 @@ def _finish(
     student = Student.load(run.checkpoints / "best").to(device)
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
+    summary |= {"data.source": config.data.source, "teacher.id": config.teacher.id if teacher_logits else None}
     summary |= {"classes": len(student.classes), **{f"images.{part}": len(rows) for part, rows in splits.items()}}
     summary |= _score(student, splits, images, teacher_logits, run, device)
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}

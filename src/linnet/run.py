@@ -1,6 +1,7 @@
 """The run folder: everything about one training, locked while it runs, resumable after a kill.
 
-config.yaml  summary.json  env.json  metrics.jsonl  train.log  checkpoints/  model/  predictions/  model.onnx
+config.yaml  inputs.json  env.json  metrics.jsonl  train.log  checkpoints/
+summary.json  model/  model.onnx  predictions/
 """
 
 import fcntl
@@ -52,41 +53,70 @@ class Run:
                 settings than those to be resumed (the difference is shown).
         """
         run = cls(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
         run._lock()
-        contents = [path for path in folder.iterdir() if path.name != ".lock"]
-        if contents and overwrite and not resume:
-            if not (folder / "config.yaml").exists():
-                raise UserError(
-                    f"{folder} is not empty and no run of linnet: it is not overwritten; choose another --out"
-                )
-            for path in contents:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif contents and not resume:
-            raise UserError(
-                f"{folder} is not empty: go on with --resume, start again with --overwrite, or choose another --out"
-            )
-        elif contents:
-            run._check_same(config)
+        try:
+            run._claim(config, resume, overwrite)
+        except BaseException:
+            run.close()
+            raise
         write_yaml(config, folder / "config.yaml")
-        write_atomically(folder / "env.json", json.dumps(environment(), indent=1))
+        run._add_environment()
         return run
 
+    def _claim(self, config: Config, resume: bool, overwrite: bool) -> None:
+        """Make sure that what lies in the folder may be continued or deleted."""
+        contents = [path for path in self.folder.iterdir() if path.name != ".lock"]
+        if contents and resume:
+            self._check_same(config)
+        elif contents and not overwrite:
+            raise UserError(
+                f"{self.folder} is not empty: go on with --resume, start again with --overwrite, "
+                "or choose another --out"
+            )
+        elif contents:
+            if not (self.folder / "config.yaml").exists():
+                raise UserError(
+                    f"{self.folder} is not empty and no run of linnet: it is not overwritten; choose another --out"
+                )
+            for path in sorted(contents, key=lambda path: path.name == "config.yaml"):  # a kill leaves it recognisable
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def _lock(self) -> None:
-        self._lock_file = (self.folder / ".lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock_file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
+            self._lock_file.close()
             raise UserError(f"{self.folder} is in use by another linnet process") from error
+
+    def _add_environment(self) -> None:
+        """env.json has one entry for each time that the run was started or resumed."""
+        path = self.folder / "env.json"
+        earlier = json.loads(path.read_text()) if path.exists() else []
+        write_atomically(path, json.dumps([*earlier, environment()], indent=1))
+
+    def pin(self, **inputs: str) -> None:
+        """Note the hashes of what a run is made from; refuse to resume it on something else.
+
+        Raises:
+            UserError: the data or the teacher is not what the run was started with.
+        """
+        path = self.folder / "inputs.json"
+        pinned = json.loads(path.read_text()) if path.exists() else {}
+        for name, value in inputs.items():
+            if pinned.get(name, value) != value:
+                raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
+        write_atomically(path, json.dumps({**pinned, **inputs}, indent=1))
 
     def _check_same(self, config: Config) -> None:
         if not (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
         changed = difference(from_dict(Config, read_yaml(self.folder / "config.yaml")), config)
-        changed = [line for line in changed if not line.startswith(("train.stop_after:", "export:"))]
+        changed = [line for line in changed if not line.startswith("export:")]
         if changed:
             raise UserError(
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
@@ -137,10 +167,15 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """What a number was measured with."""
+    import torch
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor_count": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "packages": {name: version(name) for name in PACKAGES},
     }

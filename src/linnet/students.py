@@ -69,7 +69,7 @@ class Student(nn.Module):
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
         folder.mkdir(parents=True, exist_ok=True)
-        own = {"stem": self.stem, "image_size": self.image_size}
+        own = {"name": self.name, "stem": self.stem, "image_size": self.image_size}
         save_config_for_hf(
             self.backbone,
             str(folder / "config.json"),
@@ -93,22 +93,19 @@ class Student(nn.Module):
         Raises:
             UserError: the folder holds no saved student.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            config = json.loads((folder / "config.json").read_text())
+            own = json.loads((folder / "config.json").read_text())["linnet"]
             classes = tuple(ClassInfo(**row) for row in json.loads((folder / "classes.json").read_text()))
             state = load_file(folder / "model.safetensors")
-            student = cls(
-                config["architecture"], classes, config["linnet"]["image_size"], stem=config["linnet"]["stem"]
-            )
+            student = cls(own["name"], classes, own["image_size"], stem=own["stem"])
+            student.backbone.load_state_dict(state)
         except FileNotFoundError as error:
-            raise UserError(
-                f"{folder} holds no saved student ({Path(error.filename).name} is missing): is the run finished?"
-            ) from error
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{folder} holds no student saved by linnet ({error})") from error
-        student.backbone.load_state_dict(state)
+            raise UserError(f"{folder} holds no saved student: is the run finished?") from error
+        except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no student that linnet can read ({_first_line(error)})") from error
         return student.eval()
 
 
@@ -117,24 +114,20 @@ def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -
 
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"timm knows no student '{name}'.{did_you_mean(name.split('.')[0], timm.list_models())}")
-    sizes: tuple[dict[str, Any], ...] = (
-        {"img_size": image_size},
-        {},
-    )  # transformers want img_size, most convolutional nets refuse it
     model: Any = None
-    for i, size in enumerate(sizes):
+    for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
-            model = timm.create_model(name, num_classes=classes, pretrained=pretrained is True, **size)
+            model = timm.create_model(name, num_classes=classes, pretrained=pretrained is True, **size)  # type: ignore[arg-type]
             break
-        except TypeError as error:
-            if i == len(sizes) - 1:
-                raise UserError(f"the student '{name}' could not be built: {error}") from error
+        except TypeError:
+            continue
         except Exception as error:
-            reason = str(error).strip().split("\n")[0]
             raise UserError(
-                f"the weights of the student '{name}' could not be had ({reason}): "
+                f"the weights of the student '{name}' could not be had ({_first_line(error)}): "
                 "check the network, or give --student.pretrained false (from scratch) or a path"
             ) from error
+    if model is None:
+        raise UserError(f"the student '{name}' could not be built for {classes} classes at {image_size} pixels")
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
     if isinstance(pretrained, Path):
@@ -149,20 +142,23 @@ def _load_weights(model: Any, path: Path) -> None:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"student.pretrained: no weights at {file}")
-    state = load_state_dict(str(file), weights_only=True)
+    try:
+        state = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors each have their own
+        raise UserError(f"student.pretrained: cannot read the weights at {file} ({_first_line(error)})") from error
     own = model.state_dict()
     head = model.pretrained_cfg["classifier"] + "."
-    state = {key: value for key, value in state.items() if not (key.startswith(head) and value.shape != own[key].shape)}
-    wrong = [
-        key
-        for key, value in own.items()
-        if not key.startswith(head) and getattr(state.get(key), "shape", None) != value.shape
-    ]
+    fits = {key: key in state and state[key].shape == value.shape for key, value in own.items()}
+    wrong = [key for key, fit in fits.items() if not fit and not key.startswith(head)]
     if wrong:
         raise UserError(
             f"the weights at {file} are of another architecture ('{wrong[0]}' is missing or has another shape)"
         )
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({key: state[key] for key, fit in fits.items() if fit}, strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _make_lowres(model: Any, name: str) -> None:

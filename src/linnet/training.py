@@ -3,7 +3,7 @@ else about it.
 
 Exact resume without random state: every generator is a function of (seed, purpose, epoch, process), the global one is
 seeded again at each epoch, the learning rate is a function of the step. A run that was killed and resumed ends with the
-same weights as one that was not.
+same weights as one that was not: to the last bit on a CPU, on a GPU as far as its kernels are deterministic.
 """
 
 import math
@@ -82,7 +82,7 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``best_state``: the student's weights at the epoch with the best val top-1 (of equals, the last)."""
+    """``best_epoch`` is the one with the best val top-1 (of equals, the last); its student is in checkpoints/best."""
 
     best_epoch: int
     best_val: float
@@ -138,8 +138,6 @@ def train(
             save_checkpoint(run.checkpoints / "last.pt", task, optimizer, state)
             on_epoch(row)
         accelerator.wait_for_everyone()
-        if config.stop_after == epoch + 1 < epochs:
-            raise UserError(f"stopped after epoch {epoch + 1} of {epochs} (train.stop_after); go on with --resume")
     images = state["epoch"] * len(loader) * loader.batch_size
     return TrainResult(state["best_epoch"], state["best_val"], state["seconds"], images / max(state["seconds"], 1e-9))
 
@@ -154,7 +152,7 @@ def _train_epoch(
     steps: int,
 ) -> dict[str, float]:
     """One pass over the data; returns the mean of the total loss and of each term."""
-    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    sums: dict[str, torch.Tensor | float] = defaultdict(float)
     for i, batch in enumerate(loader.epoch(epoch)):
         step = epoch * len(loader) + i
         for group in optimizer.param_groups:
@@ -172,7 +170,7 @@ def _train_epoch(
             accelerator.clip_grad_norm_(task.parameters(), config.clip_norm)
         optimizer.step()
         for name, value in {"loss": loss, **terms}.items():
-            sums[name] += value.detach().double().cpu()
+            sums[name] = sums[name] + value.detach()
     return {name: float(value) / len(loader) for name, value in sums.items()}
 
 

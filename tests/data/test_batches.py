@@ -8,6 +8,7 @@ from pictures import write_image
 from linnet.data.batches import TrainLoader, eval_batches
 from linnet.data.images import Images
 from linnet.data.manifest import digest_files
+from linnet.errors import UserError
 
 
 @pytest.fixture
@@ -57,6 +58,14 @@ def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
 def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
     for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0, workers=1).epoch(0), strict=True):
         assert torch.equal(a.images, b.images)
+
+
+def test_a_bad_image_in_a_worker_is_one_line(paths: list[Path]):
+    paths[3].write_bytes(b"no image")
+    with pytest.raises(UserError) as error:
+        list(loader(paths, limit_gb=0.0, workers=1).epoch(0))
+    assert str(error.value).startswith("cannot read the image")
+    assert "\n" not in str(error.value)
 
 
 def test_evaluation_sees_every_image_once_in_order(paths: list[Path]):

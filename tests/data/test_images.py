@@ -70,6 +70,20 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path, mode: str):
     assert (image.mode, image.size) == ("RGB", (20, 10))
 
 
+def test_sixteen_bits_keep_their_range(tmp_path: Path):
+    """Clipped to eight bits, such pictures (microscopes, inspection cameras) would be white squares."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(1, 256).repeat(16, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    pixels = np.asarray(read_image(tmp_path / "x.png"))
+    assert np.abs(pixels[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_a_panorama_does_not_inflate_the_store():
+    assert train_pixels(Image.new("RGB", (3000, 100)), 100).shape == (115, 230, 3)
+    assert train_pixels(Image.new("RGB", (100, 3000)), 100).shape == (230, 115, 3)
+    assert train_pixels(Image.new("RGB", (300, 200)), 100).shape == (115, 172, 3)
+
+
 def test_photos_are_turned_upright(tmp_path: Path):
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()

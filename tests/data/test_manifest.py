@@ -68,6 +68,8 @@ def test_leaked_counts_copies_of_training_images(make_folder: Callable[..., Path
     assert leaked(load_manifest(DataConfig(source=str(root)))) == 0
     shutil.copy(root / "train/red_bird/000.jpg", root / "test/red_bird/copy.jpg")
     assert leaked(load_manifest(DataConfig(source=str(root)))) == 1
+    shutil.copy(root / "val/red_bird/000.jpg", root / "test/red_bird/another.jpg")
+    assert leaked(load_manifest(DataConfig(source=str(root)))) == 2
 
 
 def test_prompt_names():

@@ -32,6 +32,19 @@ def test_a_flat_source_is_split_disjointly_and_every_class_keeps_a_training_imag
         assert own == ({"train", "val", "test"} if distinct >= 3 else {"train"})
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=60), st.integers(0, 5))
+def test_the_same_image_under_two_class_names_is_on_one_side_only(rows: list[tuple[int, int]], seed: int):
+    splits = carve(np.array([r[0] for r in rows]), flat(len(rows)), digests_of([r[1] for r in rows]), 0.3, 0.2, seed)
+    sides = {number: {own for (_, n), own in zip(rows, splits, strict=True) if n == number} for _, number in rows}
+    assert all(len(own) == 1 for own in sides.values())
+
+
+def test_a_huge_fraction_leaves_one_image_each_to_train_and_val():
+    splits = carve(np.zeros(3, int), flat(3), digests_of([1, 2, 3]), 0.9, 0.9, seed=0)
+    assert sorted(splits) == ["test", "train", "val"]
+
+
 def test_shares_of_a_flat_source():
     labels = np.repeat([0, 1], 100)
     splits = carve(labels, flat(200), digests_of(list(range(200))), 0.2, 0.1, seed=0)

@@ -42,6 +42,7 @@ def test_calibration_error_by_hand():
 def test_constant_logits_score_nothing():
     """A broken student that says the same of every class must not be right by the order of classes."""
     assert top_k_accuracy(np.zeros((4, 3)), np.zeros(4, int)) == 0.0
+    assert top_k_accuracy(np.full((4, 3), np.nan), np.zeros(4, int)) == 0.0
 
 
 def test_mean_per_class_differs_from_top1_on_unbalanced_data():

@@ -80,6 +80,7 @@ def test_another_teacher_preprocessing_size_or_policy_is_another_space(
     assert filled(load(open_clip_folder(0, preprocess={**PREPROCESS, "mean": [0.5] * 3})), paths, root).computed == len(
         paths
     )
+    assert filled(load(open_clip_folder(0, quick_gelu=True)), paths, root).computed == len(paths)  # the same weights
     assert filled(load(open_clip_folder(0, image_size=48)), paths, root).computed == len(paths)
     assert filled(load(open_clip_folder(0)), paths, root, policy="replay:4|light|1|seed 0").computed == len(paths)
     assert filled(load(open_clip_folder(0)), paths, root).computed == 0

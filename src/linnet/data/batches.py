@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from linnet.data import views
 from linnet.data.images import Images
+from linnet.errors import UserError
 from linnet.teachers.base import TeacherOutput
 
 
@@ -78,8 +79,11 @@ class TrainLoader:
         ]
         workers = 0 if self.images.stored else self.workers
         loader: DataLoader = DataLoader(self.images, batch_sampler=rows, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
-        for index, pixels in zip(rows, loader, strict=True):
-            yield self._batch(index, pixels, view=number)
+        try:
+            for index, pixels in zip(rows, loader, strict=True):
+                yield self._batch(index, pixels, view=number)
+        except UserError as error:  # a worker wraps its traceback around the one line that was meant
+            raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from error
 
     def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
         shapes = np.array([image.shape[:2] for image in pixels])

@@ -32,6 +32,10 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits per pixel; Pillow would clip them to white
+                upright = Image.fromarray(np.clip(np.asarray(upright) / 257, 0, 255).astype(np.uint8))
+            if upright.mode == "F":
+                raise ValueError("floating-point pixels have no defined range")
             return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
     except (
         Exception
@@ -57,8 +61,16 @@ def eval_pixels(image: Image.Image, size: int) -> np.ndarray:
 
 
 def train_pixels(image: Image.Image, size: int) -> np.ndarray:
-    """What training views are cut from: the whole image, shorter side 1.15 x ``size``. uint8 (height, width, 3)."""
-    return np.asarray(resize_shortest(image, round(TRAIN_MARGIN * size)))
+    """What training views are cut from: shorter side 1.15 x ``size``, the longer one cut to at most twice that.
+
+    Returns:
+        uint8 (height, width, 3). A panorama is cut because a batch is as large as its largest image.
+    """
+    side = round(TRAIN_MARGIN * size)
+    resized = resize_shortest(image, side)
+    width, height = min(resized.width, 2 * side), min(resized.height, 2 * side)
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
 def decode_in_order(paths: Sequence[Path], fit: Fit, size: int) -> Iterator[np.ndarray]:
@@ -76,7 +88,7 @@ class Images(Sequence[np.ndarray]):
     Args:
         paths: files. digests: (n, d) uint8, their content hashes, which name the store.
         size: side of the student's input in pixels.
-        fit: "train" keeps the whole image, "eval" is what evaluation sees.
+        fit: "train" is what views are cut from, "eval" what evaluation sees.
         limit_gb: a set that would take more disk than this is not stored.
     """
 
@@ -85,7 +97,7 @@ class Images(Sequence[np.ndarray]):
         name = hashlib.sha256(f"{VERSION}|{size}|{fit}|".encode() + digests.tobytes()).hexdigest()[:24]
         self.file = cache_folder() / "images" / f"{name}.u8"
         self._shapes_file = self.file.with_suffix(".shapes.npy")
-        self.stored = len(paths) * (TRAIN_MARGIN * size) ** 2 * 4 <= limit_gb * 1e9
+        self.stored = len(paths) * 3 * 2 * (TRAIN_MARGIN * size) ** 2 <= limit_gb * 1e9  # at the widest
         if self.stored:
             if not self._complete():
                 self._write()

@@ -2,7 +2,7 @@
 
 >>> manifest = load_manifest(DataConfig(source="photos/"))
 >>> manifest.classes[manifest.labels[0]].prompt_name
-'laysan albatross'
+'Laysan Albatross'
 """
 
 import hashlib
@@ -141,9 +141,9 @@ def _check(manifest: Manifest, source: str) -> None:
 
 
 def leaked(manifest: Manifest) -> int:
-    """How many val and test images are byte for byte also training images."""
-    train = {d.tobytes() for d in manifest.digests[manifest.splits == "train"]}
-    return sum(d.tobytes() in train for d in manifest.digests[manifest.splits != "train"])
+    """How many val and test images are, byte for byte, also training images, or test images also val images."""
+    train, val, test = ([d.tobytes() for d in manifest.digests[manifest.rows(s)]] for s in ("train", "val", "test"))
+    return sum(d in set(train) for d in val) + sum(d in {*train, *val} for d in test)
 
 
 def prompt_names(names: list[str]) -> list[str]:

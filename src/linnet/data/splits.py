@@ -30,20 +30,18 @@ def carve(
     result = splits.copy()
     flat = not result.astype(bool).any()
     result[result == ""] = "train"
-    size = {
-        label: len(_order(digests[(labels == label) & (result == "train")], seed, "size"))
-        for label in np.unique(labels)
-    }
-    for target, fraction in (("test", test_fraction if flat else 0.0), ("val", val_fraction)):
+    distinct = {label: len(_order(digests[(labels == label) & (result == "train")], seed, "")) for label in set(labels)}
+    for target, fraction, spare in (("test", test_fraction if flat else 0.0, 2), ("val", val_fraction, 1)):
         if fraction == 0.0 or (result == target).any():
             continue
-        for label in size:
-            rows = np.flatnonzero((labels == label) & (result == "train"))
-            order = _order(digests[rows], seed, target)
-            chosen = set(order[: max(1, round(fraction * len(order)))]) if size[label] >= 3 else set()
-            for row in rows:
-                if digests[row].tobytes() in chosen:
-                    result[row] = target
+        chosen: set[bytes] = set()
+        for label in np.unique(labels):
+            order = _order(digests[(labels == label) & (result == "train")], seed, target)
+            if distinct[label] >= 3:
+                chosen.update(order[: min(max(1, round(fraction * len(order))), len(order) - spare)])
+        for row in np.flatnonzero(result == "train"):  # by digest: twins under two class names stay together, too
+            if digests[row].tobytes() in chosen:
+                result[row] = target
     return result
 
 

@@ -8,18 +8,19 @@ images, the batch or the process. :func:`apply` works on a whole batch with para
 Shapes: B batch.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-VERSION = 1  # part of every key that depends on views: raise it when the same recipe gives other parameters or pixels
-
 
 class Recipe(NamedTuple):
-    """How far a view may go: area and aspect of the crop, flip probability, largest turn in degrees, largest change
-    of colour."""
+    """How far a view may go.
+
+    The crop's area (as a share of the largest square in the image) and aspect, the probability of a flip, the largest
+    turn in degrees, and the largest change of colour.
+    """
 
     area: tuple[float, float] = (1.0, 1.0)
     aspect: tuple[float, float] = (1.0, 1.0)
@@ -28,7 +29,6 @@ class Recipe(NamedTuple):
     colour: float = 0.0
 
 
-RecipeName = Literal["none", "light", "standard"]
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
     "light": Recipe(area=(0.7, 1.0), aspect=(0.9, 1.1), flip=0.5),
@@ -65,14 +65,10 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     low, high = np.log(recipe.aspect)
     area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
     aspect = np.exp(low + (high - low) * uniform[:, 1])
-    if name == "none":  # the centre square, as in evaluation
-        side = shapes.min(axis=1)
-        width, height = side / shapes[:, 1], side / shapes[:, 0]
-        left, top = (1 - width) / 2, (1 - height) / 2
-    else:
-        ratio = shapes[:, 0] / shapes[:, 1]
-        width, height = np.minimum(1, np.sqrt(area * aspect * ratio)), np.minimum(1, np.sqrt(area / aspect / ratio))
-        left, top = (1 - width) * uniform[:, 2], (1 - height) * uniform[:, 3]
+    side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
+    width, height = np.minimum(1, np.sqrt(area * aspect) * side[0]), np.minimum(1, np.sqrt(area / aspect) * side[1])
+    place = uniform[:, 2:4].T if name != "none" else 0.5  # "none" is the centre square, as in evaluation
+    left, top = (1 - np.stack([width, height])) * place
     return ViewParameters(
         np.stack([left, top, width, height], axis=1),
         uniform[:, 4] < recipe.flip,

@@ -15,7 +15,7 @@ def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> f
     """Share of images whose class is among the k largest logits. A tie counts against the image, so constant logits
     score 0."""
     own = logits_NC[np.arange(len(labels_N)), labels_N]
-    at_least = (logits_NC >= own[:, None]).sum(axis=1)
+    at_least = (~(logits_NC < own[:, None])).sum(axis=1)  # NaN counts against the image too
     return float((at_least <= k).mean())
 
 

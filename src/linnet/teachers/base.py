@@ -70,7 +70,7 @@ class Teacher(nn.Module):
         return self
 
     def fingerprint(self) -> str:
-        """Hash of every weight and buffer: two teachers with one fingerprint give the same outputs."""
+        """Hash of architecture, weights and buffers: two teachers with one fingerprint give the same outputs."""
         return fingerprint(self.network)
 
 
@@ -128,7 +128,8 @@ class ClassHead(NamedTuple):
 
 
 def fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256()
+    """Hash of the architecture (its printed form: two activations can share one set of weights) and of every tensor."""
+    digest = hashlib.sha256(repr(network).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError, did_you_mean, require
 from linnet.teachers.base import Normalize, VisionLanguageTeacher
 
 
@@ -28,14 +28,19 @@ class OpenClipTeacher(VisionLanguageTeacher):
 
         architecture, tag = _parse(name)
         try:
+            if (open_clip.get_model_config(architecture) or {}).get("text_cfg", {}).get("hf_tokenizer_name"):
+                require("transformers", "hf")
+            tokenizer = open_clip.get_tokenizer(architecture)
             model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(_cannot_load(id, error)) from error
         settings = {**open_clip.get_model_preprocess_cfg(model)}
         plain = PreprocessCfg(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
         super().__init__(id, model, image_transform_v2(plain, is_train=False), repr(sorted(settings.items())))
         self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"])).eval()
-        self.tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(architecture)
+        self.tokenize: Callable[[list[str]], torch.Tensor] = tokenizer
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
 
     @torch.no_grad()

@@ -1,0 +1,89 @@
+"""From arguments, a file, the method's defaults and the hardware to one resolved configuration, with the reasons."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnet import methods
+from linnet.config import Config, coerce, from_dict, merge, nest, read_yaml
+from linnet.errors import UserError
+
+# setting: (for the aviary, for photos, why)
+BY_DATA: dict[str, tuple[Any, Any, str]] = {
+    "student.name": ("resnet10t", "mobilenetv3_small_100", "the default student"),
+    "student.pretrained": (False, True, "photos start from pretrained weights, drawn birds from scratch"),
+    "student.image_size": (64, 224, "the default size"),
+    "data.views": ("light", "light", "crop and flip"),
+    "data.workers": (0, 2, "used only when images are not stored"),
+    "train.epochs": (30, 60, "the default length"),
+    "train.channels_last": (True, True, "convolutions are faster in this layout"),
+}
+TEACHERS = ("mini-clip", "open_clip:ViT-B-16-SigLIP2/webli", "it knows drawn birds; for photos, a strong open model")
+
+
+def settings(
+    data: str | Path | None = None,
+    *,
+    teacher: str | None = None,
+    student: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Config, list[str]]:
+    """The configuration of a run, every "auto" resolved, with the reasons.
+
+    Args:
+        options: any other setting by its dotted name, as on the command line:
+            ``{"train.epochs": 30, "kd.temperature": 4}``.
+
+    Raises:
+        UserError: unknown or bad settings.
+    """
+    named = {
+        "data.source": None if data is None else str(data),
+        "teacher.id": teacher,
+        "student.name": student,
+        "method": method,
+        "seed": seed,
+    }
+    arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
+    file = read_yaml(config) if config else {}
+    chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
+    parts = [id for id, _ in methods.parse(chosen)]
+    if isinstance(
+        file.get("options"), Mapping
+    ):  # the file of a kd run also starts its ce row: kd's options stay behind
+        left_out = set(methods.METHODS) - set(parts)
+        file["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
+    resolved, reasons = resolve(from_dict(Config, merge(methods.defaults(chosen), file, arguments)))
+    return replace(resolved, options=methods.check_options(resolved.method, resolved.options)), reasons
+
+
+def resolve(config: Config) -> tuple[Config, list[str]]:
+    """Replace every "auto" once, from the data source, the method and the hardware."""
+    if not config.data.source:
+        raise UserError("no data given: name a folder of images or 'aviary'")
+    photos = config.data.source.split(":")[0] != "aviary"
+    automatic = {name: (row[photos], row[2]) for name, row in BY_DATA.items()}
+    if methods.needs_teacher(config.method):
+        automatic["teacher.id"] = (TEACHERS[photos], TEACHERS[2])
+    half = supports_bf16()
+    automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
+    reasons = []
+    for dotted, (value, reason) in automatic.items():
+        group, name = dotted.split(".")
+        if getattr(getattr(config, group), name) is None:
+            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+            reasons.append(f"{dotted} = {value}: {reason}")
+    return config, reasons
+
+
+def supports_bf16() -> bool:
+    """Whether the hardware multiplies in bf16 (elsewhere it is emulated, and many times slower)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
