@@ -108,6 +108,18 @@ def test_method_options_are_checked_before_anything_runs():
         settings("aviary", method="ce", options={"kd.alpha": 0.5})
 
 
+@pytest.mark.parametrize(("side", "expected"), [(64, 64), (36, 64), (500, 224), (24, 32)])
+def test_small_photos_are_not_blown_up(tmp_path: Path, side: int, expected: int):
+    from pictures import write_image
+
+    for i in range(3):
+        write_image(tmp_path / "train" / "ant" / f"{i}.png", (9, 9, 9), seed=i, size=(side + 10, side))
+    config, reasons = settings(tmp_path)
+    assert config.student.image_size == expected
+    assert any(f"about {side} pixels" in reason for reason in reasons)
+    assert settings(tmp_path, options={"student.image_size": 96})[0].student.image_size == 96
+
+
 def test_none_can_be_a_choice_and_can_be_auto():
     """The recipe "none" must not turn into "auto", which is "light"."""
     assert settings("aviary", options={"data.views": "none"})[0].data.views == "none"

@@ -1,14 +1,21 @@
 """From arguments, a file, the method's defaults and the hardware to one resolved configuration, with the reasons."""
 
+import contextlib
+import itertools
+import math
+import os
+import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from linnet import methods
 from linnet.config import Config, coerce, from_dict, merge, nest, read_yaml
+from linnet.data.manifest import SUFFIXES
 from linnet.errors import UserError
 
 # setting: (for the aviary, for photos, why)
@@ -21,7 +28,10 @@ BY_DATA: dict[str, tuple[Any, Any, str]] = {
     "train.epochs": (30, 60, "the default length"),
     "train.channels_last": (True, True, "convolutions are faster in this layout"),
 }
-TEACHERS = ("mini-clip", "open_clip:ViT-B-16-SigLIP2/webli", "it knows drawn birds; for photos, a strong open model")
+TEACHERS = (
+    ("mini-clip", "it knows drawn birds"),
+    ("open_clip:ViT-B-16-SigLIP2/webli", "a strong open model (Apache-2.0)"),
+)
 
 
 def settings(
@@ -69,8 +79,11 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         raise UserError("no data given: name a folder of images or 'aviary'")
     photos = config.data.source.split(":")[0] != "aviary"
     automatic = {name: (row[photos], row[2]) for name, row in BY_DATA.items()}
+    if photos and (side := _typical_side(Path(config.data.source))):
+        size = min(224, 32 * math.ceil(side / 32))
+        automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
     if methods.needs_teacher(config.method):
-        automatic["teacher.id"] = (TEACHERS[photos], TEACHERS[2])
+        automatic["teacher.id"] = TEACHERS[photos]
     half = supports_bf16()
     automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
     reasons = []
@@ -80,6 +93,17 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
             config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
             reasons.append(f"{dotted} = {value}: {reason}")
     return config, reasons
+
+
+def _typical_side(folder: Path, images: int = 32) -> int | None:
+    """Median of the shorter sides of the first images in a folder, from their headers; None if there are none."""
+    walk = (Path(parent) / name for parent, folders, names in os.walk(folder) if not folders for name in sorted(names))
+    found = itertools.islice((path for path in walk if path.suffix.lower() in SUFFIXES), images)
+    sides = []
+    for path in found:
+        with contextlib.suppress(Exception), Image.open(path) as image:  # a broken file is reported when it is decoded
+            sides.append(min(image.size))
+    return round(statistics.median(sides)) if sides else None
 
 
 def supports_bf16() -> bool:
