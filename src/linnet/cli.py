@@ -17,9 +17,9 @@ app = App(
     help="Large vision-language models into small, fast image classifiers, and how much was gained.",
     version_flags=["--version"],
 )
-_typed: dict[
-    str, Any
-] = {}  # the settings that were typed, by dotted name: only these override files and method defaults
+
+# What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
+_typed: dict[str, Any] = {}
 
 
 def _group(prefix: str, main: str) -> Parameter:

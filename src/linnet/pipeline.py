@@ -114,6 +114,8 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
         part: Images(rows.paths, rows.digests, size, "train" if part == "train" else "eval", limit)
         for part, rows in splits.items()
     }
+    stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
+    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, images["train"].file.parent)
     run.pin(data=manifest.content_hash)
     asked = _ask_teacher(config, splits, run, device) if methods.needs_teacher(config.method) else None
     teacher_logits = _teacher_logits(asked, splits) if asked else {}
