@@ -81,10 +81,10 @@ def test_precedence_argument_over_file_over_default(tmp_path: Path):
     file = tmp_path / "run.yaml"
     file.write_text("data: {source: aviary}\ntrain: {epochs: 7, batch_size: 32}\nmethod: ce\n")
     config, _ = settings(config=file, options={"train.epochs": 9})
-    assert (config.train.epochs, config.train.batch_size, config.train.lr, config.method) == (
+    assert (config.train.epochs, config.train.batch_size, config.train.warmup, config.method) == (
         9,
         32,
-        TrainConfig.lr,
+        TrainConfig.warmup,
         "ce",
     )
 
@@ -118,6 +118,14 @@ def test_small_photos_are_not_blown_up(tmp_path: Path, side: int, expected: int)
     assert config.student.image_size == expected
     assert any(f"about {side} pixels" in reason for reason in reasons)
     assert settings(tmp_path, options={"student.image_size": 96})[0].student.image_size == 96
+
+
+def test_the_learning_rate_follows_where_the_student_starts():
+    assert settings("aviary")[0].train.lr == 0.006
+    assert settings("photos")[0].train.lr == 0.001
+    assert settings("photos", options={"student.pretrained": False})[0].train.lr == 0.006
+    assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.001
+    assert settings("aviary", options={"train.lr": 0.02})[0].train.lr == 0.02
 
 
 def test_none_can_be_a_choice_and_can_be_auto():

@@ -86,8 +86,8 @@ class TrainConfig:
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
-    lr: Annotated[float, Bounds(1e-8, 100.0)] = 1e-3
-    """Peak learning rate."""
+    lr: Annotated[float, Bounds(1e-8, 100.0)] | None = None
+    """Peak learning rate; auto: 0.006 from scratch, 0.001 for pretrained students (AdamW)."""
     weight_decay: NonNegative = 0.05
     """Applied to weight matrices and kernels only, not to norms and biases."""
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"

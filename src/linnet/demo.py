@@ -17,7 +17,7 @@ from linnet.teachers import MINI_CLIP, load_teacher
 from linnet.teachers.open_clip import OpenClipTeacher
 
 DATA = "aviary:species=40,images=10"
-OPTIONS: dict[str, Any] = {"train.epochs": 20, "train.lr": 6e-3, "train.batch_size": 32}
+OPTIONS: dict[str, Any] = {"train.epochs": 20, "train.batch_size": 32}
 
 
 def demo(out: Path, seed: int = 0, data: str = DATA, options: Mapping[str, Any] = OPTIONS) -> dict[str, dict[str, Any]]:

@@ -84,6 +84,8 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
     if methods.needs_teacher(config.method):
         automatic["teacher.id"] = TEACHERS[photos]
+    scratch = config.student.pretrained is False or (config.student.pretrained is None and not photos)
+    automatic["train.lr"] = (0.006, "from scratch") if scratch else (0.001, "from pretrained weights")
     half = supports_bf16()
     automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
     reasons = []

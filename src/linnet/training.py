@@ -50,6 +50,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     x 0.1 at each milestone; or, for one-cycle, a cosine to lr/25e4 (Smith and Topin 2018, in the two-phase form that
     torch uses).
     """
+    assert config.lr is not None  # resolved before training
     rise = config.warmup * steps
     share = min(1.0, max(0.0, (step + 1 - rise) / max(1.0, steps - rise)))
     if step + 1 < rise:
@@ -69,15 +70,15 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Optimiser over what is trained; weight decay on matrices and kernels only."""
+    """Optimiser over what is trained, weight decay on matrices and kernels only; the loop sets the rate at each step."""
     trained = [p for p in task.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.lr)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups)
 
 
 @dataclass(frozen=True)
