@@ -70,7 +70,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Optimiser over what is trained, weight decay on matrices and kernels only; the loop sets the rate at each step."""
+    """Optimiser over what is trained; weight decay on matrices and kernels only. The loop sets the learning rate."""
     trained = [p for p in task.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
