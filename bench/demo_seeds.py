@@ -9,10 +9,19 @@ import sys
 from pathlib import Path
 
 from linnet import distill
+from linnet.config import Config, difference, from_dict, read_yaml
 from linnet.demo import DATA, OPTIONS
 from linnet.run import Run
+from linnet.settings import settings
 
 METHODS = ("ce", "kd")
+
+
+def is_finished(run: Run, config: Config) -> bool:
+    """Whether the folder holds a finished run of exactly these settings."""
+    if not (run.folder / "summary.json").exists():
+        return False
+    return not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
 
 
 def main(seeds: list[int], out: Path = Path("runs/demo-seeds")) -> None:
@@ -20,9 +29,9 @@ def main(seeds: list[int], out: Path = Path("runs/demo-seeds")) -> None:
     for seed in seeds:
         for method in METHODS:
             run = Run(out / f"{method}-{seed}")
-            if not (run.folder / "summary.json").exists():
-                options = {**OPTIONS, "export": False}
-                distill(DATA, method=method, seed=seed, out=run.folder, options=options, overwrite=True)
+            words = {"method": method, "seed": seed, "options": {**OPTIONS, "export": False}}
+            if not is_finished(run, settings(DATA, **words)[0]):
+                distill(DATA, out=run.folder, overwrite=True, **words)
             scores[method].append(100 * run.summary()["test.top1"])
             print(f"seed {seed} {method}: test {scores[method][-1]:.2f} %", flush=True)
     gains = [kd - ce for ce, kd in zip(scores["ce"], scores["kd"], strict=True)]

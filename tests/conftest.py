@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with two threads each stall one another
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit for bit is promised for the CPU
+os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import pytest
 from pictures import write_image

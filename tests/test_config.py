@@ -126,6 +126,9 @@ def test_the_learning_rate_follows_where_the_student_starts():
     assert settings("photos", options={"student.pretrained": False})[0].train.lr == 0.006
     assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.001
     assert settings("aviary", options={"train.lr": 0.02})[0].train.lr == 0.02
+    sgd = settings("photos", options={"train.optimizer": "sgd"})[0].train
+    assert (sgd.lr, sgd.weight_decay) == (0.01, 5e-4)  # AdamW's decay would be a hundred times too much
+    assert settings("photos/")[0].data.source == "photos"
 
 
 def test_none_can_be_a_choice_and_can_be_auto():

@@ -19,7 +19,7 @@ from linnet.run import Run
 from linnet.training import learning_rate, make_optimizer
 
 DATA = "aviary:species=4,images=16"
-OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 10, "export": False}
+OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 12, "export": False}
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
@@ -72,7 +72,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(whole, tmp_path: Path, aft
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    time.sleep(random.uniform(0, 0.25))
+    time.sleep(random.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (out / "summary.json").exists(), "it finished before it was killed: the test shows nothing"

@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.errors import UserError, closest
@@ -42,7 +43,7 @@ def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
         for token in argument.tokens:
             name = ".".join([argument.name.removeprefix("--").removeprefix("[KEYWORD]"), *token.keys]).lstrip(".")
             key = MAIN_FIELDS.get(name, name)
-            value = token.value if token.value else token.implicit_value
+            value = token.value if token.implicit_value is UNSET else token.implicit_value
             _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
 
 
@@ -54,8 +55,8 @@ app.config = (_remember,)
 
 
 def _typed_settings() -> dict[str, Any]:
-    """What was typed about the run itself: dotted settings and single words such as ``export``."""
-    return {key: value for key, value in _typed.items() if "." in key or key == "export"}
+    """What was typed about the run itself: dotted settings and the single words among them."""
+    return {key: value for key, value in _typed.items() if "." in key or key in ("method", "seed", "export")}
 
 
 @app.command
@@ -96,11 +97,9 @@ def distill(
 
     options = _typed_settings()
     if dry_run:
-        _print_settings(*settings(data, method=method, seed=seed, config=config, options=options))
+        _print_settings(*settings(data, config=config, options=options))
         return
-    run = run_distill(
-        data, method=method, seed=seed, config=config, options=options, out=out, resume=resume, overwrite=overwrite
-    )
+    run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     print(run.folder)
 
 
@@ -219,6 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(str(error))
     except CycloptsError as error:
         _leave(_in_one_line(error))
+    except BrokenPipeError:  # `linnet list students | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("linnet: stopped (a training goes on after its last finished epoch with --resume)", file=sys.stderr)
         sys.exit(130)
@@ -228,11 +229,12 @@ def _in_one_line(error: CycloptsError) -> str:
     words = " ".join(str(error).split())
     if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
         return words
-    option = words.split("--")[1].split()[0].strip(":,.")  # "Invalid value for --lr: unable to convert ..."
+    typed = words.partition(" for ")[2].partition(":")[0]  # "Invalid value for --lr: unable to convert ..."
+    option = typed.lstrip("-")
     groups = {"data": DataConfig, "teacher": TeacherConfig, "student": StudentConfig, "train": TrainConfig}
     known = {spec.name.replace("_", "-"): group for group, kind in groups.items() for spec in fields(kind)}
     best = closest(option, known)
-    return f"unknown option '--{option}'." + (f" Did you mean '--{known[best]}.{best}'?" if best else "")
+    return f"unknown option '{typed}'." + (f" Did you mean '--{known[best]}.{best}'?" if best else "")
 
 
 def _leave(message: str) -> None:

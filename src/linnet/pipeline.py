@@ -55,6 +55,10 @@ def distill(
         >>> run = linnet.distill("photos/", teacher="open_clip:ViT-B-16-SigLIP2/webli", out="runs/photos")
         >>> run.summary()["test.top1"]
 
+    Args:
+        out: the run folder. resume: go on with the run in it (its own settings, if no data and no config are given).
+        overwrite: delete what is in it. The others: see :func:`linnet.settings.settings`.
+
     Returns:
         The finished run; its numbers are in ``run.summary()``, the student in ``run.model``, the ONNX file in
         ``run.onnx``.
@@ -62,6 +66,8 @@ def distill(
     Raises:
         UserError: anything the user can mend, in one sentence.
     """
+    if resume and out and data is None and config is None and (Path(out) / "config.yaml").exists():
+        config = Path(out) / "config.yaml"
     resolved, reasons = settings(
         data, teacher=teacher, student=student, method=method, seed=seed, config=config, options=options
     )

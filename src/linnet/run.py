@@ -66,15 +66,17 @@ class Run:
     def _claim(self, config: Config, resume: bool, overwrite: bool) -> None:
         """Make sure that what lies in the folder may be continued or deleted."""
         contents = [path for path in self.folder.iterdir() if path.name != ".lock"]
+        own = (self.folder / "config.yaml").exists()
+        trained = (self.checkpoints / "last.pt").exists() or self.model.exists()
         if contents and resume:
             self._check_same(config)
-        elif contents and not overwrite:
+        elif contents and not overwrite and (trained or not own):  # a run that was refused at its start is no loss
             raise UserError(
                 f"{self.folder} is not empty: go on with --resume, start again with --overwrite, "
                 "or choose another --out"
             )
         elif contents:
-            if not (self.folder / "config.yaml").exists():
+            if not own:
                 raise UserError(
                     f"{self.folder} is not empty and no run of linnet: it is not overwritten; choose another --out"
                 )

@@ -1,9 +1,7 @@
 """From arguments, a file, the method's defaults and the hardware to one resolved configuration, with the reasons."""
 
 import contextlib
-import itertools
 import math
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +13,7 @@ from PIL import Image
 
 from linnet import methods
 from linnet.config import Config, coerce, from_dict, merge, nest, read_yaml
-from linnet.data.manifest import SUFFIXES
+from linnet.data.manifest import find_images
 from linnet.errors import UserError
 
 # setting: (for the aviary, for photos, why)
@@ -54,7 +52,7 @@ def settings(
         UserError: unknown or bad settings.
     """
     named = {
-        "data.source": None if data is None else str(data),
+        "data.source": None if data is None else str(Path(data)),  # photos/ is photos
         "teacher.id": teacher,
         "student.name": student,
         "method": method,
@@ -85,7 +83,10 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     if methods.needs_teacher(config.method):
         automatic["teacher.id"] = TEACHERS[photos]
     scratch = config.student.pretrained is False or (config.student.pretrained is None and not photos)
-    automatic["train.lr"] = (0.006, "from scratch") if scratch else (0.001, "from pretrained weights")
+    start, sgd = "from scratch" if scratch else "from pretrained weights", config.train.optimizer == "sgd"
+    rates = {(True, False): 0.006, (False, False): 0.001, (True, True): 0.05, (False, True): 0.01}
+    automatic["train.lr"] = (rates[scratch, sgd], f"{config.train.optimizer} {start}")
+    automatic["train.weight_decay"] = (5e-4 if sgd else 0.05, f"customary for {config.train.optimizer}")
     half = supports_bf16()
     automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
     reasons = []
@@ -98,11 +99,10 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
 
 
 def _typical_side(folder: Path, images: int = 32) -> int | None:
-    """Median of the shorter sides of the first images in a folder, from their headers; None if there are none."""
-    walk = (Path(parent) / name for parent, folders, names in os.walk(folder) if not folders for name in sorted(names))
-    found = itertools.islice((path for path in walk if path.suffix.lower() in SUFFIXES), images)
+    """Median of the shorter sides of images spread over a folder, from their headers; None if there are none."""
+    paths = find_images(folder) if folder.is_dir() else []
     sides = []
-    for path in found:
+    for path in paths[:: max(1, len(paths) // images)]:
         with contextlib.suppress(Exception), Image.open(path) as image:  # a broken file is reported when it is decoded
             sides.append(min(image.size))
     return round(statistics.median(sides)) if sides else None

@@ -57,11 +57,24 @@ class Student(nn.Module):
         settings = resolve_data_config(model=self.backbone)
         self.normalize = Normalize(settings["mean"], settings["std"])
         self.width: int = self.backbone.get_classifier().in_features
+        self._try_size()
 
     def forward(self, images: torch.Tensor) -> StudentOutput:
         maps = self.backbone.forward_features(self.normalize(images))
         features_BD = self.backbone.forward_head(maps, pre_logits=True)
         return StudentOutput(features_BD, self.backbone.get_classifier()(features_BD))
+
+    def _try_size(self) -> None:
+        """Some networks shrink a small image to nothing; better to know now than after the teacher has run."""
+        try:
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"the student '{self.name}' cannot work at {self.image_size} pixels ({_first_line(error)}): "
+                "choose a larger --student.image-size or another student"
+            ) from error
+        self.train()
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors (timm's layout) and classes.json."""
@@ -104,7 +117,7 @@ class Student(nn.Module):
             student.backbone.load_state_dict(state)
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no saved student: is the run finished?") from error
-        except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{folder} holds no student that linnet can read ({_first_line(error)})") from error
         return student.eval()
 

@@ -73,7 +73,7 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
     """Optimiser over what is trained; weight decay on matrices and kernels only. The loop sets the learning rate."""
     trained = [p for p in task.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay or 0.0},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":

@@ -109,6 +109,33 @@ def test_bad_folders_give_one_clear_error(make_folder: Callable[..., Path], brea
         load_manifest(DataConfig(source=str(root)))
 
 
+def test_loose_images_are_not_dropped_without_a_word(make_folder: Callable[..., Path]):
+    root = make_folder(images=4, splits=("train", "val", "test"))
+    shutil.copy(root / "test/red_bird/000.jpg", root / "test/000.jpg")
+    with pytest.raises(UserError, match=r"test/000.jpg is in no class folder"):
+        load_manifest(DataConfig(source=str(root)))
+
+
+def test_classes_that_read_the_same_are_refused(make_folder: Callable[..., Path]):
+    root = make_folder(images=4)
+    shutil.copytree(root / "red_bird", root / "red bird")
+    with pytest.raises(UserError, match="2 classes read 'red bird' in a prompt"):
+        load_manifest(DataConfig(source=str(root)))
+
+
+def test_a_run_inside_the_data_is_named(make_folder: Callable[..., Path]):
+    root = make_folder(images=4)
+    (root / "runs").mkdir()
+    (root / "runs" / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="runs is a run of linnet inside the data"):
+        load_manifest(DataConfig(source=str(root)))
+
+
+def test_a_name_that_is_too_long_is_no_folder():
+    with pytest.raises(UserError, match="no such folder"):
+        load_manifest(DataConfig(source="x" * 300))
+
+
 def test_a_class_only_in_val_is_refused(make_folder: Callable[..., Path]):
     root = make_folder(images=4, splits=("train", "val"))
     shutil.copytree(root / "val/red_bird", root / "val/pink_bird")
@@ -120,7 +147,7 @@ def test_a_class_only_in_val_is_refused(make_folder: Callable[..., Path]):
     ("source", "message"),
     [
         ("aviary:spices=3", "unknown aviary option 'spices'.*Did you mean 'species'"),
-        ("aviary:images=0", "aviary:images must be at least 1"),
+        ("aviary:images=0", "aviary:images must be at least 1 and"),
         ("aviary:species=x", "aviary:species must be a int"),
         ("aviary:species=1", "at least two class"),
     ],

@@ -81,6 +81,9 @@ def test_a_sum_adds_the_weighted_terms_of_the_others_and_never_their_ce():
         ("kdd", "unknown method 'kdd'.*Did you mean 'kd'"),
         ("ce+kd:much", "weight in 'kd:much' must be a number"),
         ("kd+kd", "names a method twice"),
+        ("kd:0.5", "first method of 'kd:0.5' has weight 1"),
+        ("ce+kd:nan", "weight in 'kd:nan' must be a number of at least 0"),
+        ("ce+kd:-1", "weight in 'kd:-1' must be a number of at least 0"),
         ("kd:2+ce", "first method of .* has weight 1"),
     ],
 )

@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,9 @@ def _check(manifest: Manifest, source: str) -> None:
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
             "add images or remove the class"
         )
+    prompts = Counter(info.prompt_name for info in manifest.classes)
+    if twice := [name for name, count in prompts.items() if count > 1]:
+        raise UserError(f"{source}: {prompts[twice[0]]} classes read '{twice[0]}' in a prompt: rename all but one")
     if not len(manifest.rows("val")):
         raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
 
@@ -170,7 +174,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _read_folder(root: Path) -> Manifest:
-    if not root.exists():
+    if not os.path.exists(root):
         raise UserError(f"{root}: no such folder (DATA is a folder of images or 'aviary')")
     if not root.is_dir():
         raise UserError(
@@ -182,14 +186,24 @@ def _read_folder(root: Path) -> Manifest:
     by_split = {SPLIT_FOLDERS.get(folder.name.lower(), ""): folder for folder in folders}
     if "train" not in by_split:
         if "val" in by_split or "test" in by_split:
-            raise UserError(f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder")
+            raise UserError(
+                f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder "
+                "(a class that is called like a split must be renamed)"
+            )
         by_split = {"": root}
     elif "" in by_split:
-        raise UserError(f"{root} mixes split folders (train/ ...) with '{by_split[''].name}/', which is none")
+        raise UserError(
+            f"{root} mixes split folders (train/ ...) with '{by_split[''].name}/', which is none "
+            "(a class that is called like a split must be renamed)"
+        )
     elif len(by_split) < len(folders):
         raise UserError(f"{root} names one split twice: {', '.join(f.name + '/' for f in folders)}")
     elif set(by_split) == {"train"}:
         by_split = {"": by_split["train"]}  # nothing but train/: as good as flat
+    for folder in by_split.values():
+        loose = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+        if loose:
+            raise UserError(f"{loose[0]} is in no class folder: move the {len(loose)} images of {folder} into some")
 
     names = sorted({folder.name for split in by_split.values() for folder in _subfolders(split)})
     if not names:
@@ -198,6 +212,8 @@ def _read_folder(root: Path) -> Manifest:
     for split, split_folder in by_split.items():
         for folder in _subfolders(split_folder):
             found = find_images(folder)
+            if not found and (folder / "config.yaml").exists():
+                raise UserError(f"{folder} is a run of linnet inside the data: move it, and choose another --out")
             if not found:
                 raise UserError(
                     f"the class folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}): add some or remove it"
@@ -228,15 +244,18 @@ def digest_files(paths: list[Path]) -> np.ndarray:
 def _read_aviary(source: str) -> Manifest:
     from linnet.data import aviary
 
-    allowed = {"species": 60, "images": 20, "genus": 6, "seed": 0, "imbalance": 1}
-    options = dict(allowed)
+    million = 1_000_000
+    allowed = {"species": (1, 10_000), "images": (1, million), "genus": (1, 100), "seed": (0, million)}
+    allowed["imbalance"] = (1, million)
+    options: dict[str, int] = {}
     for part in filter(None, source.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in allowed:
             raise UserError(f"unknown aviary option '{key}' (known: {', '.join(allowed)}).{did_you_mean(key, allowed)}")
         options[key] = coerce(value, int, f"aviary:{key}")
-        if options[key] < (0 if key == "seed" else 1):
-            raise UserError(f"aviary:{key} must be at least {0 if key == 'seed' else 1}, not {options[key]}")
+        low, high = allowed[key]
+        if not low <= options[key] <= high:
+            raise UserError(f"aviary:{key} must be at least {low} and at most {high}, not {options[key]}")
     birds = aviary.build(**options)
     paths = [bird.path for bird in birds.images]
     return Manifest(

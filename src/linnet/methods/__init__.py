@@ -1,5 +1,6 @@
 """METHODS: every method by its id. An id never changes its meaning."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -34,11 +35,13 @@ def parse(method: str) -> list[tuple[str, float]]:
             raise UserError(f"unknown method '{id}' (known: {', '.join(METHODS)}).{did_you_mean(id, METHODS)}")
         try:
             parts.append((id, float(weight) if weight else 1.0))
-        except ValueError as error:
-            raise UserError(f"the weight in '{part}' must be a number, as in {id}:0.5") from error
+        except ValueError:
+            parts.append((id, math.nan))
+        if not 0 <= parts[-1][1] < math.inf:
+            raise UserError(f"the weight in '{part}' must be a number of at least 0, as in {id}:0.5")
     if len({id for id, _ in parts}) < len(parts):
         raise UserError(f"'{method}' names a method twice")
-    if len(parts) > 1 and parts[0][1] != 1.0:
+    if parts[0][1] != 1.0:
         raise UserError(f"the first method of '{method}' has weight 1: put weights on the others")
     if len({METHODS[id].needs.head for id, _ in parts}) > 1:
         raise UserError(f"'{method}' mixes methods with different student heads")

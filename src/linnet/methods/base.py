@@ -21,7 +21,7 @@ TeacherNeed = Literal["none", "any", "vlm", "classifier"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be there for a method to work; checked before anything is computed."""
+    """What must be there for a method to work; checked before the teacher runs and before training."""
 
     teacher: TeacherNeed = "any"
     head: Literal["classifier", "embedding"] = "classifier"
