@@ -212,6 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     a bug."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("linnet").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:

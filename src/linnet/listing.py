@@ -5,7 +5,6 @@ import fnmatch
 import importlib.util
 import os
 import platform
-import typing
 from collections.abc import Iterator
 
 from linnet.run import PACKAGES, version
@@ -43,11 +42,9 @@ def _methods() -> Iterator[str]:
 
     for id, method in METHODS.items():
         yield f"{id:<6} {method.summary}"
-        hints = typing.get_type_hints(method.Options)
         for option in dataclasses.fields(method.Options):
             default = "auto" if option.default is None else option.default
-            kind = str(getattr(hints[option.name], "__name__", hints[option.name]))
-            yield f"       --{id}.{option.name.replace('_', '-')}  {kind} [default: {default}]"
+            yield f"       --{id}.{option.name.replace('_', '-')}  [default: {default}]"
 
 
 def doctor_lines() -> Iterator[str]:
