@@ -19,11 +19,13 @@ def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothi
 
 
 def softened_kl(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in nats (Hinton et al. 2015,
-    section 2).
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in nats.
 
-    The teacher's logits are constants: no gradient reaches them. Adding a constant to all logits of an image changes
+    The teacher's logits are constants: no gradient reaches them. A constant added to all logits of an image changes
     nothing.
+
+    Reference:
+        Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2.
     """
     student = F.log_softmax(student_BC / temperature, dim=1)
     teacher = F.log_softmax(teacher_BC.detach() / temperature, dim=1)

@@ -48,9 +48,8 @@ class Run:
         """Make or reopen a run folder and lock it.
 
         Raises:
-            UserError: it is in use; it is not empty and neither ``resume`` nor ``overwrite`` is set; it was made
-            with other
-                settings than those to be resumed (the difference is shown).
+            UserError: it is in use; it holds a training and neither ``resume`` nor ``overwrite`` is set; it was made
+                with other settings than those to be resumed (the difference is shown).
         """
         run = cls(folder)
         run._lock()

@@ -45,10 +45,9 @@ class Task(nn.Module):
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of a step (counted from 0): a pure function, so that it needs no state.
 
-    A linear warm-up over the first ``warmup`` share of the steps (one-cycle: a cosine from lr/25), then constant;
-    cosine to 0;
-    x 0.1 at each milestone; or, for one-cycle, a cosine to lr/25e4 (Smith and Topin 2018, in the two-phase form that
-    torch uses).
+    A linear warm-up over the first ``warmup`` share of the steps, then constant, or a cosine to 0, or x 0.1 at each
+    milestone. One-cycle (Smith and Topin 2018, in the two-phase form that torch uses): a cosine up from lr/25, then a
+    cosine down to lr/25e4.
     """
     assert config.lr is not None  # resolved before training
     rise = config.warmup * steps

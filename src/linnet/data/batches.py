@@ -39,8 +39,9 @@ class TrainLoader:
 
     Args:
         images: decoded training images. labels: (n,). digests: (n, 16) uint8.
-        recipe: name of a view recipe. batch_size: images per step over all processes, at most n; the last partial
-        batch is dropped. size: student input side. data_seed: drives views. seed: drives the order.
+        recipe: name of a view recipe.
+        batch_size: images per step over all processes, at most n; the last partial batch is dropped.
+        size: student input side. data_seed: drives views. seed: drives the order.
         teacher: digests -> outputs, or None.
         rank, world: this process reads every world-th image of each batch.
         workers: processes that decode when the images are not stored.
