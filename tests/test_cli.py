@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from linnet.cli import main
+from linnet.run import Run
+from linnet.settings import settings
 
 TINY = [
     "--student",
@@ -117,8 +119,10 @@ def test_a_truncated_image_stops_before_training(
 
 
 def test_a_run_folder_in_the_way(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    (tmp_path / "x").write_text("")
-    line = refused(capsys, "distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path))
+    folder = tmp_path / "run"
+    Run.create(folder, settings("aviary", method="ce")[0]).close()
+    (folder / "model").mkdir()
+    line = refused(capsys, "distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(folder))
     assert "--resume" in line
     assert "--overwrite" in line
 
@@ -128,15 +132,15 @@ def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.Captu
         ["distill", "aviary", "--dry-run", "--train.epochs", "3", "--kd.temperature", "5", "--train.clip-norm", "none"]
     )
     text = capsys.readouterr().out
-    settings = yaml.safe_load(text)
-    assert settings["train"]["epochs"] == 3
-    assert settings["train"]["clip_norm"] is None
-    assert settings["options"] == {"kd": {"temperature": 5.0, "alpha": None}}
-    assert settings["teacher"]["id"] == "mini-clip"
+    printed = yaml.safe_load(text)
+    assert printed["train"]["epochs"] == 3
+    assert printed["train"]["clip_norm"] is None
+    assert printed["options"] == {"kd": {"temperature": 5.0, "alpha": None}}
+    assert printed["teacher"]["id"] == "mini-clip"
     assert "# teacher.id = mini-clip: it knows drawn birds" in text
     (tmp_path / "c.yaml").write_text(text)
     main(["distill", "--config", str(tmp_path / "c.yaml"), "--dry-run", "--seed", "4"])
-    assert yaml.safe_load(capsys.readouterr().out) == {**settings, "seed": 4}
+    assert yaml.safe_load(capsys.readouterr().out) == {**printed, "seed": 4}
 
 
 def test_distill_and_predict_from_the_command_line(

@@ -158,9 +158,23 @@ def test_run_folders_are_not_overwritten_by_accident(run: Run, tmp_path: Path):
     with pytest.raises(linnet.UserError, match=r"other settings \(train.epochs: 4 -> 5\)"):
         linnet.distill(DATA, **same, options={**OPTIONS, "train.epochs": 5}, resume=True)
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(linnet.UserError, match="no run of linnet: it is not overwritten"):
+    with pytest.raises(linnet.UserError, match="not only a run of linnet"):
         linnet.distill(DATA, method="ce", student="test_resnet", out=tmp_path, options=OPTIONS, overwrite=True)
     assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_that_linnet_did_not_write_is_deleted(tmp_path: Path, overwrite: bool):
+    """A project with a config.yaml of its own, and a refused run with somebody's notes in it, stay as they are."""
+    config, _ = settings("aviary", method="ce")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.yaml").write_text("precious: true")
+    Run.create(tmp_path / "run", config).close()
+    (tmp_path / "run" / "notes.md").write_text("precious")
+    for name, kept in (("project", "config.yaml"), ("run", "notes.md")):
+        with pytest.raises(linnet.UserError, match="not only a run of linnet: choose another --out"):
+            Run.create(tmp_path / name, config, overwrite=overwrite)
+        assert "precious" in (tmp_path / name / kept).read_text()
 
 
 def test_resume_refuses_other_data_and_another_teacher(make_folder: Callable[..., Path], tmp_path: Path):

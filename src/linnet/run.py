@@ -32,6 +32,12 @@ PACKAGES = (
     "onnxruntime",
 )
 
+# What linnet writes into a run folder; anything else is somebody's, and is never deleted.
+OWN_NAMES = {
+    *("config.yaml", "inputs.json", "env.json", "metrics.jsonl", "train.log", "checkpoints"),
+    *("summary.json", "model", "model.onnx", "predictions"),
+}
+
 
 class Run:
     """A locked run folder. Make one with :meth:`create`."""
@@ -48,8 +54,9 @@ class Run:
         """Make or reopen a run folder and lock it.
 
         Raises:
-            UserError: it is in use; it holds a training and neither ``resume`` nor ``overwrite`` is set; it was made
-                with other settings than those to be resumed (the difference is shown).
+            UserError: it is in use; it holds a training and neither ``resume`` nor ``overwrite`` is set; it holds
+                anything that linnet did not write; it was made with other settings than those to be resumed (the
+                difference is shown).
         """
         run = cls(folder)
         run._lock()
@@ -58,28 +65,26 @@ class Run:
         except BaseException:
             run.close()
             raise
-        write_yaml(config, folder / "config.yaml")
         run._add_environment()
+        write_yaml(config, folder / "config.yaml")
         return run
 
     def _claim(self, config: Config, resume: bool, overwrite: bool) -> None:
         """Make sure that what lies in the folder may be continued or deleted."""
-        contents = [path for path in self.folder.iterdir() if path.name != ".lock"]
-        own = (self.folder / "config.yaml").exists()
+        contents = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+        own = (self.folder / "env.json").exists() and {path.name for path in contents} <= OWN_NAMES
         trained = (self.checkpoints / "last.pt").exists() or self.model.exists()
         if contents and resume:
             self._check_same(config)
-        elif contents and not overwrite and (trained or not own):  # a run that was refused at its start is no loss
+        elif contents and not own:  # somebody's config.yaml does not make his folder ours
+            raise UserError(f"{self.folder} is not empty and not only a run of linnet: choose another --out")
+        elif contents and trained and not overwrite:  # a run that was refused at its start is no loss
             raise UserError(
                 f"{self.folder} is not empty: go on with --resume, start again with --overwrite, "
                 "or choose another --out"
             )
-        elif contents:
-            if not own:
-                raise UserError(
-                    f"{self.folder} is not empty and no run of linnet: it is not overwritten; choose another --out"
-                )
-            for path in sorted(contents, key=lambda path: path.name == "config.yaml"):  # a kill leaves it recognisable
+        else:
+            for path in sorted(contents, key=lambda path: path.name == "env.json"):  # a kill leaves it recognisable
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _lock(self) -> None:
