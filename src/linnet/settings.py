@@ -62,9 +62,8 @@ def settings(
     file = read_yaml(config) if config else {}
     chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
     parts = [id for id, _ in methods.parse(chosen)]
-    if isinstance(
-        file.get("options"), Mapping
-    ):  # the file of a kd run also starts its ce row: kd's options stay behind
+    if isinstance(file.get("options"), Mapping):
+        # the file of a kd run also starts its ce row: kd's options stay behind
         left_out = set(methods.METHODS) - set(parts)
         file["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
     resolved, reasons = resolve(from_dict(Config, merge(methods.defaults(chosen), file, arguments)))
@@ -77,13 +76,14 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         raise UserError("no data given: name a folder of images or 'aviary'")
     photos = config.data.source.split(":")[0] != "aviary"
     automatic = {name: (row[photos], row[2]) for name, row in BY_DATA.items()}
-    if photos and (side := _typical_side(Path(config.data.source))):
+    if photos and config.student.image_size is None and (side := _typical_side(Path(config.data.source))):
         size = min(224, 32 * math.ceil(side / 32))
         automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
     if methods.needs_teacher(config.method):
         automatic["teacher.id"] = TEACHERS[photos]
     scratch = config.student.pretrained is False or (config.student.pretrained is None and not photos)
     start, sgd = "from scratch" if scratch else "from pretrained weights", config.train.optimizer == "sgd"
+    # 0.006 is measured (docs/LOG.md); the other three are customary
     rates = {(True, False): 0.006, (False, False): 0.001, (True, True): 0.05, (False, True): 0.01}
     automatic["train.lr"] = (rates[scratch, sgd], f"{config.train.optimizer} {start}")
     automatic["train.weight_decay"] = (5e-4 if sgd else 0.05, f"customary for {config.train.optimizer}")

@@ -37,9 +37,7 @@ def read_image(path: Path) -> Image.Image:
             if upright.mode == "F":
                 raise ValueError("floating-point pixels have no defined range")
             return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
-    except (
-        Exception
-    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError ... for bad files
+    except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
 
 
@@ -82,8 +80,7 @@ def decode_in_order(paths: Sequence[Path], fit: Fit, size: int) -> Iterator[np.n
 
 
 class Images(Sequence[np.ndarray]):
-    """Decoded images by row, uint8 (height, width, 3), in the memory of nobody: memory-mapped, or decoded when asked
-    for.
+    """Decoded images by row, uint8 (height, width, 3): memory-mapped, or decoded when asked for.
 
     Args:
         paths: files. digests: (n, d) uint8, their content hashes, which name the store.

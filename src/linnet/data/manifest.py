@@ -44,7 +44,7 @@ class ClassInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Images with labels and splits, and the class table. Rows are sorted by path; class ids by class name.
+    """Images with labels and splits, and the class table. Class ids of a folder follow the sorted class names.
 
     Attributes:
         paths: image files.
@@ -130,8 +130,8 @@ def _check(manifest: Manifest, source: str) -> None:
             f"{source}: found only the class '{manifest.classes[0].name}'; "
             "a classifier needs at least two class folders"
         )
-    labelled = manifest.labels[manifest.splits == "train"]
-    missing = [info.name for i, info in enumerate(manifest.classes) if i not in set(labelled.tolist())]
+    trained = set(manifest.labels[manifest.splits == "train"].tolist())
+    missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained]
     if missing:
         raise UserError(
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
@@ -147,7 +147,8 @@ def _check(manifest: Manifest, source: str) -> None:
 def leaked(manifest: Manifest) -> int:
     """How many val and test images are, byte for byte, also training images, or test images also val images."""
     train, val, test = ([d.tobytes() for d in manifest.digests[manifest.rows(s)]] for s in ("train", "val", "test"))
-    return sum(d in set(train) for d in val) + sum(d in {*train, *val} for d in test)
+    earlier, both = set(train), {*train, *val}
+    return sum(digest in earlier for digest in val) + sum(digest in both for digest in test)
 
 
 def prompt_names(names: list[str]) -> list[str]:
