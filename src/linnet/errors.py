@@ -21,6 +21,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{best}'?" if best else ""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, to be put into brackets in ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a module that comes with an extra, or say how to install it.
 

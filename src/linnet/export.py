@@ -12,7 +12,7 @@ from torch import nn
 
 from linnet.data.batches import eval_batches
 from linnet.data.images import Images
-from linnet.errors import UserError, require
+from linnet.errors import UserError, first_line, require
 from linnet.evaluation.score import evaluating
 from linnet.files import atomic_path
 from linnet.students import Student
@@ -65,9 +65,7 @@ def export_onnx(student: Student, path: Path, images: Images) -> float:
                 verbose=False,
             )
         except Exception as error:
-            raise UserError(
-                f"'{student.name}' could not be exported to ONNX ({str(error).strip().splitlines()[0]})"
-            ) from error
+            raise UserError(f"'{student.name}' could not be exported to ONNX ({first_line(error)})") from error
     assert program is not None
     model = program.model_proto
     meta = {
@@ -93,7 +91,7 @@ def _difference(student: Student, path: Path, images: Images) -> float:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen of its own
-        raise UserError(f"ONNX Runtime cannot run the exported '{student.name}' ({error})") from error
+        raise UserError(f"ONNX Runtime cannot run the exported '{student.name}' ({first_line(error)})") from error
     batch = next(eval_batches(images, CHECKED_IMAGES))
     with evaluating(student):
         expected = student(batch).logits_BC.numpy()

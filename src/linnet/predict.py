@@ -10,7 +10,7 @@ import numpy as np
 
 from linnet.data.images import eval_pixels, read_image
 from linnet.data.manifest import find_images
-from linnet.errors import UserError, require
+from linnet.errors import UserError, first_line, require
 from linnet.evaluation.metrics import softmax
 
 BATCH = 64
@@ -103,9 +103,7 @@ class OnnxNetwork:
         except KeyError as error:
             raise UserError(f"{path} was not written by linnet: it carries no class names") from error
         except Exception as error:
-            raise UserError(
-                f"{path} is no ONNX file that ONNX Runtime can read ({str(error).splitlines()[0]})"
-            ) from error
+            raise UserError(f"{path} is no ONNX file that ONNX Runtime can read ({first_line(error)})") from error
         self.image_size: int = meta["image_size"]
         self.class_names: list[str] = meta["classes"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from linnet.data.manifest import ClassInfo
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError, did_you_mean, first_line
 from linnet.files import write_atomically
 from linnet.teachers.base import Normalize
 
@@ -32,8 +32,8 @@ class Student(nn.Module):
 
     Args:
         name: timm architecture. classes: the class table. image_size: side in pixels.
-        pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a saved model
-        folder. stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
+        pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a model folder.
+        stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
 
     Raises:
         UserError: unknown architecture (with a suggestion), weights that cannot be had, a stem that cannot be changed.
@@ -71,7 +71,7 @@ class Student(nn.Module):
                 self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"the student '{self.name}' cannot work at {self.image_size} pixels ({_first_line(error)}): "
+                f"the student '{self.name}' cannot work at {self.image_size} pixels ({first_line(error)}): "
                 "choose a larger --student.image-size or another student"
             ) from error
         self.train()
@@ -118,7 +118,7 @@ class Student(nn.Module):
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no saved student: is the run finished?") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder} holds no student that linnet can read ({_first_line(error)})") from error
+            raise UserError(f"{folder} holds no student that linnet can read ({first_line(error)})") from error
         return student.eval()
 
 
@@ -136,7 +136,7 @@ def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -
             continue
         except Exception as error:
             raise UserError(
-                f"the weights of the student '{name}' could not be had ({_first_line(error)}): "
+                f"the weights of the student '{name}' could not be had ({first_line(error)}): "
                 "check the network, or give --student.pretrained false (from scratch) or a path"
             ) from error
     if model is None:
@@ -158,7 +158,7 @@ def _load_weights(model: Any, path: Path) -> None:
     try:
         state = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each have their own
-        raise UserError(f"student.pretrained: cannot read the weights at {file} ({_first_line(error)})") from error
+        raise UserError(f"student.pretrained: cannot read the weights at {file} ({first_line(error)})") from error
     own = model.state_dict()
     head = model.pretrained_cfg["classifier"] + "."
     fits = {key: key in state and state[key].shape == value.shape for key, value in own.items()}
@@ -168,10 +168,6 @@ def _load_weights(model: Any, path: Path) -> None:
             f"the weights at {file} are of another architecture ('{wrong[0]}' is missing or has another shape)"
         )
     model.load_state_dict({key: state[key] for key, fit in fits.items() if fit}, strict=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _make_lowres(model: Any, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from linnet.errors import UserError, did_you_mean, require
+from linnet.errors import UserError, did_you_mean, first_line, require
 from linnet.teachers.base import Normalize, VisionLanguageTeacher
 
 
@@ -21,6 +21,8 @@ class OpenClipTeacher(VisionLanguageTeacher):
     Raises:
         UserError: unknown architecture or tag (with a suggestion), or weights that cannot be had.
     """
+
+    network: Any
 
     def __init__(self, id: str, name: str):
         import open_clip
@@ -35,7 +37,10 @@ class OpenClipTeacher(VisionLanguageTeacher):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(_cannot_load(id, error)) from error
+            raise UserError(
+                f"the teacher '{id}' could not be loaded ({first_line(error)}): "
+                "check the name and the network, or use open_clip:local-dir:PATH"
+            ) from error
         settings = {**open_clip.get_model_preprocess_cfg(model)}
         plain = PreprocessCfg(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
         super().__init__(id, model, image_transform_v2(plain, is_train=False), repr(sorted(settings.items())))
@@ -45,16 +50,12 @@ class OpenClipTeacher(VisionLanguageTeacher):
 
     @torch.no_grad()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self._model.encode_image(self.normalize(images)).float(), dim=1)
+        return F.normalize(self.network.encode_image(self.normalize(images)).float(), dim=1)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         tokens = self.tokenize(texts).to(self.normalize.mean.device)
-        return torch.cat([F.normalize(self._model.encode_text(part).float(), dim=1) for part in tokens.split(256)])
-
-    @property
-    def _model(self) -> Any:
-        return self.network
+        return torch.cat([F.normalize(self.network.encode_text(part).float(), dim=1) for part in tokens.split(256)])
 
 
 def _parse(name: str) -> tuple[str, str | None]:
@@ -83,11 +84,3 @@ def _parse(name: str) -> tuple[str, str | None]:
             f"{', '.join(tags) or 'it has none'}"
         )
     return architecture, tag
-
-
-def _cannot_load(id: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return (
-        f"the teacher '{id}' could not be loaded ({reason}): "
-        "check the name and the network, or use open_clip:local-dir:PATH"
-    )

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from linnet.data.images import eval_pixels
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError, did_you_mean, first_line
 from linnet.students import Student
 from linnet.teachers.base import ClassifierTeacher, Normalize
 
@@ -31,9 +31,8 @@ class TimmTeacher(ClassifierTeacher):
         try:
             network = timm.create_model(name, pretrained=True)
         except Exception as error:
-            reason = str(error).strip().split("\n")[0]
             raise UserError(
-                f"the teacher '{id}' could not be loaded ({reason}): check the name and the network"
+                f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network"
             ) from error
         settings = resolve_data_config(model=network)
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
