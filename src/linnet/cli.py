@@ -87,7 +87,7 @@ def distill(
         seed: Drives initialisation, order and dropout. [default: 0]
         config: A YAML file of settings, such as the config.yaml of a run; what is typed here wins over it.
         resume: Go on with a run that was stopped.
-        overwrite: Delete what is in the run folder.
+        overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
         method_options: Options of the method, as in --kd.temperature 4.

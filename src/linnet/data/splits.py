@@ -16,10 +16,9 @@ def carve(
 ) -> np.ndarray:
     """Give every row a split.
 
-    Rows that already have one keep it. A flat source (all splits empty) gives ``test_fraction`` of each class to
-    test. Then, if
-    no row is val, ``val_fraction`` of each class's train rows become val. A class of three or more images gives at
-    least one to each; a smaller class stays in train. Byte-identical images always share a split.
+    Rows that already have one keep it. A flat source (all splits empty) gives ``test_fraction`` of each class to test.
+    Then, if no row is val, ``val_fraction`` of each class's train rows become val. A class of three or more images
+    gives at least one to each; a smaller class stays in train. Byte-identical images that are carved share a split.
 
     Args:
         labels: (n,) class ids. splits: (n,) strings, possibly empty. digests: (n, d) uint8.
@@ -30,7 +29,9 @@ def carve(
     result = splits.copy()
     flat = not result.astype(bool).any()
     result[result == ""] = "train"
-    distinct = {label: len(_order(digests[(labels == label) & (result == "train")], seed, "")) for label in set(labels)}
+    distinct = {
+        label: len(np.unique(digests[(labels == label) & (result == "train")], axis=0)) for label in set(labels)
+    }
     for target, fraction, spare in (("test", test_fraction if flat else 0.0, 2), ("val", val_fraction, 1)):
         if fraction == 0.0 or (result == target).any():
             continue
@@ -46,8 +47,7 @@ def carve(
 
 
 def limit_per_class(labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Rows to keep so that no class has more than ``limit`` training images. A larger limit keeps what a smaller one
-    keeps."""
+    """Rows to keep so that no class has more than ``limit`` training images; a larger limit keeps them and more."""
     keep = splits != "train"
     for label in np.unique(labels):
         rows = np.flatnonzero((labels == label) & (splits == "train"))
