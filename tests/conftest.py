@@ -13,8 +13,6 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 import pytest
 from pictures import write_image
 
-TINY = {"student.name": "test_resnet", "train.epochs": 2, "train.batch_size": 16, "student.image_size": 32}
-
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

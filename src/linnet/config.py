@@ -27,7 +27,6 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(1)]
-Fraction = Annotated[float, Bounds(0.0, 1.0)]
 NonNegative = Annotated[float, Bounds(0.0)]
 
 

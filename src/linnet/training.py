@@ -85,7 +85,6 @@ class TrainResult:
     """``best_epoch`` is the one with the best val top-1 (of equals, the last); its student is in checkpoints/best."""
 
     best_epoch: int
-    best_val: float
     seconds: float
     images_per_second: float
 
@@ -139,7 +138,7 @@ def train(
             on_epoch(row)
         accelerator.wait_for_everyone()
     images = state["epoch"] * len(loader) * loader.batch_size
-    return TrainResult(state["best_epoch"], state["best_val"], state["seconds"], images / max(state["seconds"], 1e-9))
+    return TrainResult(state["best_epoch"], state["seconds"], images / max(state["seconds"], 1e-9))
 
 
 def _train_epoch(
