@@ -4,8 +4,8 @@ Equal data, views, budget and selection for both rows; the seeds differ in initi
 runs are kept in runs/demo-seeds and not trained again.
 """
 
+import argparse
 import statistics
-import sys
 from pathlib import Path
 
 from linnet import distill
@@ -24,21 +24,27 @@ def is_finished(run: Run, config: Config) -> bool:
     return not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
 
 
-def main(seeds: list[int], out: Path = Path("runs/demo-seeds")) -> None:
-    scores: dict[str, list[float]] = {method: [] for method in METHODS}
+def main(seeds: list[int], lr: float | None) -> None:
+    out = Path("runs/demo-seeds") if lr is None else Path(f"runs/demo-seeds-lr{lr:g}")
+    options = {**OPTIONS, "export": False} if lr is None else {**OPTIONS, "export": False, "train.lr": lr}
+    scores: dict[str, list[float]] = {f"{method} {split}": [] for method in METHODS for split in ("val", "test")}
     for seed in seeds:
         for method in METHODS:
-            run = Run(out / f"{method}-{seed}")
-            words = {"method": method, "seed": seed, "options": {**OPTIONS, "export": False}}
+            run, words = Run(out / f"{method}-{seed}"), {"method": method, "seed": seed, "options": options}
             if not is_finished(run, settings(DATA, **words)[0]):
                 distill(DATA, out=run.folder, overwrite=True, **words)
-            scores[method].append(100 * run.summary()["test.top1"])
-            print(f"seed {seed} {method}: test {scores[method][-1]:.2f} %", flush=True)
-    gains = [kd - ce for ce, kd in zip(scores["ce"], scores["kd"], strict=True)]
+            for split in ("val", "test"):
+                scores[f"{method} {split}"].append(100 * run.summary()[f"{split}.top1"])
+            print(f"seed {seed} {method}: test {scores[f'{method} test'][-1]:.2f} %", flush=True)
+    gains = [kd - ce for ce, kd in zip(scores["ce test"], scores["kd test"], strict=True)]
     for name, values in {**scores, "kd - ce": gains}.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"{name:<8} {statistics.mean(values):6.2f} ± {spread:.2f}")
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [0, 1, 2, 3, 4])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--lr", type=float, help="another learning rate than the demo's")
+    arguments = parser.parse_args()
+    main(arguments.seeds, arguments.lr)
