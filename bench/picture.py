@@ -1,4 +1,4 @@
-"""The picture in the README, from the runs of bench/demo_seeds.py: ``python bench/picture.py``."""
+"""The picture in the README, from the runs of ``python bench/table.py aviary``: ``python bench/picture.py``."""
 
 import statistics
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 from linnet.data.aviary import BACKGROUNDS, draw_bird, make_species, seeded
 from linnet.run import Run
 
-RUNS, SEEDS, COLUMNS = Path("runs/demo-seeds"), range(5), 6
+RUNS, SEEDS, COLUMNS = Path("runs/bench/aviary"), range(5), 6
+METHODS = {"ce": "labels only", "kd": "logits", "vl2lite": "embeddings", "pand": "embeddings,\nneighbours"}
 
 
 def birds() -> np.ndarray:
@@ -22,21 +23,21 @@ def birds() -> np.ndarray:
 
 
 def main(out: Path = Path("docs/demo.png")) -> None:
-    summaries = {method: [Run(RUNS / f"{method}-{seed}").summary() for seed in SEEDS] for method in ("ce", "kd")}
+    summaries = {method: [Run(RUNS / f"{method}-{seed}").summary() for seed in SEEDS] for method in METHODS}
     scores = {method: [100 * s["test.top1"] for s in rows] for method, rows in summaries.items()}
     teacher = 100 * summaries["kd"][0]["teacher.test.top1"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), width_ratios=(1, 1.15))
     left.imshow(birds())
     left.set_title("six species of one genus, a row each", fontsize=10)
     left.axis("off")
-    names = ["ce\nlabels only", "kd\nlabels and teacher"]
+    names = [f"{method}\n{words}" for method, words in METHODS.items()]
     means = [statistics.mean(values) for values in scores.values()]
     spread = [statistics.stdev(values) for values in scores.values()]
-    right.bar(names, means, yerr=spread, color=["#9aa5b1", "#2f7d4f"], width=0.55, capsize=4)
+    right.bar(names, means, yerr=spread, color=["#9aa5b1", *["#2f7d4f"] * 3], width=0.7, capsize=4)
     right.axhline(teacher, color="#444444", linestyle="--", linewidth=1)
-    right.text(1.45, teacher + 1, f"teacher, zero-shot: {teacher:.1f} %", ha="right", fontsize=9)
+    right.text(3.4, teacher + 1, f"teacher, zero-shot: {teacher:.1f} %", ha="right", fontsize=9)
     for x, (mean, sd) in enumerate(zip(means, spread, strict=True)):
-        right.text(x, mean / 2, f"{mean:.1f} ± {sd:.1f} %", ha="center", color="white", fontsize=11)
+        right.text(x, mean / 2, f"{mean:.1f}\n± {sd:.1f} %", ha="center", color="white", fontsize=10)
     classes, images = (summaries["kd"][0][key] for key in ("classes", "images.train"))
     right.set_title(f"test top-1, {classes} species, {images} training images, 5 seeds", fontsize=10)
     right.set_ylim(0, 100)

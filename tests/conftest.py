@@ -58,7 +58,10 @@ PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation":
 
 @pytest.fixture
 def open_clip_folder(tmp_path: Path) -> Callable[..., Path]:
-    """``open_clip_folder(seed=0, custom_text=False)``: a CLIP of a few thousand weights in open_clip's local-dir layout."""
+    """``open_clip_folder(seed=0, custom_text=False)``: a CLIP of a few thousand weights in open_clip's local-dir layout.
+
+    ``text``: further settings of the text tower.
+    """
 
     def make(
         seed: int = 0,
@@ -66,6 +69,8 @@ def open_clip_folder(tmp_path: Path) -> Callable[..., Path]:
         preprocess: dict | None = None,
         image_size: int = 32,
         quick_gelu: bool = False,
+        context_length: int = 20,
+        text: dict | None = None,
     ) -> Path:
         import open_clip
         import torch
@@ -76,7 +81,7 @@ def open_clip_folder(tmp_path: Path) -> Callable[..., Path]:
             "embed_dim": 16,
             "vision_cfg": {"timm_model_name": "test_resnet", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear", "image_size": image_size},
             "quick_gelu": quick_gelu,
-            "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+            "text_cfg": {"context_length": context_length, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1, **(text or {})},
         }  # fmt: skip
         model = (open_clip.model.CustomTextCLIP if custom_text else open_clip.model.CLIP)(**config)
         folder = tmp_path / f"clip-{seed}-{custom_text}"

@@ -65,7 +65,7 @@ def test_the_package_names_what_it_exports():
         (["distil"], 'Did you mean "distill"'),
         (["distill"], "no data given"),
         (["distill", "/nowhere"], "/nowhere: no such folder"),
-        (["distill", "aviary", "--method", "kdd"], "unknown method 'kdd' (known: ce, kd). Did you mean 'kd'?"),
+        (["distill", "aviary", "--method", "kdd"], "unknown method 'kdd' (known: ce, kd, vl2lite, pand). Did you mean 'kd'?"),
         (["distill", "aviary:species=2,images=3", "--teacher", "mini_clip"], "Did you mean 'mini-clip'?"),
         (["distill", "aviary:species=2,images=3", "--student", "resnet81"], "Did you mean 'resnet18'?"),
         (["distill", "aviary", "--train.epoch", "3"], "unknown setting 'train.epoch'. Did you mean 'epochs'?"),
@@ -135,7 +135,7 @@ def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.Captu
     printed = yaml.safe_load(text)
     assert printed["train"]["epochs"] == 3
     assert printed["train"]["clip_norm"] is None
-    assert printed["options"] == {"kd": {"temperature": 5.0, "alpha": None}}
+    assert printed["options"] == {"kd": {"temperature": 5.0, "alpha": None, "standardize": False}}
     assert printed["teacher"]["id"] == "mini-clip"
     assert "# teacher.id = mini-clip: it knows drawn birds" in text
     (tmp_path / "c.yaml").write_text(text)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.losses import cross_entropy, softened_kl
+from linnet.losses import cross_entropy, nearest_neighbours, neighbour_structure, softened_kl, standardize
 
 
 def naive_softmax(row: list[float]) -> list[float]:
@@ -68,3 +68,86 @@ def test_cross_entropy_of_no_labels_is_zero_and_not_nan():
     assert loss.item() == 0
     assert student.grad is not None
     assert (student.grad == 0).all()
+
+
+def test_standardize_is_the_naive_z_score_and_survives_constant_logits():
+    student = logits(0)
+    for row, shown in zip(student.tolist(), standardize(student).tolist(), strict=True):
+        mean = sum(row) / len(row)
+        variance = sum((v - mean) ** 2 for v in row) / len(row)
+        assert shown == pytest.approx([(v - mean) / math.sqrt(variance + 1e-6) for v in row], rel=1e-9)
+    constant = torch.full((2, 5), 3.0, requires_grad=True)
+    standardize(constant)[:, 0].sum().backward()
+    assert constant.grad is not None
+    assert torch.isfinite(constant.grad).all()
+
+
+def naive_neighbour_structure(student: torch.Tensor, teacher: torch.Tensor, neighbours: int) -> float:
+    rows, total, pairs = teacher.tolist(), 0.0, 0
+    for i, own in enumerate(rows):
+
+        def cosine(j: int, own: list[float] = own) -> float:
+            dot = sum(a * b for a, b in zip(own, rows[j], strict=True))
+            return dot / math.sqrt(sum(a * a for a in own) * sum(b * b for b in rows[j]))
+
+        for j in sorted((j for j in range(len(rows)) if j != i), key=cosine, reverse=True)[:neighbours]:
+            p = naive_softmax((teacher[i] - teacher[j]).tolist())
+            q = naive_softmax((student[i] - student[j]).tolist())
+            middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+            total += sum(a * math.log(a / m) + b * math.log(b / m) for a, b, m in zip(p, q, middle, strict=True)) / 2
+            pairs += 1
+    return total / pairs
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 9), st.integers(2, 7))
+def test_neighbour_structure_is_the_naive_sum(seed: int, neighbours: int, rows: int):
+    student, teacher = logits(seed, rows), logits(seed + 1, rows)
+    expected = naive_neighbour_structure(student, teacher, neighbours)
+    assert neighbour_structure(student, teacher, neighbours).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_neighbour_structure_invariants():
+    student, teacher = logits(0, 8), logits(1, 8)
+    value = neighbour_structure(student, teacher, 3)
+    assert 0 < value <= math.log(2)
+    assert neighbour_structure(teacher, teacher, 3).item() == pytest.approx(0, abs=1e-12)
+    each = neighbour_structure(student + torch.arange(8)[:, None], teacher, 3)
+    assert each.item() == pytest.approx(value.item(), rel=1e-9)  # a constant added to all logits of a sample
+    bias = neighbour_structure(student + torch.arange(5), teacher, 3)
+    assert bias.item() == pytest.approx(value.item(), rel=1e-9)  # blind to the classifier's bias
+    extreme = neighbour_structure(student * 1e4, -teacher * 1e4, 3)  # the direct form underflows to NaN
+    assert extreme.item() == pytest.approx(math.log(2), rel=0.3)
+    assert extreme <= math.log(2) + 1e-9
+    assert neighbour_structure(student, teacher, 100) == neighbour_structure(student, teacher, 7)
+    assert neighbour_structure(student[:1], teacher[:1], 3) == 0
+
+
+def test_the_search_is_not_blind_to_a_shift_of_the_teacher():
+    """cos(u_i, u_j) changes when a constant is added to u_i: the reason for the option ``center_teacher``."""
+    teacher = logits(1, 12)
+    assert not torch.equal(nearest_neighbours(teacher, 3), nearest_neighbours(teacher + 10, 3))
+
+
+def test_nobody_is_his_own_neighbour_not_even_among_twins():
+    teacher = torch.cat([logits(0, 3), logits(0, 3)])
+    near = nearest_neighbours(teacher, 5)
+    assert all(i not in row for i, row in enumerate(near.tolist()))
+    assert near[:, 0].tolist() == [3, 4, 5, 0, 1, 2]
+
+
+def test_the_search_runs_in_float32_under_bf16():
+    teacher = 14.3 * torch.nn.functional.normalize(torch.randn(64, 200, generator=torch.Generator().manual_seed(0)) + 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = nearest_neighbours(teacher, 3)
+    assert torch.equal(under_autocast, nearest_neighbours(teacher, 3))
+    assert not torch.equal(under_autocast, nearest_neighbours(teacher.bfloat16(), 3))  # or this could not fail
+
+
+def test_neighbour_structure_reaches_the_student_and_not_the_teacher():
+    student, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
+    neighbour_structure(student, teacher, 2).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+    assert torch.autograd.gradcheck(lambda s: neighbour_structure(s, teacher.detach(), 2), [logits(0).requires_grad_()])

@@ -8,7 +8,7 @@ from linnet.config import DataConfig
 from linnet.data.manifest import load_manifest
 from linnet.evaluation.metrics import top_k_accuracy
 from linnet.teachers import class_head, load_teacher
-from linnet.teachers.cache import TeacherCache
+from linnet.teachers.cache import TeacherCache, center_pixels
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "linnet" / "data" / "mini_clip" / "open_clip_model.safetensors"
 
@@ -21,7 +21,7 @@ def zero_shot(source: str) -> float:
         teacher, [c.name for c in val.classes], [c.prompt_name for c in val.classes], ("a photo of a {}.",)
     )
     cache = TeacherCache(teacher)
-    cache.fill(list(val.paths), val.digests)
+    cache.fill(val.digests, center_pixels(teacher, val.paths))
     return top_k_accuracy(head(cache.rows(val.digests)).logits_BC.numpy(), val.labels)
 
 

@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from pictures import write_image
+from PIL import Image
 
 from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, digest_files
@@ -123,3 +124,36 @@ def test_an_onnx_file_of_somebody_else_is_refused(made: Path, tmp_path: Path):
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(UserError, match="not written by linnet"):
         load(tmp_path / "foreign.onnx")
+
+
+def test_squashed_images_are_squashed_by_every_predictor(made: Path, tmp_path: Path):
+    """Torch and ONNX agree on an image that is not square, and see another picture than with a centre crop."""
+    wide = Image.fromarray(np.tile(np.arange(160, dtype=np.uint8), (40, 1))).convert("RGB")  # brighter to the right
+    wide.save(tmp_path / "wide.png")
+    paths, seen = [tmp_path / "wide.png"], {}
+    student = Student.load(made / "run" / "model")
+    student.backbone.get_classifier().weight.data.mul_(10)  # random weights barely tell two pictures apart
+    for mode in ("center", "squash"):
+        student.crop_mode = mode
+        student.save(tmp_path / mode / "model")
+        images = Images(paths, digest_files(paths), 32, "eval", crop_mode=mode)
+        export_onnx(student, tmp_path / mode / "model.onnx", images)
+        (from_run,) = load(tmp_path / mode).predict(paths)
+        (from_onnx,) = load(tmp_path / mode / "model.onnx").predict(paths)
+        logits = student(torch.from_numpy(images[0].copy()).permute(2, 0, 1)[None].float() / 255).logits_BC
+        assert from_run.classes == from_onnx.classes
+        assert from_run.probabilities == pytest.approx(from_onnx.probabilities, abs=1e-4)
+        assert from_run.probabilities[0] == pytest.approx(logits.softmax(dim=1).max().item(), abs=1e-4)
+        seen[mode] = dict(zip(from_run.classes, from_run.probabilities, strict=True))
+    assert seen["center"] != pytest.approx(seen["squash"], abs=1e-3)
+
+
+def test_an_older_onnx_file_has_no_crop_mode(made: Path, tmp_path: Path):
+    import onnx
+
+    model = onnx.load(made / "run" / "model.onnx")
+    meta = json.loads(model.metadata_props[0].value)
+    del meta["crop_mode"]
+    model.metadata_props[0].value = json.dumps(meta)
+    onnx.save(model, tmp_path / "older.onnx")
+    assert load(tmp_path / "older.onnx").network.crop_mode == "center"

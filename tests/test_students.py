@@ -46,6 +46,17 @@ def test_saved_and_loaded_students_agree_to_the_last_bit(tmp_path: Path, stem):
     assert not loaded.training
 
 
+def test_the_crop_mode_is_saved_and_timm_reads_it(tmp_path: Path):
+    Student("test_resnet", CLASSES, image_size=32, crop_mode="squash").save(tmp_path)
+    assert Student.load(tmp_path).crop_mode == "squash"
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert timm.data.resolve_data_config(model=model)["crop_mode"] == "squash"
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["linnet"]["crop_mode"]  # as older files
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Student.load(tmp_path).crop_mode == "center"
+
+
 def test_the_normalisation_of_the_weights_tag_survives(tmp_path: Path):
     """One architecture, weights of another mean: the bare architecture name would normalise wrongly, silently."""
     student = Student("mobilenetv3_large_100.miil_in21k_ft_in1k", CLASSES, image_size=32).eval()

@@ -16,6 +16,7 @@ import linnet
 from linnet import pipeline
 from linnet.config import TrainConfig
 from linnet.run import Run
+from linnet.settings import settings
 from linnet.training import learning_rate, make_optimizer
 
 DATA = "aviary:species=4,images=16"
@@ -146,15 +147,48 @@ def test_step_schedule():
     )
 
 
-def test_one_cycle_is_that_of_torch():
-    config = TrainConfig(lr=0.3, schedule="one-cycle", warmup=0.3)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=1000, pct_start=0.3)
-    theirs = []
-    for _ in range(1000):
-        theirs.append(scheduler.get_last_lr()[0])
+def rates_of_torch(make, lr: float, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7])
+def test_step_decay_is_the_step_lr_of_torch(steps_per_epoch: int):
+    """StepLR(30, 0.5) over 300 epochs."""
+    steps = 300 * steps_per_epoch
+    config = TrainConfig(
+        lr=1e-4, schedule="step", warmup=0.0, decay=0.5, milestones=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    )
+    theirs = rates_of_torch(lambda o: torch.optim.lr_scheduler.StepLR(o, 30 * steps_per_epoch, 0.5), 1e-4, steps)
+    assert [learning_rate(step, steps, config) for step in range(steps)] == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(("half_cycles", "lr_min"), [(1, 0.0), (1, 1e-5), (3, 1e-5)])
+def test_cosine_waves_are_the_cosine_annealing_of_torch(half_cycles: int, lr_min: float):
+    config = TrainConfig(lr=1e-4, schedule="cosine", warmup=0.0, lr_min=lr_min, half_cycles=half_cycles)
+    theirs = rates_of_torch(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 300 // half_cycles, eta_min=lr_min), 1e-4, 301
+    )
+    ours = [learning_rate(step, 300, config) for step in range(300)]
+    assert ours == pytest.approx(theirs[1:], rel=1e-6, abs=1e-12)  # ours is a step ahead: the last step is the floor
+    assert ours[-1] == pytest.approx(lr_min, abs=1e-15)
+
+
+def test_a_floor_above_the_peak_is_refused():
+    with pytest.raises(linnet.UserError, match=r"train.lr_min \(0.01\) is above train.lr \(0.006\)"):
+        settings("aviary", options={"train.lr_min": 0.01})
+
+
+def test_one_cycle_is_that_of_torch():
+    config = TrainConfig(lr=0.3, schedule="one-cycle", warmup=0.3)
+    theirs = rates_of_torch(
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.3, total_steps=1000, pct_start=0.3), 0.1, 1000
+    )
     ours = [learning_rate(step, 1000, config) for step in range(1000)]
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.3 * 0.006  # ours is half a step ahead
 

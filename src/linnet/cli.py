@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter
 
-from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from linnet.config import Config, DataConfig, PromptsConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.errors import UserError, closest
 
 app = App(
@@ -32,6 +32,7 @@ def _group(prefix: str, main: str) -> Parameter:
 
 Data = Annotated[DataConfig, _group("data", "source")]
 Teacher = Annotated[TeacherConfig, _group("teacher", "id")]
+Prompts = Annotated[PromptsConfig, _group("prompts", "")]
 Student = Annotated[StudentConfig, _group("student", "name")]
 Train = Annotated[TrainConfig, _group("train", "")]
 MAIN_FIELDS = {"data": "data.source", "teacher": "teacher.id", "student": "student.name"}
@@ -74,6 +75,7 @@ def distill(
     export: bool = True,
     data_: Data = DataConfig(),
     teacher: Teacher = TeacherConfig(),
+    prompts: Prompts = PromptsConfig(),
     student: Student = StudentConfig(),
     train: Train = TrainConfig(),
     **method_options: dict[str, str],
@@ -100,7 +102,8 @@ def distill(
         _print_settings(*settings(data, config=config, options=options))
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
-    print(run.folder)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one is enough
+        print(run.folder)
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:
@@ -173,10 +176,10 @@ def _table_line(prediction: Any) -> str:
 
 @app.command
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
-    """Distil the shipped mini-CLIP on drawn look-alike birds: ce and kd at equal budget, one table.
+    """Distil the shipped mini-CLIP on drawn look-alike birds: ce, kd and pand at equal budget, one table.
 
     Args:
-        out: Folder of the two runs; an earlier demo in it is overwritten.
+        out: Folder of the runs; an earlier demo in it is overwritten.
         seed: Seed of both students.
     """
     from linnet.demo import demo as run_demo
@@ -232,7 +235,13 @@ def _in_one_line(error: CycloptsError) -> str:
         return words
     typed = words.partition(" for ")[2].partition(":")[0]  # "Invalid value for --lr: unable to convert ..."
     option = typed.lstrip("-")
-    groups = {"data": DataConfig, "teacher": TeacherConfig, "student": StudentConfig, "train": TrainConfig}
+    groups = {
+        "data": DataConfig,
+        "teacher": TeacherConfig,
+        "prompts": PromptsConfig,
+        "student": StudentConfig,
+        "train": TrainConfig,
+    }
     known = {spec.name.replace("_", "-"): group for group, kind in groups.items() for spec in fields(kind)}
     best = closest(option, known)
     return f"unknown option '{typed}'." + (f" Did you mean '--{known[best]}.{best}'?" if best else "")

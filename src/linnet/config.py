@@ -7,6 +7,7 @@ Precedence: command line or Python argument, then file, then the method's own de
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,14 @@ class Bounds:
 
     low: float
     high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Marks a text field with the regular expression that its values match, and how to say that in words."""
+
+    expression: str
+    words: str
 
 
 Count = Annotated[int, Bounds(1)]
@@ -44,8 +53,9 @@ class DataConfig:
     """Use at most this many training images of each class."""
     seed: Annotated[int, Bounds(0)] = 0
     """Drives splits, limits and views, so that rows of a comparison see the same data."""
-    views: Literal["none", "light", "standard"] | None = None
-    """How training images are varied: light is crop and flip, standard adds rotation and colour."""
+    views: Literal["none", "light", "standard", "paper:vl2lite"] | None = None
+    """How training images are varied: light is crop and flip, standard adds rotation and colour, paper:vl2lite is that
+    of VL2Lite and PAND."""
     store_limit_gb: NonNegative = 20.0
     """Decoded images are kept on disk up to this size for each split; a larger one is decoded in every epoch."""
     workers: Annotated[int, Bounds(0)] | None = None
@@ -58,10 +68,38 @@ class TeacherConfig:
     """mini-clip, open_clip:ARCH/TAG, open_clip:local-dir:PATH, open_clip:hf-hub:ORG/NAME, timm:NAME or run:PATH."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Sentences around a class name; their text embeddings are averaged."""
-    views: Literal["center"] = "center"
-    """center: the teacher sees each image once, through its own evaluation transform."""
+    head: Literal["zero-shot", "prompt", "probe"] = "zero-shot"
+    """How embeddings become logits: the text bank as it is, calibrated prompts, or a linear probe on train images."""
+    views: Annotated[
+        str, Pattern(r"center|online|replay:[1-9][0-9]*", "center, online or replay:K, as in replay:4")
+    ] = "center"
+    """center: the teacher's own view of each image, cached; replay:K: K views, cached, that the student sees too, in
+    turn; online: the student's own views, computed in every step."""
     cache: Path | None = None
     """Where teacher outputs are kept; by default linnet's cache folder."""
+
+    @property
+    def replay(self) -> int | None:
+        """K of ``replay:K``."""
+        return int(self.views.removeprefix("replay:")) if self.views.startswith("replay:") else None
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    vectors: Annotated[int, Bounds(1, 64)] = 16
+    """Learned context vectors before the text, shared by all classes; fewer if the text tower has no room."""
+    text: Literal["template", "name"] = "template"
+    """What follows the context vectors: the first template with the class name in it, or the bare name."""
+    epochs: Count = 200
+    """Passes over the cached training embeddings."""
+    max_steps: Count | None = 400
+    """Ends the calibration earlier; none: never."""
+    batch_size: Count = 128
+    """Embeddings per step."""
+    lr: Annotated[float, Bounds(1e-8, 100.0)] = 0.02
+    """Peak learning rate of SGD with momentum 0.9; it falls to 0 as a cosine."""
+    patience: Count = 50
+    """Epochs without a better val accuracy after which the calibration ends."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +113,8 @@ class StudentConfig:
     """Side of the square image that the student sees, in pixels."""
     stem: Literal["auto", "lowres"] = "auto"
     """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
+    crop_mode: Literal["center", "squash"] = "center"
+    """What evaluation and prediction see of an image that is not square: its centre, or all of it, squashed."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +134,13 @@ class TrainConfig:
     warmup: Annotated[float, Bounds(0.0, 0.9)] = 0.1
     """Share of all steps in which the learning rate rises (for one-cycle: up to the peak)."""
     milestones: tuple[Annotated[float, Bounds(0.0, 1.0)], ...] = (0.6, 0.8)
-    """Shares of the training at which schedule step multiplies the learning rate by 0.1."""
+    """Shares of the training at which schedule step multiplies the learning rate by train.decay."""
+    decay: Annotated[float, Bounds(0.0, 1.0)] = 0.1
+    """Factor of the learning rate at each milestone of schedule step."""
+    lr_min: NonNegative = 0.0
+    """Learning rate at which schedule cosine ends."""
+    half_cycles: Count = 1
+    """Half-waves of schedule cosine: 1 goes down once, 3 goes down, up and down again."""
     clip_norm: Annotated[float, Bounds(1e-6)] | None = 5.0
     """Gradient norm above which gradients are scaled down; none: never."""
     label_smoothing: Annotated[float, Bounds(0.0, 0.99)] = 0.0
@@ -109,6 +155,7 @@ class TrainConfig:
 class Config:
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     method: str = "kd"
@@ -122,7 +169,7 @@ class Config:
 
 
 T = typing.TypeVar("T")
-GROUPS = ("data", "teacher", "student", "train")
+GROUPS = ("data", "teacher", "prompts", "student", "train")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -168,10 +215,12 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
         return value if isinstance(value, kind) else from_dict(kind, value, f"{where}.")
     if origin is Annotated:
         value = coerce(value, args[0], where)
-        for bounds in args[1:]:
-            if isinstance(bounds, Bounds) and not bounds.low <= value <= bounds.high:
-                upper = "" if bounds.high == float("inf") else f" and at most {bounds.high:g}"
-                raise UserError(f"{where} must be at least {bounds.low:g}{upper}, not {value}")
+        for mark in args[1:]:
+            if isinstance(mark, Bounds) and not mark.low <= value <= mark.high:
+                upper = "" if mark.high == float("inf") else f" and at most {mark.high:g}"
+                raise UserError(f"{where} must be at least {mark.low:g}{upper}, not {value}")
+            if isinstance(mark, Pattern) and not re.fullmatch(mark.expression, value):
+                raise UserError(f"{where} must be {mark.words}, not '{value}'")
         return value
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(value, args, where)

@@ -34,7 +34,8 @@ def export_onnx(student: Student, path: Path, images: Images) -> float:
     """Write the student as ONNX and check it against torch on real images.
 
     The input ``images`` is (batch, 3, S, S) float32 in [0, 1], any batch size; normalisation is inside. The output
-    is ``logits`` (batch, C). The metadata key ``linnet`` holds image size and class names as JSON.
+    is ``logits`` (batch, C). The metadata key ``linnet`` holds image size, crop mode and class names
+    as JSON.
 
     Args:
         images: evaluation images; the first 64 are compared.
@@ -70,6 +71,7 @@ def export_onnx(student: Student, path: Path, images: Images) -> float:
     model = program.model_proto
     meta = {
         "image_size": student.image_size,
+        "crop_mode": student.crop_mode,
         "classes": [info.name for info in student.classes],
         "architecture": student.name,
     }

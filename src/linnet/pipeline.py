@@ -6,9 +6,8 @@ data -> teacher (cached) -> method -> training -> val and test -> ONNX
 import logging
 import os
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ from linnet.errors import UserError
 from linnet.evaluation.metrics import agreement, all_metrics, top_k_accuracy
 from linnet.evaluation.score import count_macs, count_parameters, student_logits, write_predictions
 from linnet.export import export_onnx
-from linnet.methods.base import Context, Method
+from linnet.methods.base import Context
 from linnet.progress import Bar
 from linnet.run import Run, version
 from linnet.settings import settings
 from linnet.students import Student
-from linnet.teachers import ClassHead, Teacher, TeacherOutput, class_head, load_teacher
-from linnet.teachers.cache import TeacherCache
+from linnet.teachers import Teacher, load_teacher
+from linnet.teachers.answers import Answers, ask
 from linnet.training import Task, TrainResult, seed_everything, train
 
 log = logging.getLogger("linnet")
@@ -71,19 +70,25 @@ def distill(
     resolved, reasons = settings(
         data, teacher=teacher, student=student, method=method, seed=seed, config=config, options=options
     )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("linnet trains in one process for now: start it without torchrun or accelerate launch")
-    manifest = load_manifest(resolved.data)
-    run = Run.create(Path(out or default_folder(resolved)), resolved, resume=resume, overwrite=overwrite)
-    handler = run.log_to_file()
+    accelerator = _accelerator()
+    if not accelerator.is_main_process:
+        log.setLevel(logging.ERROR)  # one process tells the story
+    with accelerator.local_main_process_first():
+        manifest = load_manifest(resolved.data)
+    run = Run(Path(out or default_folder(resolved)))
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            run = Run.create(run.folder, resolved, resume=resume, overwrite=overwrite)
+    handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
-        _distill(resolved, manifest, run)
+        _distill(resolved, manifest, run, accelerator)
     finally:
         log.removeHandler(handler)
         handler.close()
         run.close()
+    accelerator.end_training()
     return run
 
 
@@ -94,39 +99,39 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / re.sub(r"[^\w.=+-]+", "-", f"{name}-{config.method}-s{config.seed}")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A teacher that has looked at every image: ``outputs`` maps image digests to what it said."""
+def _accelerator() -> Any:
+    """One process, or those that torchrun or accelerate started."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
-    teacher: Teacher
-    head: ClassHead
-    outputs: Callable[[np.ndarray], TeacherOutput]
+    # while the first process asks the teacher, the others wait: longer than the half hour that is usual
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = several and not torch.cuda.is_available()  # Accelerate joins processes without a GPU only if told so
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
 
 
-def _distill(config: Config, manifest: Manifest, run: Run) -> None:
-    from accelerate import Accelerator
-
-    name, size = config.student.name or "", config.student.image_size or 0
-    accelerator = Accelerator(mixed_precision="no")
-    device = accelerator.device
+def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> None:
+    name, size, device = config.student.name or "", config.student.image_size or 0, accelerator.device
     log.info("data: %s", describe(manifest))
     if duplicates := leaked(manifest):
         log.warning("%d val or test images are byte for byte also in train: the scores flatter every model", duplicates)
     seed_everything(config.seed, 0, 0)
-    student = Student(name, manifest.classes, size, config.student.pretrained or False, config.student.stem)
+    pretrained, stem, crop_mode = config.student.pretrained or False, config.student.stem, config.student.crop_mode
+    student = Student(name, manifest.classes, size, pretrained, stem, crop_mode)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
-    limit = config.data.store_limit_gb
-    images = {
-        part: Images(rows.paths, rows.digests, size, "train" if part == "train" else "eval", limit)
-        for part, rows in splits.items()
-    }
-    stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
-    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, images["train"].file.parent)
-    run.pin(data=manifest.content_hash)
-    asked = _ask_teacher(config, splits, run, device) if methods.needs_teacher(config.method) else None
-    teacher_logits = _teacher_logits(asked, splits) if asked else {}
-
-    method = _prepare_method(config, student, asked)
+    teacher, answers = None, None
+    with accelerator.local_main_process_first():  # the others find everything in the caches
+        run.pin(data=manifest.content_hash)
+        images = _decode(config, splits)
+        if methods.needs_teacher(config.method):
+            teacher = _load_teacher(config, device)
+            run.pin(teacher=teacher.fingerprint())
+            answers = ask(config, teacher, splits, device)
+            run.write_prompts(answers.prompts)
+    method = methods.build(config.method, config.options)
+    seed_everything(config.seed, 0, 0)
+    method.prepare(Context(config, student.classes, student.width, teacher, answers.head if answers else None))
+    del teacher  # its answers are cached: its memory is the student's now
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -140,12 +145,12 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
         data_seed=config.data.seed,
         seed=config.seed,
         device=device,
-        teacher=asked.outputs if asked else None,
+        teacher=answers.train if answers else None,
+        replay=config.teacher.replay,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=config.data.workers or 0,
     )
-    del asked  # its answers are cached: the teacher's memory is the student's now
     with Bar(f"{config.method} -> {name}", config.train.epochs or 0) as bar:
         result = train(
             task,
@@ -160,43 +165,27 @@ def _distill(config: Config, manifest: Manifest, run: Run) -> None:
             ),
         )
     if accelerator.is_main_process:
-        _finish(config, run, result, splits, images, teacher_logits, device)
+        _finish(config, run, result, splits, images, answers, device)
 
 
-def _ask_teacher(config: Config, splits: Mapping[str, Manifest], run: Run, device: torch.device) -> Asked:
-    """Load the teacher, check that it fits, and have it look at every image that it has not seen before."""
+def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
+    size, limit, crop_mode = config.student.image_size or 0, config.data.store_limit_gb, config.student.crop_mode
+    images = {
+        part: Images(rows.paths, rows.digests, size, "train" if part == "train" else "eval", limit, crop_mode)
+        for part, rows in splits.items()
+    }
+    stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
+    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, images["train"].file.parent)
+    return images
+
+
+def _load_teacher(config: Config, device: torch.device) -> Teacher:
+    """Load the teacher and check that it is of the kind that the method needs."""
     teacher = load_teacher(config.teacher.id or "")
-    run.pin(teacher=teacher.fingerprint())
     for need in methods.needs_teacher(config.method) - {"any"}:
         if teacher.kind != need:
             raise UserError(f"the method '{config.method}' needs a {need} teacher; '{teacher.id}' is a {teacher.kind}")
-    classes = splits["train"].classes
-    names, prompt_names = [info.name for info in classes], [info.prompt_name for info in classes]
-    head = class_head(teacher.to(device), names, prompt_names, config.teacher.templates)
-    cache = TeacherCache(teacher, config.teacher.views, config.teacher.cache, device)
-    paths = [path for part in splits.values() for path in part.paths]
-    start = time.perf_counter()
-    with Bar(f"teacher {teacher.id}", len(paths)) as bar:
-        cache.fill(paths, np.concatenate([part.digests for part in splits.values()]), bar.update)
-    log.info("teacher: %d of %d images looked at in %.1f s", cache.computed, len(paths), time.perf_counter() - start)
-    rows = cache.rows  # keeps the memory-mapped rows, not the teacher
-    return Asked(teacher, head, lambda digests: head(rows(digests)))
-
-
-def _teacher_logits(asked: Asked, splits: Mapping[str, Manifest]) -> dict[str, np.ndarray]:
-    """The teacher's logits on val and test; its own val accuracy is said before training starts."""
-    logits = {part: asked.outputs(rows.digests).logits_BC.numpy() for part, rows in splits.items() if part != "train"}
-    val = top_k_accuracy(logits["val"], splits["val"].labels)
-    log.info("teacher %s: val top-1 %.1f %%", asked.teacher.id, 100 * val)
-    return logits
-
-
-def _prepare_method(config: Config, student: Student, asked: Asked | None) -> Method:
-    method = methods.build(config.method, config.options)
-    teacher, head = (asked.teacher, asked.head) if asked else (None, None)
-    seed_everything(config.seed, 0, 0)
-    method.prepare(Context(student.classes, student.width, teacher, head, config.train.label_smoothing, config.seed))
-    return method
+    return teacher.to(device)
 
 
 def _finish(
@@ -205,14 +194,18 @@ def _finish(
     result: TrainResult,
     splits: Mapping[str, Manifest],
     images: Mapping[str, Images],
-    teacher_logits: Mapping[str, np.ndarray],
+    answers: Answers | None,
     device: torch.device,
 ) -> None:
     """Score the selected student on val and, once, on test; save and export it; write summary.json last."""
+    teacher_logits = answers.logits if answers else {}
     student = Student.load(run.checkpoints / "best").to(device)
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
-    summary |= {"data.source": config.data.source, "teacher.id": config.teacher.id if teacher_logits else None}
+    summary |= {"data.source": config.data.source, "teacher.id": config.teacher.id if answers else None}
+    if answers:
+        summary |= {"teacher.views": config.teacher.views, "teacher.head": config.teacher.head}
+        summary |= {f"teacher.{head}.val.top1": value for head, value in answers.val_top1.items()}
     summary |= {"classes": len(student.classes), **{f"images.{part}": len(rows) for part, rows in splits.items()}}
     summary |= _score(student, splits, images, teacher_logits, run, device)
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}

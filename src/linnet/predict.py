@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from linnet.data.images import eval_pixels, read_image
+from linnet.data.images import CropMode, eval_pixels, read_image
 from linnet.data.manifest import find_images
 from linnet.errors import UserError, first_line, require
 from linnet.evaluation.metrics import softmax
@@ -37,6 +37,7 @@ class Prediction:
 
 class _Network(Protocol):
     image_size: int
+    crop_mode: CropMode
     class_names: list[str]
 
     def logits(self, images: np.ndarray) -> np.ndarray: ...
@@ -62,7 +63,7 @@ class Predictor:
         pixels, errors = {}, {}
         for path in paths:
             try:
-                pixels[path] = eval_pixels(read_image(path), self.network.image_size)
+                pixels[path] = eval_pixels(read_image(path), self.network.image_size, self.network.crop_mode)
             except UserError as error:
                 errors[path] = str(error)
         named: dict[Path, Prediction] = {path: Prediction(path, error=error) for path, error in errors.items()}
@@ -105,6 +106,7 @@ class OnnxNetwork:
         except Exception as error:
             raise UserError(f"{path} is no ONNX file that ONNX Runtime can read ({first_line(error)})") from error
         self.image_size: int = meta["image_size"]
+        self.crop_mode: CropMode = meta.get("crop_mode", "center")  # older files have none
         self.class_names: list[str] = meta["classes"]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -118,7 +120,7 @@ class TorchNetwork:
         from linnet.students import Student
 
         self._student = Student.load(folder)
-        self.image_size = self._student.image_size
+        self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
         self.class_names = [info.name for info in self._student.classes]
 
     def logits(self, images: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A bar with an ETA on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 
@@ -15,11 +16,12 @@ class Bar:
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
         self.console = Console(stderr=True)
+        self.silent = os.environ.get("RANK", "0") != "0"  # of several processes one is enough
         self._progress: Progress | None = None
         self._last = 0.0
 
     def __enter__(self) -> "Bar":
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.silent:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -38,6 +40,8 @@ class Bar:
             self._progress.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
+        if self.silent:
+            return
         if now - self._last >= PLAIN_SECONDS or done == self.total:
             self._last = now
             left = (now - self._start) / max(done, 1) * (self.total - done)

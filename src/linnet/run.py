@@ -1,6 +1,6 @@
 """The run folder: everything about one training, locked while it runs, resumable after a kill.
 
-config.yaml  inputs.json  env.json  metrics.jsonl  train.log  checkpoints/
+config.yaml  inputs.json  prompts.safetensors  env.json  metrics.jsonl  train.log  checkpoints/
 summary.json  model/  model.onnx  predictions/
 """
 
@@ -12,8 +12,9 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from linnet.config import Config, difference, from_dict, read_yaml, write_yaml
 from linnet.errors import UserError
@@ -35,12 +36,12 @@ PACKAGES = (
 # What linnet writes into a run folder; anything else is somebody's, and is never deleted.
 OWN_NAMES = {
     *("config.yaml", "inputs.json", "env.json", "metrics.jsonl", "train.log", "checkpoints"),
-    *("summary.json", "model", "model.onnx", "predictions"),
+    *("summary.json", "model", "model.onnx", "predictions", "prompts.safetensors"),
 }
 
 
 class Run:
-    """A locked run folder. Make one with :meth:`create`."""
+    """A run folder. :meth:`create` makes one and locks it; of several processes only the first one does."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -48,6 +49,7 @@ class Run:
         self.model = folder / "model"
         self.onnx = folder / "model.onnx"
         self.predictions = folder / "predictions"
+        self._lock_file: IO[str] | None = None
 
     @classmethod
     def create(cls, folder: Path, config: Config, resume: bool = False, overwrite: bool = False) -> "Run":
@@ -118,6 +120,13 @@ class Run:
                 raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
         write_atomically(path, json.dumps({**pinned, **inputs}, indent=1))
 
+    def write_prompts(self, prompts: Mapping[str, Any]) -> None:
+        """Keep the calibrated context vectors and the text bank that they give, if there are any."""
+        from safetensors.torch import save
+
+        if prompts:
+            write_atomically(self.folder / "prompts.safetensors", save(dict(prompts)))
+
     def _check_same(self, config: Config) -> None:
         if not (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
@@ -130,7 +139,8 @@ class Run:
             )
 
     def close(self) -> None:
-        self._lock_file.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
 
     def log_to_file(self) -> logging.Handler:
         handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")

@@ -95,6 +95,8 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         if getattr(getattr(config, group), name) is None:
             config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
             reasons.append(f"{dotted} = {value}: {reason}")
+    if config.train.lr_min > (config.train.lr or 0.0):
+        raise UserError(f"train.lr_min ({config.train.lr_min:g}) is above train.lr ({config.train.lr:g}): lower it")
     return config, reasons
 
 

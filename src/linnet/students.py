@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from linnet.data.images import CropMode
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.files import write_atomically
@@ -34,6 +35,7 @@ class Student(nn.Module):
         name: timm architecture. classes: the class table. image_size: side in pixels.
         pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a model folder.
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
+        crop_mode: what whoever evaluates this student does to images that are not square.
 
     Raises:
         UserError: unknown architecture (with a suggestion), weights that cannot be had, a stem that cannot be changed.
@@ -46,11 +48,13 @@ class Student(nn.Module):
         image_size: int,
         pretrained: bool | Path = False,
         stem: Stem = "auto",
+        crop_mode: CropMode = "center",
     ):
         super().__init__()
         from timm.data import resolve_data_config
 
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
+        self.crop_mode: CropMode = crop_mode
         self.backbone: Any = _create(name, len(classes), image_size, pretrained)
         if stem == "lowres":
             _make_lowres(self.backbone, name)
@@ -82,7 +86,7 @@ class Student(nn.Module):
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
         folder.mkdir(parents=True, exist_ok=True)
-        own = {"name": self.name, "stem": self.stem, "image_size": self.image_size}
+        own = {"name": self.name, "stem": self.stem, "image_size": self.image_size, "crop_mode": self.crop_mode}
         save_config_for_hf(
             self.backbone,
             str(folder / "config.json"),
@@ -90,6 +94,7 @@ class Student(nn.Module):
             data_config={
                 "input_size": (3, self.image_size, self.image_size),
                 "crop_pct": 1.0,
+                "crop_mode": self.crop_mode,
                 "interpolation": "bicubic",
             },
         )
@@ -113,7 +118,8 @@ class Student(nn.Module):
             own = json.loads((folder / "config.json").read_text())["linnet"]
             classes = tuple(ClassInfo(**row) for row in json.loads((folder / "classes.json").read_text()))
             state = load_file(folder / "model.safetensors")
-            student = cls(own["name"], classes, own["image_size"], stem=own["stem"])
+            crop_mode = own.get("crop_mode", "center")  # older files have none
+            student = cls(own["name"], classes, own["image_size"], stem=own["stem"], crop_mode=crop_mode)
             student.backbone.load_state_dict(state)
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no saved student: is the run finished?") from error

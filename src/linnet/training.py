@@ -45,9 +45,12 @@ class Task(nn.Module):
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of a step (counted from 0): a pure function, so that it needs no state.
 
-    A linear warm-up over the first ``warmup`` share of the steps, then constant, or a cosine to 0, or x 0.1 at each
+    A linear warm-up over the first ``warmup`` share of the steps, then constant, or a cosine to ``lr_min`` (with
+    several ``half_cycles`` down and up again, as torch's CosineAnnealingLR beyond its T_max), or x ``decay`` at each
     milestone. One-cycle (Smith and Topin 2018, in the two-phase form that torch uses): a cosine up from lr/25, then a
     cosine down to lr/25e4.
+
+    Deviation: papers that step a schedule once per epoch get the same curve, stepped at every step.
     """
     assert config.lr is not None  # resolved before training
     rise = config.warmup * steps
@@ -56,11 +59,11 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
         up = (step + 1) / rise
         return config.lr * (_cosine(1 / 25, 1.0, up) if config.schedule == "one-cycle" else up)
     if config.schedule == "cosine":
-        return config.lr * _cosine(1.0, 0.0, share)
+        return config.lr * _cosine(1.0, config.lr_min / config.lr, config.half_cycles * share)
     if config.schedule == "one-cycle":
         return config.lr * _cosine(1.0, 1 / 25e4, share)
     if config.schedule == "step":
-        return config.lr * 0.1 ** sum(step >= milestone * steps for milestone in config.milestones)
+        return config.lr * config.decay ** sum(step >= milestone * steps for milestone in config.milestones)
     return config.lr
 
 
@@ -111,7 +114,8 @@ def train(
     assert epochs is not None
     optimizer = make_optimizer(task, config)
     state = load_checkpoint(run.checkpoints / "last.pt", task, optimizer)
-    run.cut_metrics(state["epoch"])
+    if accelerator.is_main_process:
+        run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
     steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
@@ -170,7 +174,8 @@ def _train_epoch(
         optimizer.step()
         for name, value in {"loss": loss, **terms}.items():
             sums[name] = sums[name] + value.detach()
-    return {name: float(value) / len(loader) for name, value in sums.items()}
+    means = accelerator.reduce(torch.stack([torch.as_tensor(value) for value in sums.values()]), reduction="mean")
+    return {name: float(value) / len(loader) for name, value in zip(sums, means, strict=True)}
 
 
 def seed_everything(seed: int, epoch: int, rank: int) -> None:

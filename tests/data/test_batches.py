@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from linnet.data.batches import TrainLoader, eval_batches
 from linnet.data.images import Images
 from linnet.data.manifest import digest_files
 from linnet.errors import UserError
+from linnet.teachers.base import TeacherOutput
 
 
 @pytest.fixture
@@ -17,12 +19,14 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def loader(
-    paths: list[Path], batch_size: int = 4, rank: int = 0, world: int = 1, limit_gb: float = 20.0, workers: int = 0
-) -> TrainLoader:
+    paths: list[Path], batch_size: int = 4, rank: int = 0, world: int = 1, limit_gb: float = 20.0, workers: int = 0,
+    teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None, replay: int | None = None,
+) -> TrainLoader:  # fmt: skip
     digests = digest_files(paths)
     return TrainLoader(
         Images(paths, digests, 32, "train", limit_gb), np.arange(len(paths)), digests,
         recipe="light", batch_size=batch_size, size=32, data_seed=0, seed=0, device=torch.device("cpu"), rank=rank, world=world, workers=workers,
+        teacher=teacher, replay=replay,
     )  # fmt: skip
 
 
@@ -41,6 +45,44 @@ def test_each_epoch_shows_each_image_at_most_once_in_a_new_order_and_view(paths:
     orders = [torch.cat([batch.index for batch in ours.epoch(n)]).tolist() for n in range(3)]
     assert all(len(set(order)) == len(order) == 8 for order in orders)  # 10 images, batches of 4: the rest waits
     assert len({tuple(order) for order in orders}) == 3
+
+
+def by_image(ours: TrainLoader, epoch: int) -> dict[int, torch.Tensor]:
+    return {
+        row: image for batch in ours.epoch(epoch) for row, image in zip(batch.index.tolist(), batch.images, strict=True)
+    }
+
+
+@pytest.mark.parametrize("replay", [None, 1, 3])
+def test_the_teacher_is_asked_about_the_rows_and_the_view_that_the_student_is_shown(
+    paths: list[Path], replay: int | None
+):
+    """Another view's target would be learnt just as readily, and only the accuracy would tell."""
+    asked = []
+
+    def teacher(rows: np.ndarray, view: int) -> TeacherOutput:
+        asked.append((rows.tolist(), view))
+        return TeacherOutput(torch.from_numpy(100 * rows + view))
+
+    ours = loader(paths, batch_size=10, teacher=teacher, replay=replay)
+    shown = {}
+    for epoch in range(5):
+        view = epoch if replay is None else epoch % replay
+        (batch,) = ours.epoch(epoch)
+        assert batch.view == view
+        assert asked.pop() == (batch.index.tolist(), view)
+        assert batch.teacher is not None
+        assert batch.teacher.logits_BC.tolist() == (100 * batch.index + view).tolist()
+        shown[epoch] = by_image(ours, epoch)
+        for before in range(epoch):
+            same = all(torch.equal(shown[before][row], shown[epoch][row]) for row in range(10))
+            assert same == (replay is not None and before % replay == view)
+
+
+def test_replay_keeps_a_new_order_in_each_epoch(paths: list[Path]):
+    ours = loader(paths, replay=1)
+    orders = {tuple(torch.cat([batch.index for batch in ours.epoch(n)]).tolist()) for n in range(4)}
+    assert len(orders) == 4
 
 
 def test_processes_share_a_batch(paths: list[Path]):

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,38 @@ def test_eval_is_shortest_side_and_centre_crop():
     assert pixels.shape == (50, 50, 3)
     assert abs(float(pixels[:, 25].mean()) - 100) < 3  # the middle of the picture is in the middle
     assert abs(float(pixels[:, 0].mean()) - 51) < 3  # a quarter of the width is cut away on each side
+
+
+def test_squash_keeps_the_whole_image():
+    gradient = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
+    pixels = eval_pixels(Image.fromarray(np.stack([gradient] * 3, axis=2)), 50, "squash")
+    assert pixels.shape == (50, 50, 3)
+    assert pixels[:, 0].mean() < 3 and pixels[:, -1].mean() > 196
+
+
+def test_squash_is_that_of_timm():
+    from timm.data import create_transform
+
+    image = Image.effect_noise((61, 44), 80).convert("RGB")
+    theirs = create_transform(
+        (3, 32, 32), interpolation="bicubic", crop_pct=1.0, crop_mode="squash", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    ours = eval_pixels(image, 32, "squash").transpose(2, 0, 1) / 255
+    assert np.allclose(ours, theirs(image).numpy(), atol=1e-6)
+
+
+def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
+    digests = digest_files(paths)
+    center, squash = (Images(paths, digests, 32, "eval", crop_mode=mode) for mode in ("center", "squash"))
+    live = Images(paths, digests, 32, "eval", limit_gb=0.0, crop_mode="squash")
+    for row, path in enumerate(paths):
+        assert np.array_equal(squash[row], eval_pixels(read_image(path), 32, "squash"))
+        assert np.array_equal(squash[row], live[row])
+        assert not np.array_equal(squash[row], center[row])
+    train = [Images(paths, digests, 32, "train", crop_mode=mode) for mode in ("center", "squash")]
+    assert train[0].file == train[1].file  # training images are stored uncut
+    name = hashlib.sha256(b"1|32|eval|" + digests.tobytes()).hexdigest()[:24]
+    assert center.file.stem == name  # and the stores of earlier versions are found
 
 
 def test_stored_images_are_the_decoded_ones(paths: list[Path]):

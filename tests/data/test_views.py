@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as torchvision
 
 from linnet.data import views
 from linnet.data.images import eval_pixels
@@ -17,9 +18,70 @@ def photo(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def one_view(image: np.ndarray, size: int, box=(0, 0, 1, 1), flip=False, angle=0.0, colour=(1, 1, 1)) -> np.ndarray:
-    view = views.ViewParameters(np.array([box], float), np.array([flip]), np.array([angle]), np.array([colour], float))
+def one_view(
+    image: np.ndarray, size: int, box=(0, 0, 1, 1), flip=False, angle=0.0, colour=(1, 1, 1, 0), blur=0.0, squash=False
+) -> np.ndarray:
+    view = views.ViewParameters(
+        np.array([box], float),
+        np.array([flip]),
+        np.array([angle]),
+        np.array([colour], float),
+        np.array([blur]),
+        np.array([squash]),
+    )
     return views.apply(views.pad([image]), np.array([image.shape[:2]]), view, size)[0].permute(1, 2, 0).numpy()
+
+
+# what version 1 draws and cuts: left, top, width, height | angle | brightness, contrast, saturation | pixel (3, 5)
+PINNED = {
+    "none": [
+        ([0.16666666666666669, 0, 0.6666666666666666, 1], 0, (1, 1, 1), (0.75931370, 0.43259826, 0.34754911)),
+        ([0, 0.16999999999999998, 1, 0.66], 0, (1, 1, 1), (0.22607997, 0.52745104, 0.36017150)),
+    ],
+    "light": [
+        (
+            [0.31728110792327824, 0.01147904518194946, 0.6463068864829179, 0.9565745142366999],
+            0,
+            (1, 1, 1),
+            (0.75831026, 0.96492636, 0.35554338),
+        ),
+        (
+            [0.08224438342196042, 0.10485898059474114, 0.8623064341852892, 0.6286336855233046],
+            0,
+            (1, 1, 1),
+            (0.29391852, 0.36388475, 0.46770450),
+        ),
+    ],
+    "standard": [
+        (
+            [0.3374770461184738, 0.029714285038556092, 0.6237932098653218, 0.8875901922628969],
+            12.871799828595034,
+            (0.8084960878201672, 0.9640446852351536, 1.162157321873081),
+            (0.50513065, 0.75278997, 0.25015104),
+        ),
+        (
+            [0.19894545237297306, 0.11942752661835537, 0.666925477460131, 0.577038035695434],
+            -7.9576499322986125,
+            (1.2260567299656104, 1.066849751206722, 1.060535622590386),
+            (0.38278884, 0.40165260, 0.48322192),
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("recipe", list(PINNED))
+def test_the_views_of_version_1_do_not_change(recipe: str):
+    """Cached teacher outputs of replayed views, and every earlier run, stand on these numbers."""
+    assert views.VERSION == 1
+    images, shapes = [photo(40, 60, 1), photo(50, 33, 2)], np.array([[40, 60], [50, 33]])
+    view = views.draw(recipe, digests(2), shapes, view=3, seed=1)
+    pixels = views.apply(views.pad(images), shapes, view, 16)[:, :, 3, 5].numpy()
+    for i, (box, angle, colour, pixel) in enumerate(PINNED[recipe]):
+        assert view.box_B4[i] == pytest.approx(box, abs=1e-14)
+        assert view.angle_B[i] == pytest.approx(angle, abs=1e-14)
+        assert view.colour_B4[i] == pytest.approx((*colour, 0), abs=1e-14)
+        assert pixels[i] == pytest.approx(pixel, abs=1e-6)
+    assert not view.flip_B.any() and not view.blur_B.any() and not view.squash_B.any()
 
 
 @pytest.mark.parametrize("recipe", list(views.RECIPES))
@@ -72,10 +134,11 @@ def test_view_none_is_what_evaluation_sees():
     assert np.abs(ours - eval_pixels(Image.fromarray(image), 36) / 255).max() < 0.01
 
 
-def test_a_batch_of_different_shapes_gives_what_each_image_gives_alone():
+@pytest.mark.parametrize("recipe", ["standard", "paper:vl2lite"])
+def test_a_batch_of_different_shapes_gives_what_each_image_gives_alone(recipe: str):
     images = [photo(40, 60, 1), photo(50, 45, 2), photo(33, 70, 3)]
     shapes = np.array([image.shape[:2] for image in images])
-    view = views.draw("standard", digests(3), shapes, view=2, seed=0)
+    view = views.draw(recipe, digests(3), shapes, view=2, seed=0)
     together = views.apply(views.pad(images), shapes, view, 28)
     for i, image in enumerate(images):
         alone = views.ViewParameters(*[np.asarray(part)[i : i + 1] for part in view])
@@ -86,17 +149,91 @@ def test_the_padding_never_shows():
     white = [np.full((20, 30, 3), 255, np.uint8), np.full((40, 40, 3), 255, np.uint8)]
     shapes = np.array([[20, 30], [40, 40]])
     for view in range(20):
-        parameters = views.draw("standard", digests(2), shapes, view, seed=0)._replace(colour_B3=np.ones((2, 3)))
+        parameters = views.draw("standard", digests(2), shapes, view, seed=0)._replace(
+            colour_B4=np.array([[1, 1, 1, 0]] * 2)
+        )
         assert views.apply(views.pad(white), shapes, parameters, 24).min() > 0.999
 
 
 def test_colour_factors():
     image = photo()
     plain = one_view(image, 16)
-    assert np.allclose(one_view(image, 16, colour=(0.5, 1, 1)), plain * 0.5, atol=1e-5)
-    grey = one_view(image, 16, colour=(1, 1, 0))
+    assert np.allclose(one_view(image, 16, colour=(0.5, 1, 1, 0)), plain * 0.5, atol=1e-5)
+    grey = one_view(image, 16, colour=(1, 1, 0, 0))
     assert np.ptp(grey, axis=2).max() < 1e-5
-    flat = one_view(image, 16, colour=(1, 0, 1))
+    flat = one_view(image, 16, colour=(1, 0, 1, 0))
     assert np.ptp(flat) < 1e-5
-    bright = one_view(image, 16, colour=(1.3, 1.3, 1.3))
+    bright = one_view(image, 16, colour=(1.3, 1.3, 1.3, 0))
     assert 0 <= bright.min() <= bright.max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------------- paper:vl2lite
+
+
+def test_nested_crops_stay_inside_and_take_the_aspect_of_the_image():
+    shapes = np.tile([[40, 60], [90, 50]], (500, 1))
+    view = views.draw("paper:vl2lite", digests(1000), shapes, view=0, seed=0)
+    corner, side = view.box_B4[:, :2], view.box_B4[:, 2:]
+    assert (corner >= 0).all() and (corner + side <= 1 + 1e-12).all()
+    assert np.array_equal(side[:, 0], side[:, 1])  # equal shares of width and height: the aspect is the image's
+    assert 192 / 256 <= side.min() < 194 / 256 and 222 / 256 < side.max() <= 224 / 256
+    free = corner / (1 - side)
+    assert free.min() < 0.05 and free.max() > 0.95  # the outer crop moves, too
+    assert free.std() < 0.25  # and so the sum of two moves is not uniform (0.29)
+
+
+def test_ranges_of_the_paper_recipe():
+    view = views.draw("paper:vl2lite", digests(1000), np.tile([40, 60], (1000, 1)), view=0, seed=0)
+    low, high = view.colour_B4.min(axis=0), view.colour_B4.max(axis=0)
+    assert low == pytest.approx([0.7, 0.9, 0.9, -0.1], abs=0.01)
+    assert high == pytest.approx([1.3, 1.1, 1.1, 0.1], abs=0.01)
+    assert (np.abs(view.angle_B).max(), view.blur_B.min(), view.blur_B.max()) == pytest.approx((60, 0, 10), abs=0.2)
+    assert view.blur_B.min() >= 1e-5
+    assert 0.45 < view.flip_B.mean() < 0.55
+
+
+def test_a_squashed_crop_is_that_of_the_squashed_image():
+    image = photo(40, 70)
+    squashed = Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)
+    expected = squashed.resize((64, 64), Image.Resampling.BILINEAR, box=(32, 20, 232, 220))
+    ours = one_view(image, 64, box=(32 / 256, 20 / 256, 200 / 256, 200 / 256), squash=True)
+    assert np.abs(ours - np.asarray(expected) / 255).max() < 0.02
+
+
+def test_a_squashed_image_is_turned_after_it_was_squashed():
+    image = photo(40, 70)
+    ours = one_view(image, 64, angle=90.0, squash=True)
+    assert np.allclose(ours, np.rot90(one_view(image, 64)), atol=1e-4)
+    theirs = torchvision.rotate(torch.from_numpy(one_view(image, 64)).permute(2, 0, 1), 30.0, interpolation=torchvision.InterpolationMode.BILINEAR)  # fmt: skip
+    inside = slice(20, 44)  # away from the black corners
+    ours = one_view(image, 64, angle=30.0, squash=True)
+    assert np.abs(ours - theirs.permute(1, 2, 0).numpy())[inside, inside].max() < 0.01
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 0.4, 1.5, 9.0])
+def test_blur_is_that_of_torchvision(sigma: float):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
+    theirs = torchvision.gaussian_blur(torch.from_numpy(one_view(noise, 24)).permute(2, 0, 1), [5, 5], [sigma, sigma])
+    assert np.allclose(one_view(noise, 24, blur=sigma), theirs.permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_colours_are_those_of_torchvision():
+    image = photo()
+    expected = torch.from_numpy(one_view(image, 24)).permute(2, 0, 1)
+    for adjust, value in (("brightness", 1.2), ("contrast", 0.8), ("saturation", 1.3), ("hue", -0.08)):
+        expected = getattr(torchvision, f"adjust_{adjust}")(expected, value)
+    ours = one_view(image, 24, colour=(1.2, 0.8, 1.3, -0.08))
+    assert np.allclose(ours, expected.permute(1, 2, 0).numpy(), atol=1e-3)  # they round the weights of grey
+
+
+def test_blur_and_hue_are_those_of_each_sample():
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
+    shapes = np.tile([24, 24], (3, 1))
+    view = views.draw("none", digests(3), shapes, view=0, seed=0)
+    view.blur_B[:] = (0, 3, 0)
+    view.colour_B4[:, 3] = (0, 0, 0.1)
+    pixels = views.apply(views.pad([image] * 3), shapes, view, 24).permute(0, 2, 3, 1).numpy()
+    assert np.allclose(pixels[0], one_view(image, 24), atol=1e-5)
+    assert np.allclose(pixels[1], one_view(image, 24, blur=3.0), atol=1e-5)
+    assert np.allclose(pixels[2], one_view(image, 24, colour=(1, 1, 1, 0.1)), atol=1e-5)
+    assert np.abs(pixels[1] - pixels[0]).max() > 0.1 and np.abs(pixels[2] - pixels[0]).max() > 0.1

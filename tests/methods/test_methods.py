@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from linnet import methods
+from linnet.config import Config, TrainConfig
 from linnet.data.batches import Batch
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
-from linnet.losses import cross_entropy, softened_kl
+from linnet.losses import cross_entropy, softened_kl, standardize
 from linnet.methods.base import Context, Method, Progress
 from linnet.students import StudentOutput
 from linnet.teachers.base import Teacher, TeacherOutput
@@ -28,7 +29,8 @@ def student_output() -> StudentOutput:
 def prepared(method: Method, kind: str = "vlm", smoothing: float = 0.0) -> Method:
     teacher = Teacher("fake", torch.nn.Identity(), lambda image: torch.zeros(3, 8, 8), "")
     teacher.kind = kind  # type: ignore[misc, assignment]
-    method.prepare(Context(tuple(ClassInfo(c, c) for c in "abc"), 5, teacher, None, smoothing, 0))
+    config = Config(train=TrainConfig(label_smoothing=smoothing))
+    method.prepare(Context(config, tuple(ClassInfo(c, c) for c in "abc"), 5, teacher, None))
     return method
 
 
@@ -55,6 +57,17 @@ def test_kd_options_win_over_the_defaults():
     assert data.teacher is not None
     assert terms["ce"].item() == 0
     assert torch.allclose(terms["kd"], softened_kl(out.logits_BC, data.teacher.logits_BC, 1.0))
+
+
+def test_kd_standardizes_both_before_softening():
+    out, data = student_output(), batch()
+    terms = prepared(methods.build("kd", {"kd": {"standardize": True}}))(data, out, PROGRESS)
+    assert data.teacher is not None
+    expected = 0.5 * softened_kl(standardize(out.logits_BC), standardize(data.teacher.logits_BC), 2.0)
+    assert torch.allclose(terms["kd"], expected)
+    data.teacher.logits_BC.mul_(7).add_(3)  # blind to the teacher's scale: what the option is for
+    again = prepared(methods.build("kd", {"kd": {"standardize": True}}))(data, out, PROGRESS)
+    assert torch.allclose(again["kd"], terms["kd"], atol=1e-5)
 
 
 def test_gradient_reaches_the_student_and_not_the_teacher():

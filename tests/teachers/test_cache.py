@@ -11,7 +11,7 @@ from linnet.data.images import read_image
 from linnet.data.manifest import digest_files
 from linnet.teachers import cache as module
 from linnet.teachers import load_teacher
-from linnet.teachers.cache import TeacherCache
+from linnet.teachers.cache import TeacherCache, center_pixels
 from linnet.teachers.open_clip import OpenClipTeacher
 
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -35,7 +35,7 @@ def load(folder: Path) -> OpenClipTeacher:
 
 def filled(teacher: OpenClipTeacher, paths: list[Path], root: Path, **options: str) -> TeacherCache:
     cache = TeacherCache(teacher, root=root, **options)  # type: ignore[arg-type]
-    cache.fill(paths, digest_files(paths))
+    cache.fill(digest_files(paths), center_pixels(teacher, paths))
     return cache
 
 
@@ -117,7 +117,7 @@ def test_a_killed_process_loses_at_most_one_shard(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.fill(paths, digest_files(paths), die)
+        cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=die)
     assert filled(teacher, paths, tmp_path / "c").computed == len(paths) - 5
 
 
@@ -125,6 +125,51 @@ def test_twins_are_computed_once(teacher: OpenClipTeacher, paths: list[Path], tm
     twin = tmp_path / "twin.png"
     twin.write_bytes(paths[0].read_bytes())
     assert filled(teacher, [*paths, twin], tmp_path / "c").computed == len(paths)
+
+
+def views_filled(teacher: OpenClipTeacher, paths: list[Path], root: Path, views: int) -> TeacherCache:
+    """``replay:K``: view k of an image is made darker by k steps."""
+    cache, pixels = TeacherCache(teacher, "replay|light", root), center_pixels(teacher, paths)
+    for view in range(views):
+        cache.fill(digest_files(paths), lambda rows, view=view: pixels(rows) * 0.8**view, view)
+    return cache
+
+
+def test_more_views_compute_the_new_rows_only(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    """A key without the view number would hand out view 0 for every view, or compute all of them again."""
+    four = views_filled(teacher, paths, tmp_path / "c", 4)
+    assert four.computed == 4 * len(paths)
+    eight = views_filled(teacher, paths, tmp_path / "c", 8)
+    assert eight.computed == 4 * len(paths)
+    assert views_filled(teacher, paths, tmp_path / "c", 8).computed == 0
+    digests, pixels = digest_files(paths), center_pixels(teacher, paths)(range(len(paths)))
+    for view in range(8):
+        rows = eight.rows(digests, view).float()
+        assert torch.allclose(rows, teacher.embed_images(pixels * 0.8**view), atol=1e-3)
+        assert not torch.allclose(rows, teacher.embed_images(pixels * 0.8 ** (view + 1)), atol=1e-3)
+        assert view > 3 or torch.equal(rows, four.rows(digests, view).float())
+
+
+def test_a_view_that_was_never_computed_is_an_error(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
+    """Some other view in its place would be a wrong target, silently."""
+    cache = views_filled(teacher, paths, tmp_path / "c", 2)
+    assert len(cache.rows(digest_files(paths), 1)) == len(paths)
+    with pytest.raises(KeyError):
+        cache.rows(digest_files(paths), 2)
+    with pytest.raises(KeyError):
+        cache.rows(np.zeros((1, 16), dtype=np.uint8))
+
+
+def test_progress_counts_up_to_the_missing_rows(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "SHARD_ROWS", 6)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    cache, done = filled(teacher, paths[:1], tmp_path / "c"), []
+    cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=done.append)
+    assert done == [4, 6, 10, 11]
+    cache.fill(digest_files(paths), lambda rows: pytest.fail("nothing is missing"), progress=done.append)
+    assert len(done) == 4
 
 
 def test_rows_are_memory_mapped(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):

@@ -140,3 +140,165 @@ def test_a_tokenizer_of_an_extra_is_asked_for_before_any_download(monkeypatch: p
 
 def test_the_mini_clip_is_a_vision_language_teacher():
     assert isinstance(load_teacher("mini-clip"), VisionLanguageTeacher)
+
+
+# --- learned context vectors in place of tokens ---
+
+SIGLIP = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+TOWERS = {
+    "CLIP": {"custom_text": False},
+    "CustomTextCLIP": {"custom_text": True},
+    "end by id": {"custom_text": True, "text": {"pool_type": "eos", "eos_id": 49407}},
+    "SigLIP": {"custom_text": True, "text": SIGLIP},
+}
+TEXTS = ["owl", "a wren with a long tail, a type of bird"]
+
+
+@pytest.fixture(params=TOWERS)
+def teacher(request: pytest.FixtureRequest, open_clip_folder: Callable[..., Path]) -> OpenClipTeacher:
+    return lively(load(open_clip_folder(context_length=32, **TOWERS[request.param])))
+
+
+def lively(teacher: OpenClipTeacher) -> OpenClipTeacher:
+    """Random text towers hardly look at their words: larger embeddings make differences show."""
+    tower = teacher.text_tower.tower
+    with torch.no_grad():
+        for parameter in (tower.token_embedding.weight, tower.positional_embedding):
+            parameter.mul_(20)
+    return teacher
+
+
+def some_context(teacher: OpenClipTeacher, vectors: int, seed: int = 0) -> torch.Tensor:
+    drawn = torch.randn(vectors, teacher.token_width, generator=torch.Generator().manual_seed(seed))
+    return drawn.mul(0.4).requires_grad_()
+
+
+def by_hand(teacher: OpenClipTeacher, texts: list[str], context_PW: torch.Tensor, pool: str = "end") -> torch.Tensor:
+    """[start] context [text and end] [padding], of full length, one text at a time, through the layers of the tower."""
+    tower, rows = teacher.text_tower.tower, []
+    for text in texts:
+        tokens = teacher.tokenize([text])[0]
+        words = tokens[1 : tokens.argmax() + 1]  # with the end token, which has the highest number
+        end = len(context_PW) + len(words)
+        assert end < len(tokens), "the oracle itself would cut the end token"
+        padding = torch.zeros(len(tokens) - 1 - end, dtype=torch.long)
+        table = tower.token_embedding.weight
+        embedded = torch.cat([table[tokens[:1]], context_PW, table[words], table[padding]])
+        hidden = tower.transformer((embedded + tower.positional_embedding)[None], attn_mask=tower.attn_mask)
+        row = tower.ln_final(hidden)[0, end if pool == "end" else -1]
+        project = tower.text_projection
+        rows.append(project(row) if isinstance(project, torch.nn.Linear) else row @ project)
+    return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+
+def pool_of(teacher: OpenClipTeacher) -> str:
+    return "last" if getattr(teacher.text_tower.tower, "pool_type", "") == "last" else "end"
+
+
+def test_context_that_is_words_reads_like_these_words(teacher: OpenClipTeacher):
+    """A context one place off, or without its positions, would still train, on another prompt than it says."""
+    words = teacher.tokenize(["a photo of the"])[0, 1:5]
+    context = teacher.text_tower.token_embedding.weight[words]
+    expected = teacher.embed_texts([f"a photo of the {text}" for text in TEXTS])
+    assert torch.allclose(teacher.embed_texts(TEXTS, context), expected, atol=1e-5)
+    assert not torch.allclose(teacher.embed_texts(TEXTS, context.flip(0)), expected, atol=1e-2)
+    assert not torch.allclose(teacher.embed_texts(TEXTS), expected, atol=1e-2)
+
+
+def test_the_end_token_is_never_cut(teacher: OpenClipTeacher):
+    """CLIP reads a text at its end token: without it, the embedding is that of some word, and nothing complains."""
+    room = teacher.room(TEXTS)
+    longest = max(len(teacher.tokenize([text])[0].nonzero()) for text in TEXTS)
+    assert 0 < room == 32 - longest
+    context = some_context(teacher, room)
+    assert torch.allclose(
+        teacher.embed_texts(TEXTS, context), by_hand(teacher, TEXTS, context, pool_of(teacher)), atol=1e-5
+    )
+    with pytest.raises(UserError, match=f"{room + 1} context vectors do not fit"):
+        teacher.embed_texts(TEXTS, some_context(teacher, room + 1))
+    assert teacher.room(["bird " * 40]) == 0
+
+
+def test_a_text_that_holds_the_padding_token_keeps_its_end(teacher: OpenClipTeacher):
+    """In CLIP's vocabulary the "!" of "!&" is token 0, the padding: counting the other tokens made the text shorter
+    than it is, so its end token was cut."""
+    text = ["a !& b"]
+    tokens = teacher.tokenize(text)[0]
+    assert 0 in tokens[: tokens.argmax()]
+    room = teacher.room(text)
+    assert room == 32 - (int(tokens.argmax()) + 1)
+    for vectors in (3, room):
+        context = some_context(teacher, vectors)
+        expected = by_hand(teacher, text, context, pool_of(teacher))
+        assert torch.allclose(teacher.embed_texts(text, context), expected, atol=1e-5)
+    with pytest.raises(UserError, match="do not fit"):
+        teacher.embed_texts(text, some_context(teacher, room + 1))
+
+
+def test_only_padding_that_no_token_reads_is_left_out(teacher: OpenClipTeacher):
+    lengths, context = [], some_context(teacher, 4)
+    handle = teacher.text_tower.tower.ln_final.register_forward_hook(
+        lambda module, inputs, output: lengths.append(output.shape[1])
+    )
+    cut = teacher.embed_texts(TEXTS, context)
+    teacher.text_tower.can_be_cut = False
+    whole = teacher.embed_texts(TEXTS, context)
+    handle.remove()
+    if pool_of(teacher) == "last":
+        assert lengths == [32, 32]
+    else:
+        assert lengths == [32 - teacher.room(TEXTS) + 4, 32]
+    assert torch.allclose(cut, whole, atol=1e-6)
+    (gradient,) = torch.autograd.grad(cut[:, 0].sum(), context)
+    assert torch.allclose(gradient, torch.autograd.grad(whole[:, 0].sum(), context)[0], atol=1e-5)
+    assert gradient.norm() > 1e-3
+
+
+def test_only_the_context_gets_a_gradient_and_the_teacher_stays_as_it_was(teacher: OpenClipTeacher):
+    """A hook or a shortened mask left behind would change every later text; an extra entry of the state dict would
+    change the fingerprint, and with it throw away the cache."""
+    tower = teacher.text_tower.tower
+    state = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    buffers = {name: tensor.clone() for name, tensor in teacher.named_buffers()}
+    before, fingerprint = teacher.embed_texts(TEXTS), teacher.fingerprint()
+    context = some_context(teacher, 4)
+    (teacher.embed_texts(TEXTS, context) @ torch.arange(16.0)).sum().backward()
+    assert context.grad is not None
+    assert (context.grad.norm(dim=1) > 1e-4).all()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+
+    def unchanged() -> None:
+        assert not tower.token_embedding._forward_hooks
+        assert list(teacher.state_dict()) == list(state)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in teacher.state_dict().items())
+        assert {name: tensor.shape for name, tensor in teacher.named_buffers()} == {
+            name: tensor.shape for name, tensor in buffers.items()
+        }
+        assert all(torch.equal(tensor, buffers[name]) for name, tensor in teacher.named_buffers())
+        assert isinstance(tower.positional_embedding, torch.nn.Parameter)
+        assert teacher.fingerprint() == fingerprint
+        assert torch.equal(teacher.embed_texts(TEXTS), before)
+
+    unchanged()
+    with pytest.raises(RuntimeError):
+        teacher.embed_texts(TEXTS, torch.zeros(4, teacher.token_width + 1))
+    unchanged()
+
+
+def test_many_texts_give_the_values_and_gradients_of_few(teacher: OpenClipTeacher):
+    """More than 256 texts take another path, which computes activations twice: the hook must be there both times."""
+    texts = [f"{first} {second} bird" for first in "abcdefghijklmnopqr" for second in "abcdefghijklmno"]
+    weights = torch.randn(len(texts), 16, generator=torch.Generator().manual_seed(0))
+    assert len(texts) == 270
+    together, pieces = some_context(teacher, 4), some_context(teacher, 4)
+    whole = teacher.embed_texts(texts, together)
+    (whole * weights).sum().backward()
+    parts = [teacher.embed_texts(texts[start : start + 90], pieces) for start in range(0, 270, 90)]
+    (torch.cat(parts) * weights).sum().backward()
+    assert torch.allclose(whole, torch.cat(parts), atol=1e-5)
+    assert together.grad is not None and pieces.grad is not None
+    assert torch.allclose(together.grad, pieces.grad, rtol=1e-3, atol=1e-4)
+    assert pieces.grad.norm() > 0.1
+    assert not teacher.text_tower.token_embedding._forward_hooks
+    with torch.no_grad():
+        assert torch.allclose(teacher.embed_texts(texts, pieces), whole, atol=1e-5)

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
+from linnet.data.images import eval_pixels
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
 from linnet.students import Student
@@ -74,3 +76,15 @@ def test_the_student_of_a_run_is_a_teacher(tmp_path: Path):
     assert teacher.class_names == ("ant", "bee", "cat")
     assert torch.allclose(teacher.logits(images), student(images).logits_BC, atol=1e-5)
     assert teacher.eval_transform(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+
+
+def test_the_student_of_a_run_teaches_with_its_own_crop_mode(tmp_path: Path):
+    image, teachers = Image.effect_noise((50, 40), 80).convert("RGB"), {}
+    for mode in ("center", "squash"):
+        torch.manual_seed(0)
+        Student("test_resnet", CLASSES, image_size=32, crop_mode=mode).save(tmp_path / mode / "model")
+        teachers[mode] = load(f"run:{tmp_path / mode}")
+        pixels = teachers[mode].eval_transform(image).permute(1, 2, 0).numpy()
+        assert np.allclose(pixels, eval_pixels(image, 32, mode) / 255)
+    assert teachers["center"].preprocessing == "linnet eval 32"  # the caches of earlier versions are found
+    assert teachers["squash"].preprocessing == "linnet eval 32 squash"

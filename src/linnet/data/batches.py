@@ -42,7 +42,8 @@ class TrainLoader:
         recipe: name of a view recipe.
         batch_size: images per step over all processes, at most n; the last partial batch is dropped.
         size: student input side. data_seed: drives views. seed: drives the order.
-        teacher: digests -> outputs, or None.
+        teacher: (rows, view) -> outputs, or None.
+        replay: epoch n shows view n modulo this number; None: a fresh view in each epoch.
         rank, world: this process reads every world-th image of each batch.
         workers: processes that decode when the images are not stored.
     """
@@ -59,7 +60,8 @@ class TrainLoader:
         data_seed: int,
         seed: int,
         device: torch.device,
-        teacher: Callable[[np.ndarray], TeacherOutput] | None = None,
+        teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None,
+        replay: int | None = None,
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
@@ -67,7 +69,8 @@ class TrainLoader:
         self.images, self.labels, self.digests = images, labels, digests
         self.recipe, self.size, self.data_seed, self.seed = recipe, size, data_seed, seed
         self.batch_size = min(batch_size, len(labels)) // world * world
-        self.device, self.teacher, self.rank, self.world, self.workers = device, teacher, rank, world, workers
+        self.device, self.teacher, self.replay = device, teacher, replay
+        self.rank, self.world, self.workers = rank, world, workers
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -82,18 +85,27 @@ class TrainLoader:
         loader: DataLoader = DataLoader(self.images, batch_sampler=rows, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
         try:
             for index, pixels in zip(rows, loader, strict=True):
-                yield self._batch(index, pixels, view=number)
+                yield self._batch(index, pixels, view=number if self.replay is None else number % self.replay)
         except UserError as error:  # a worker wraps its traceback around the one line that was meant
             raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from error
 
     def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
-        shapes = np.array([image.shape[:2] for image in pixels])
-        digests = self.digests[index]
-        parameters = views.draw(self.recipe, digests, shapes, view, self.data_seed)
-        images = views.apply(views.pad(pixels).to(self.device), shapes, parameters, self.size)
+        images = cut_views(pixels, self.digests[index], self.recipe, view, self.data_seed, self.size, self.device)
         labels = torch.from_numpy(self.labels[index]).to(self.device)
-        teacher = None if self.teacher is None else self.teacher(digests).to(self.device)
+        teacher = None if self.teacher is None else self.teacher(index, view).to(self.device)
         return Batch(torch.from_numpy(index), view, images, labels, teacher)
+
+
+def cut_views(
+    pixels: list[np.ndarray], digests: np.ndarray, recipe: str, view: int, seed: int, size: int, device: torch.device
+) -> torch.Tensor:
+    """View number ``view`` of each of B images: (B, 3, size, size) float32 in [0, 1].
+
+    Teacher and student are shown the same view: its parameters are shares of the image, drawn from its digest.
+    """
+    shapes = np.array([image.shape[:2] for image in pixels])
+    parameters = views.draw(recipe, digests, shapes, view, seed)
+    return views.apply(views.pad(pixels).to(device), shapes, parameters, size)
 
 
 def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor]:

@@ -21,6 +21,7 @@ VERSION = 1  # part of every store's name: raise it when the pixels of a store c
 CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
 
 Fit = Literal["train", "eval"]
+CropMode = Literal["center", "squash"]
 
 
 def read_image(path: Path) -> Image.Image:
@@ -48,11 +49,17 @@ def resize_shortest(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def eval_pixels(image: Image.Image, size: int) -> np.ndarray:
-    """What a student sees of an image outside training: shorter side to ``size``, centre crop. uint8 (size, size, 3).
+def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center") -> np.ndarray:
+    """What a student sees of an image outside training, uint8 (size, size, 3).
 
     Evaluation and prediction, from torch and from ONNX, all go through this function.
+
+    Args:
+        crop_mode: ``center`` brings the shorter side to ``size`` and cuts the middle out; ``squash`` resizes both sides
+            to ``size``, whatever the aspect. Bicubic, antialiased; the words are timm's.
     """
+    if crop_mode == "squash":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     resized = resize_shortest(image, size)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return np.asarray(resized.crop((left, top, left + size, top + size)))
@@ -71,12 +78,16 @@ def train_pixels(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
-def decode_in_order(paths: Sequence[Path], fit: Fit, size: int) -> Iterator[np.ndarray]:
+def _decode(path: Path, fit: Fit, size: int, crop_mode: CropMode) -> np.ndarray:
+    image = read_image(path)
+    return eval_pixels(image, size, crop_mode) if fit == "eval" else train_pixels(image, size)
+
+
+def decode_in_order(paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode) -> Iterator[np.ndarray]:
     """Decode files with a thread pool, a bounded number ahead."""
-    to_pixels = eval_pixels if fit == "eval" else train_pixels
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), CHUNK):
-            yield from pool.map(lambda path: to_pixels(read_image(path), size), paths[start : start + CHUNK])
+            yield from pool.map(lambda path: _decode(path, fit, size, crop_mode), paths[start : start + CHUNK])
 
 
 class Images(Sequence[np.ndarray]):
@@ -87,11 +98,21 @@ class Images(Sequence[np.ndarray]):
         size: side of the student's input in pixels.
         fit: "train" is what views are cut from, "eval" what evaluation sees.
         limit_gb: a set that would take more disk than this is not stored.
+        crop_mode: what ``eval`` does to an image that is not square.
     """
 
-    def __init__(self, paths: Sequence[Path], digests: np.ndarray, size: int, fit: Fit, limit_gb: float = 20.0):
-        self.paths, self.size, self.fit = tuple(paths), size, fit
-        name = hashlib.sha256(f"{VERSION}|{size}|{fit}|".encode() + digests.tobytes()).hexdigest()[:24]
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        digests: np.ndarray,
+        size: int,
+        fit: Fit,
+        limit_gb: float = 20.0,
+        crop_mode: CropMode = "center",
+    ):
+        self.paths, self.size, self.fit, self.crop_mode = tuple(paths), size, fit, crop_mode
+        kind = f"{fit} squash" if fit == "eval" and crop_mode == "squash" else fit
+        name = hashlib.sha256(f"{VERSION}|{size}|{kind}|".encode() + digests.tobytes()).hexdigest()[:24]
         self.file = cache_folder() / "images" / f"{name}.u8"
         self._shapes_file = self.file.with_suffix(".shapes.npy")
         self.stored = len(paths) * 3 * 2 * (TRAIN_MARGIN * size) ** 2 <= limit_gb * 1e9  # at the widest
@@ -108,7 +129,7 @@ class Images(Sequence[np.ndarray]):
     def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
         if self.stored:
             return self._bytes[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
-        return (eval_pixels if self.fit == "eval" else train_pixels)(read_image(self.paths[row]), self.size)
+        return _decode(self.paths[row], self.fit, self.size, self.crop_mode)
 
     def _complete(self) -> bool:
         if not (self.file.exists() and self._shapes_file.exists()):
@@ -119,7 +140,7 @@ class Images(Sequence[np.ndarray]):
     def _write(self) -> None:
         shapes = []
         with atomic_path(self.file) as temporary, temporary.open("wb") as file:
-            for pixels in decode_in_order(self.paths, self.fit, self.size):
+            for pixels in decode_in_order(self.paths, self.fit, self.size, self.crop_mode):
                 shapes.append(pixels.shape)
                 file.write(pixels.tobytes())
         with atomic_path(self._shapes_file) as temporary, temporary.open("wb") as file:

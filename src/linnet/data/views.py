@@ -2,8 +2,8 @@
 view again.
 
 Parameters are in normalised coordinates and drawn from (data seed, image digest, view index) alone: not from the
-order of
-images, the batch or the process. :func:`apply` works on a whole batch with parameters per sample, at any output size.
+order of images, the batch or the process. :func:`apply` works on a whole batch with parameters per sample, at any
+output size.
 
 Shapes: B batch.
 """
@@ -14,25 +14,50 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+VERSION = 1
+"""Part of the teacher cache's space for replayed views: raise it when the pixels or parameters of a recipe change."""
+
+BLUR_TAPS = 5  # as in the papers, though a sigma above 2 pixels would need more
+
 
 class Recipe(NamedTuple):
     """How far a view may go.
 
     The crop's area (as a share of the largest square in the image) and aspect, the probability of a flip, the largest
-    turn in degrees, and the largest change of colour.
+    turn in degrees, the largest change of brightness, contrast, saturation (as factors) and hue (in turns of the colour
+    circle), and the range of the blur's sigma in pixels of the view.
+
+    With ``squash`` the crop is a share of the whole image, squashed to a square: its side is uniform, not its area, and
+    it lies within a first random crop whose side is ``frame`` of the image's.
     """
 
     area: tuple[float, float] = (1.0, 1.0)
     aspect: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
     angle: float = 0.0
-    colour: float = 0.0
+    colour: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    blur: tuple[float, float] = (0.0, 0.0)
+    squash: bool = False
+    frame: float = 1.0
 
 
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
     "light": Recipe(area=(0.7, 1.0), aspect=(0.9, 1.1), flip=0.5),
-    "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=0.3),
+    "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=(0.3, 0.3, 0.3, 0.0)),
+    # VL2Lite (CVPR 2025) and PAND (arXiv 2602.07768): 256 x 256, a crop of 224, in it a crop of 192 to 224, and so on.
+    # Deviation: one bilinear resampling of the training image (at most twice as long as wide) instead of three; crops
+    # between pixels; a turn shows what lies around the crop, mirrored beyond the image, not black corners; colour is
+    # changed always in the order of colour_B4; blur in pixels of each network's own input, the papers' only at 224.
+    "paper:vl2lite": Recipe(
+        area=((192 / 256) ** 2, (224 / 256) ** 2),
+        flip=0.5,
+        angle=60.0,
+        colour=(0.3, 0.1, 0.1, 0.1),
+        blur=(1e-5, 10.0),
+        squash=True,
+        frame=224 / 256,
+    ),
 }
 
 
@@ -40,13 +65,17 @@ class ViewParameters(NamedTuple):
     """One view of each of B images.
 
     ``box_B4``: left, top, width, height as shares of the image. ``flip_B``: mirrored. ``angle_B``: degrees,
-    counter-clockwise. ``colour_B3``: factors of brightness, contrast and saturation.
+    counter-clockwise. ``colour_B4``: factors of brightness, contrast and saturation, and a shift of the hue in turns
+    (-0.5 to 0.5). ``blur_B``: sigma in pixels of the view, 0 for none. ``squash_B``: turned after the box was squashed
+    to a square, not before.
     """
 
     box_B4: np.ndarray
     flip_B: np.ndarray
     angle_B: np.ndarray
-    colour_B3: np.ndarray
+    colour_B4: np.ndarray
+    blur_B: np.ndarray
+    squash_B: np.ndarray
 
 
 def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: int) -> ViewParameters:
@@ -58,22 +87,28 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     recipe = RECIPES[name]
     uniform = np.stack(
         [
-            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(9)
+            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(13)
             for digest in np.ascontiguousarray(digests)
         ]
     )
-    low, high = np.log(recipe.aspect)
-    area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
-    aspect = np.exp(low + (high - low) * uniform[:, 1])
-    side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
-    width, height = np.minimum(1, np.sqrt(area * aspect) * side[0]), np.minimum(1, np.sqrt(area / aspect) * side[1])
+    if recipe.squash:
+        low, high = np.sqrt(recipe.area)
+        width = height = low + (high - low) * uniform[:, 0]
+    else:
+        low, high = np.log(recipe.aspect)
+        area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
+        aspect = np.exp(low + (high - low) * uniform[:, 1])
+        side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
+        width, height = np.minimum(1, np.sqrt(area * aspect) * side[0]), np.minimum(1, np.sqrt(area / aspect) * side[1])
     place = uniform[:, 2:4].T if name != "none" else 0.5  # "none" is the centre square, as in evaluation
-    left, top = (1 - np.stack([width, height])) * place
+    left, top = (1 - recipe.frame) * uniform[:, 11:13].T + (recipe.frame - np.stack([width, height])) * place
     return ViewParameters(
         np.stack([left, top, width, height], axis=1),
         uniform[:, 4] < recipe.flip,
         recipe.angle * (2 * uniform[:, 5] - 1),
-        1 + recipe.colour * (2 * uniform[:, 6:9] - 1),
+        np.array([1, 1, 1, 0]) + np.array(recipe.colour) * (2 * uniform[:, 6:10] - 1),
+        recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * uniform[:, 10],
+        np.full(len(uniform), recipe.squash),
     )
 
 
@@ -101,32 +136,55 @@ def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: 
     )
     mirror = torch.from_numpy(np.where(view.flip_B, -1.0, 1.0).astype(np.float32)).to(device)
     size_xy = torch.from_numpy(np.ascontiguousarray(shapes[:, ::-1], dtype=np.float32)).to(device)  # width, height
+    squash = torch.from_numpy(np.asarray(view.squash_B)).to(device)
     # output grid in [-1, 1] -> turned in pixels of the crop -> position in the image as a share in [0, 1]
     step = (torch.arange(size, device=device) * 2 + 1) / size - 1
     x, y = step[None, None, :] * mirror[:, None, None], step[None, :, None].expand(1, size, size)
     half = box[:, 2:] * size_xy / 2
     dx, dy = x * half[:, 0, None, None], y * half[:, 1, None, None]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    # a turn of the squashed square is a turn and a stretch of the image
+    stretch = torch.where(squash, half[:, 0] / half[:, 1], 1.0)[:, None, None]
     centre = (box[:, :2] + box[:, 2:] / 2) * size_xy
-    px = centre[:, 0, None, None] + cos * dx - sin * dy
-    py = centre[:, 1, None, None] + sin * dx + cos * dy
+    px = centre[:, 0, None, None] + cos * dx - sin * stretch * dy
+    py = centre[:, 1, None, None] + sin / stretch * dx + cos * dy
     position = torch.stack([px, py], dim=-1) / size_xy[:, None, None]
     position = 1 - (position.remainder(2) - 1).abs()  # mirrored at the borders
     position = (position * size_xy[:, None, None]).clamp(min=0.5).minimum(size_xy[:, None, None] - 0.5)
     padded_xy = torch.tensor([images.shape[3], images.shape[2]], device=device, dtype=torch.float32)
     pixels = F.grid_sample(images.float() / 255, position / padded_xy * 2 - 1, align_corners=False)
-    return _recolour(pixels, view.colour_B3)
+    return _recolour(_blur(pixels, view.blur_B), view.colour_B4)
 
 
-def _recolour(pixels: torch.Tensor, colour_B3: np.ndarray) -> torch.Tensor:
-    if (colour_B3 == 1).all():
+def _blur(pixels: torch.Tensor, sigma_B: np.ndarray) -> torch.Tensor:
+    """Gaussian blur with a sigma per sample, five taps along each axis, reflected at the borders."""
+    if not sigma_B.any():
+        return pixels
+    half = BLUR_TAPS // 2
+    offsets = np.arange(-half, half + 1)[:, None] / np.maximum(sigma_B, 1e-5)  # so small a sigma changes no pixel
+    bell = np.exp(-0.5 * offsets**2)
+    weights = torch.from_numpy((bell / bell.sum(axis=0)).astype(np.float32)).to(pixels.device)[:, :, None, None, None]
+    for axis, margin in ((3, (half, half, 0, 0)), (2, (0, 0, half, half))):
+        size, padded = pixels.shape[axis], F.pad(pixels, margin, mode="reflect")
+        taps = (weights[k] * padded.narrow(axis, k, size) for k in range(BLUR_TAPS))
+        pixels = sum(taps, start=torch.zeros_like(pixels))
+    return pixels
+
+
+def _recolour(pixels: torch.Tensor, colour_B4: np.ndarray) -> torch.Tensor:
+    if (colour_B4 == (1, 1, 1, 0)).all():
         return pixels
     brightness, contrast, saturation = (
-        torch.from_numpy(colour_B3.astype(np.float32)).to(pixels.device).T[:, :, None, None, None]
+        torch.from_numpy(colour_B4[:, :3].astype(np.float32)).to(pixels.device).T[:, :, None, None, None]
     )
     pixels = (pixels * brightness).clamp(0, 1)
     weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[None, :, None, None]
     mean = (pixels * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     pixels = (mean + contrast * (pixels - mean)).clamp(0, 1)
     grey = (pixels * weights).sum(dim=1, keepdim=True)
-    return (grey + saturation * (pixels - grey)).clamp(0, 1)
+    pixels = (grey + saturation * (pixels - grey)).clamp(0, 1)
+    if not colour_B4[:, 3].any():
+        return pixels
+    from torchvision.transforms.v2.functional import adjust_hue  # takes one shift for a whole batch
+
+    return torch.stack([adjust_hue(image, float(shift)) for image, shift in zip(pixels, colour_B4[:, 3], strict=True)])

@@ -8,17 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from linnet.config import from_dict, merge
+from linnet.config import GROUPS, from_dict, merge
 from linnet.data.batches import Batch
 from linnet.errors import UserError, did_you_mean
 from linnet.methods.base import Context, Method, Needs, Progress, TeacherNeed
 from linnet.methods.ce import CrossEntropy
 from linnet.methods.kd import KnowledgeDistillation
+from linnet.methods.pand import PAND
+from linnet.methods.vl2lite import VL2Lite
 from linnet.students import StudentOutput
 
 METHODS: dict[str, type[Method]] = {
     "ce": CrossEntropy,
     "kd": KnowledgeDistillation,
+    "vl2lite": VL2Lite,
+    "pand": PAND,
 }
 
 
@@ -67,7 +71,7 @@ def check_options(method: str, options: Mapping[str, Mapping[str, Any]]) -> dict
     ids = [id for id, _ in parse(method)]
     for id in options:
         if id not in ids:
-            known = ["data", "teacher", "student", "train", *ids]
+            known = [*GROUPS, *ids]
             raise UserError(f"unknown settings '{id}.*': the method is '{method}'.{did_you_mean(id, known)}")
     return {id: asdict(from_dict(METHODS[id].Options, options.get(id, {}), f"{id}.")) for id in ids}
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from linnet.config import Config
 from linnet.data.batches import Batch
 from linnet.data.manifest import ClassInfo
 from linnet.losses import cross_entropy
@@ -47,17 +48,16 @@ class Context:
     """What a method may use to prepare itself, once, before training.
 
     Attributes:
-        classes: the class table. student_width: D, the width of the student's pooled features.
+        config: the run's resolved settings. classes: the class table.
+        student_width: D, the width of the student's pooled features.
         teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM).
-        label_smoothing: for the cross-entropy term. seed: for anything random.
     """
 
+    config: Config
     classes: tuple[ClassInfo, ...]
     student_width: int
     teacher: Teacher | None
     class_head: ClassHead | None
-    label_smoothing: float
-    seed: int
 
 
 class Method(nn.Module):
@@ -81,7 +81,7 @@ class Method(nn.Module):
 
     def prepare(self, context: Context) -> None:
         """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
-        self.label_smoothing = context.label_smoothing
+        self.label_smoothing = context.config.train.label_smoothing
 
     def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
         return cross_entropy(student.logits_BC, batch.labels, self.label_smoothing)

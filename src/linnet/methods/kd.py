@@ -7,7 +7,7 @@ import torch
 
 from linnet.config import Bounds
 from linnet.data.batches import Batch
-from linnet.losses import softened_kl
+from linnet.losses import softened_kl, standardize
 from linnet.methods.base import Context, Method, Progress
 from linnet.students import StudentOutput
 
@@ -18,6 +18,8 @@ class KDOptions:
     """Softens both distributions; auto: 4 with a classifier teacher, 2 with a vision-language teacher."""
     alpha: Annotated[float, Bounds(0.0, 1.0)] | None = None
     """Weight of the distillation term; auto: 0.9 with a classifier teacher, 0.5 with a vision-language teacher."""
+    standardize: bool = False
+    """Bring each image's logits to mean 0 and variance 1, the student's and the teacher's, before softening."""
 
 
 class KnowledgeDistillation(Method):
@@ -27,7 +29,7 @@ class KnowledgeDistillation(Method):
 
     Reference:
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2. Defaults for a classifier
-        teacher as in the CIFAR-100 protocol of the mdistiller benchmark.
+        teacher as in the CIFAR-100 protocol of the mdistiller benchmark. ``standardize``: Sun et al., CVPR 2024.
 
     Deviation:
         Defaults for a vision-language teacher (T 2, alpha 0.5) are linnet's own.
@@ -45,5 +47,8 @@ class KnowledgeDistillation(Method):
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         assert batch.teacher is not None
-        divergence = softened_kl(student.logits_BC, batch.teacher.logits_BC, self.temperature)
+        student_BC, teacher_BC = student.logits_BC, batch.teacher.logits_BC
+        if self.options.standardize:
+            student_BC, teacher_BC = standardize(student_BC), standardize(teacher_BC)
+        divergence = softened_kl(student_BC, teacher_BC, self.temperature)
         return {"ce": (1 - self.alpha) * self.cross_entropy(batch, student), "kd": self.alpha * divergence}

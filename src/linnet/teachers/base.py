@@ -50,6 +50,7 @@ class Teacher(nn.Module):
         id: what the user typed. network: the wrapped model.
         eval_transform: its own evaluation preprocessing up to [0, 1]: a PIL image -> (3, height, width) float32.
         preprocessing: the same in words; part of the cache key.
+        image_shape: height and width that the network was made for, in pixels.
     """
 
     kind: ClassVar[TeacherKind]
@@ -62,6 +63,7 @@ class Teacher(nn.Module):
         self.network = network
         self.eval_transform = eval_transform
         self.preprocessing = preprocessing
+        self.image_shape = tuple(eval_transform(Image.new("RGB", (64, 64))).shape[1:])
         super().train(False)
         self.requires_grad_(False)
 
@@ -79,17 +81,31 @@ class VisionLanguageTeacher(Teacher):
 
     Attributes:
         logit_scale: factor on cosines that the model was trained with (CLIP: about 100).
+        token_width: W, the width of its token vectors.
     """
 
     kind = "vlm"
     logit_scale: float
+    token_width: int
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, E), unit length."""
         raise NotImplementedError
 
-    def embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """n sentences -> (n, E), unit length."""
+    def embed_texts(self, texts: list[str], context_PW: torch.Tensor | None = None) -> torch.Tensor:
+        """n sentences -> (n, E), unit length.
+
+        Args:
+            context_PW: P token vectors that are placed between the start token and each text; the result is
+                differentiable in them.
+
+        Raises:
+            UserError: with the context a text would lose its end (see :meth:`room`).
+        """
+        raise NotImplementedError
+
+    def room(self, texts: list[str]) -> int:
+        """How many context vectors fit before the longest text, so that no end token is cut."""
         raise NotImplementedError
 
 
@@ -111,18 +127,21 @@ class ClassifierTeacher(Teacher):
 class ClassHead(NamedTuple):
     """From a teacher's cached rows to logits over the data's classes.
 
-    A VLM's rows are embeddings: ``logits = scale * rows @ bank_CE.T``. A classifier's rows are logits: ``order_C``
-    picks them.
+    A VLM's rows are embeddings: ``logits = scale * rows @ bank_CE.T``, or those of a linear ``probe`` (weights (C, E),
+    biases (C,)). A classifier's rows are logits: ``order_C`` picks them.
     """
 
     bank_CE: torch.Tensor | None = None
     scale: float = 1.0
     order_C: torch.Tensor | None = None
+    probe: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, rows: torch.Tensor) -> TeacherOutput:
         rows = rows.float()
         if self.bank_CE is not None:
             embedding = torch.nn.functional.normalize(rows, dim=1)
+            if self.probe is not None:
+                return TeacherOutput(embedding @ self.probe[0].T + self.probe[1], embedding)
             return TeacherOutput(self.scale * embedding @ self.bank_CE.T, embedding)
         return TeacherOutput(rows if self.order_C is None else rows[:, self.order_C])
 

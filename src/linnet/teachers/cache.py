@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,11 @@ DTYPE = "float16"
 SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows
 CENTER_VIEW = 0
 
+Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
+
 
 class Rows:
-    """Cached rows by image digest, memory-mapped: ``rows(digests)`` gives (n, E) float16, from whatever shard."""
+    """Cached rows by image digest and view, memory-mapped: ``rows(digests, view)`` gives (n, E) float16."""
 
     def __init__(self) -> None:
         self._place: dict[bytes, tuple[int, int]] = {}  # row key -> (shard number, row in it)
@@ -41,8 +43,8 @@ class Rows:
     def __contains__(self, key: bytes) -> bool:
         return key in self._place
 
-    def __call__(self, digests: np.ndarray) -> torch.Tensor:
-        places = [self._place[row_key(digest, CENTER_VIEW)] for digest in digests]
+    def __call__(self, digests: np.ndarray, view: int = CENTER_VIEW) -> torch.Tensor:
+        places = [self._place[row_key(digest, view)] for digest in digests]
         return torch.from_numpy(np.stack([self._shards[shard].rows_NE[row] for shard, row in places]))
 
     def add(self, shard: "Shard") -> None:
@@ -89,31 +91,32 @@ class TeacherCache:
         for path in sorted(self.folder.glob("*.safetensors")):
             self._open(path)
 
-    def fill(self, paths: list[Path], digests: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Compute the rows that are missing, a shard at a time; what is there stays.
+    def fill(
+        self,
+        digests: np.ndarray,
+        pixels: Pixels,
+        view: int = CENTER_VIEW,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Compute the rows of one view that are missing, a shard at a time; what is there stays.
 
         Args:
-            paths: image files. digests: (n, 16) uint8 hashes of their bytes. progress: told the number of rows done.
+            digests: (n, 16) uint8 hashes of the images' bytes. pixels: what the teacher sees of some of the n images.
+            progress: told the number of rows done.
         """
-        missing = {row_key(digest, CENTER_VIEW): path for path, digest in zip(paths, digests, strict=True)}
-        missing = {key: path for key, path in missing.items() if key not in self.rows}
+        missing = {row_key(digest, view): image for image, digest in enumerate(digests)}
+        missing = {key: image for key, image in missing.items() if key not in self.rows}
         keys = list(missing)
         for start in range(0, len(keys), SHARD_ROWS):
             part = keys[start : start + SHARD_ROWS]
             rows = []
             for chunk in range(0, len(part), CHUNK):
-                rows.append(self._compute([missing[key] for key in part[chunk : chunk + CHUNK]]))
+                images = pixels([missing[key] for key in part[chunk : chunk + CHUNK]])
+                outputs = [live_rows(self.teacher, batch.to(self.device)) for batch in images.split(64)]
+                rows.append(torch.cat(outputs).cpu().numpy().astype(DTYPE))
                 progress(start + chunk + len(rows[-1]))
             self._write(part, np.concatenate(rows))
             self.computed += len(part)
-
-    def _compute(self, paths: list[Path]) -> np.ndarray:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = list(pool.map(lambda path: self.teacher.eval_transform(read_image(path)), paths))
-        outputs = [
-            live_rows(self.teacher, torch.stack(images[i : i + 64]).to(self.device)) for i in range(0, len(images), 64)
-        ]
-        return torch.cat(outputs).cpu().numpy().astype(DTYPE)
 
     def _write(self, keys: list[bytes], rows: np.ndarray) -> None:
         content = safetensors_bytes(
@@ -137,6 +140,16 @@ class TeacherCache:
 
 def row_key(digest: np.ndarray, view: int) -> bytes:
     return digest.tobytes() + view.to_bytes(4, "little")
+
+
+def center_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
+    """Images as the teacher's own evaluation transform shows them."""
+
+    def pixels(rows: Sequence[int]) -> torch.Tensor:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return torch.stack(list(pool.map(lambda row: teacher.eval_transform(read_image(paths[row])), rows)))
+
+    return pixels
 
 
 def live_rows(teacher: Teacher, images: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,15 @@
 folder."""
 
 from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from linnet.errors import UserError, did_you_mean, first_line, require
 from linnet.teachers.base import Normalize, VisionLanguageTeacher
@@ -47,15 +51,96 @@ class OpenClipTeacher(VisionLanguageTeacher):
         self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"])).eval()
         self.tokenize: Callable[[list[str]], torch.Tensor] = tokenizer
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
+        self.text_tower = _TextTower(model)
+        self.token_width = self.text_tower.token_embedding.weight.shape[1]
 
     @torch.no_grad()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.network.encode_image(self.normalize(images)).float(), dim=1)
 
-    @torch.no_grad()
-    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+    def embed_texts(self, texts: list[str], context_PW: torch.Tensor | None = None) -> torch.Tensor:
         tokens = self.tokenize(texts).to(self.normalize.mean.device)
-        return torch.cat([F.normalize(self.network.encode_text(part).float(), dim=1) for part in tokens.split(256)])
+        if context_PW is None:
+            with torch.no_grad():
+                parts = [self.network.encode_text(part) for part in tokens.split(256)]
+        else:
+            tokens = self._make_room(tokens, len(context_PW))
+            encode = self.text_tower.encode
+            if len(tokens) > 256:  # the activations of thousands of prompts would fill the memory
+                encode = partial(checkpoint, encode, use_reentrant=False)
+            parts = [encode(part, context_PW, self._start) for part in tokens.split(256)]
+        return F.normalize(torch.cat(parts).float(), dim=1)
+
+    def room(self, texts: list[str]) -> int:
+        tokens = self.tokenize(texts)
+        return tokens.shape[1] - self._longest(tokens)
+
+    @cached_property
+    def _padding(self) -> int:
+        return int(self.tokenize([""])[0, -1])
+
+    @cached_property
+    def _start(self) -> int:
+        """1 if the tokenizer puts a start token before every text, else 0."""
+        one, other = self.tokenize(["a", "the"])[:, 0]
+        return int(one == other)
+
+    def _make_room(self, tokens_NL: torch.Tensor, vectors: int) -> torch.Tensor:
+        """Shift every text to the right. What stands in the room is replaced later; it must not look like padding."""
+        before, text = tokens_NL[:, : self._start], tokens_NL[:, self._start :]
+        longer = torch.cat([before, text[:, :1].expand(-1, vectors), text], dim=1)
+        kept, cut = longer[:, : tokens_NL.shape[1]], longer[:, tokens_NL.shape[1] :]
+        if (cut != self._padding).any():
+            raise UserError(f"{vectors} context vectors do not fit before the texts: the end of one would be cut")
+        return kept[:, : self._longest(kept)] if self.text_tower.can_be_cut else kept
+
+    def _longest(self, tokens_NL: torch.Tensor) -> int:
+        """Tokens of the longest text, without the padding at its end (in CLIP, "!" has the same number)."""
+        return int((tokens_NL != self._padding).any(dim=0).nonzero().max()) + 1
+
+
+class _EncodeText(nn.Module):
+    """The text side of a model as a module of its own, for ``functional_call``."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens_NL: torch.Tensor) -> torch.Tensor:
+        return self.network.encode_text(tokens_NL)
+
+
+class _TextTower:
+    """open_clip's own text tower, with vectors in place of some tokens' embeddings, and on sequences of any length.
+
+    It runs the model's ``encode_text``: masks, pooling and projection are the model's, whatever its kind.
+    """
+
+    def __init__(self, network: Any):
+        self.network = network
+        self.prefix, tower = ("text.", network.text) if hasattr(network, "text") else ("", network)
+        own = getattr(tower, "token_embedding", None)
+        self.token_embedding: nn.Embedding = own if own is not None else tower.transformer.get_input_embeddings()
+        self.tower = tower
+        pooling = getattr(network, "text_pool_type", getattr(tower, "pool_type", ""))
+        causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+        # nothing that follows the end token reaches it, so padding can be left out
+        self.can_be_cut = causal and pooling in ("argmax", "eos")
+
+    def encode(self, tokens_NL: torch.Tensor, context_PW: torch.Tensor, start: int) -> torch.Tensor:
+        def place(module: nn.Module, inputs: Any, embedded_NLW: torch.Tensor) -> torch.Tensor:
+            context = context_PW.to(embedded_NLW.dtype).expand(len(embedded_NLW), -1, -1)
+            return torch.cat([embedded_NLW[:, :start], context, embedded_NLW[:, start + len(context_PW) :]], dim=1)
+
+        length, shorter = tokens_NL.shape[1], {}
+        if self.can_be_cut:
+            positions, mask = self.tower.positional_embedding[:length], self.tower.attn_mask[:length, :length]
+            shorter = {f"network.{self.prefix}positional_embedding": positions, f"network.{self.prefix}attn_mask": mask}
+        handle = self.token_embedding.register_forward_hook(place)
+        try:
+            return functional_call(_EncodeText(self.network), shorter, (tokens_NL,))
+        finally:
+            handle.remove()
 
 
 def _parse(name: str) -> tuple[str, str | None]:

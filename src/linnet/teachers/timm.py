@@ -54,12 +54,13 @@ class RunTeacher(ClassifierTeacher):
 
     def __init__(self, id: str, path: Path):
         student = Student.load(path / "model")
-        size = student.image_size
+        size, crop_mode = student.image_size, student.crop_mode
+        words = f"linnet eval {size}" + (" squash" if crop_mode == "squash" else "")
 
         def transform(image: Image.Image) -> torch.Tensor:
-            return torch.from_numpy(eval_pixels(image, size).copy()).permute(2, 0, 1).float() / 255
+            return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
 
-        super().__init__(id, student, transform, f"linnet eval {size}")
+        super().__init__(id, student, transform, words)
         self.class_names = tuple(info.name for info in student.classes)
 
     @torch.no_grad()

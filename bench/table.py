@@ -1,0 +1,110 @@
+"""Tables over seeds: ``python bench/table.py aviary --seeds 0 1 2 3 4``; see --help for sets and rows.
+
+All rows of a set share data, student, budget, learning rate and selection on val; seeds differ in initialisation and
+order alone. Finished runs are kept in runs/bench/SET and not trained again, so two terminals can share the work:
+give each its own seeds (and one thread, OMP_NUM_THREADS=1).
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from linnet import distill
+from linnet.config import Config, difference, from_dict, read_yaml
+from linnet.demo import DATA, OPTIONS
+from linnet.run import Run
+from linnet.settings import settings
+
+# set: settings that all of its rows share
+SETS: dict[str, dict[str, Any]] = {
+    "demo": {"data.source": DATA, **OPTIONS},
+    "aviary": {"data.source": "aviary:species=60,images=20", "train.epochs": 10, "train.batch_size": 32},
+    "animals": {  # needs --data FOLDER --teacher ID
+        "student.name": "mobilenetv3_small_100",
+        "student.pretrained": False,
+        "data.limit_per_class": 100,
+        "train.epochs": 20,
+    },
+}
+
+# row: its method and what sets it apart
+ROWS: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce"},
+    "ce replay:1": {"method": "ce", "teacher.views": "replay:1"},
+    "ce replay:4": {"method": "ce", "teacher.views": "replay:4"},
+    "kd": {"method": "kd"},
+    "kd standardized": {"method": "kd", "kd.standardize": True},
+    "kd prompt": {"method": "kd", "teacher.head": "prompt"},
+    "kd replay:1": {"method": "kd", "teacher.views": "replay:1"},
+    "kd replay:4": {"method": "kd", "teacher.views": "replay:4"},
+    "kd online": {"method": "kd", "teacher.views": "online"},
+    "vl2lite": {"method": "vl2lite"},
+    "vl2lite published": {"method": "vl2lite", "vl2lite.schedule": "published"},
+    "pand": {"method": "pand"},
+    "pand published": {"method": "pand", "pand.schedule": "published"},
+    "pand, PSC only": {"method": "pand", "pand.nsd_weight": 0.0},
+    "pand, NSD only": {"method": "pand", "teacher.head": "zero-shot"},
+    "pand replay:1": {"method": "pand", "teacher.views": "replay:1"},
+    "pand replay:4": {"method": "pand", "teacher.views": "replay:4"},
+    "pand online": {"method": "pand", "teacher.views": "online"},
+}
+
+
+def is_finished(run: Run, config: Config) -> bool:
+    """Whether the folder holds a finished run of exactly these settings."""
+    if not (run.folder / "summary.json").exists():
+        return False
+    return not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
+
+
+def folder_name(row: str, seed: int) -> str:
+    return f"{row.replace(', ', '-').replace(' ', '-').replace(':', '')}-{seed}"
+
+
+def scores(out: Path, row: str, seed: int, shared: dict[str, Any]) -> dict[str, Any]:
+    """The summary of one cell; it is trained if that has not been done."""
+    run, options = Run(out / folder_name(row, seed)), {**shared, "export": False, "seed": seed, **ROWS[row]}
+    if not is_finished(run, settings(options=options)[0]):
+        distill(out=run.folder, overwrite=True, options=options)
+    return run.summary()
+
+
+def spread(values: list[float]) -> str:
+    sd = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):6.2f} ± {sd:.2f}"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    shared = {**SETS[arguments.set], **dict(option.split("=", 1) for option in arguments.options)}
+    shared |= {"data.source": arguments.data} if arguments.data else {}
+    shared |= {"teacher.id": arguments.teacher} if arguments.teacher else {}
+    out = Path("runs/bench") / "-".join([arguments.set, *arguments.options])
+    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows}
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            table[row].append(scores(out, row, seed, shared))
+            print(f"seed {seed} {row}: val {100 * table[row][-1]['val.top1']:.2f}", flush=True)
+    seeds = ", ".join(map(str, arguments.seeds))
+    print(f"\ntop-1, mean ± sd of seeds {seeds}")
+    print("| | val | test | test - first row | test of each seed |\n|---|---|---|---|---|")
+    first = [100 * summary["test.top1"] for summary in table[arguments.rows[0]]]
+    for row, summaries in table.items():
+        val, test = ([100 * summary[f"{split}.top1"] for summary in summaries] for split in ("val", "test"))
+        gains = [after - before for before, after in zip(first, test, strict=True)]
+        print(f"| {row} | {spread(val)} | {spread(test)} | {spread(gains)} | {' '.join(f'{v:.1f}' for v in test)} |")
+    teachers = {
+        f"{100 * s['teacher.test.top1']:.2f}" for summaries in table.values() for s in summaries if s["teacher.id"]
+    }
+    print(f"teacher, test: {', '.join(sorted(teachers))}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["ce", "kd", "kd standardized", "vl2lite", "pand"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--data", help="instead of the set's own data")
+    parser.add_argument("--teacher")
+    parser.add_argument("--options", nargs="*", default=[], help="settings for all rows, as in train.lr=0.003")
+    main(parser.parse_args())

@@ -1,0 +1,66 @@
+"""``pand``: calibrated prompts, condensed embeddings, and the structure among neighbours (PAND, arXiv 2602.07768)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from linnet.config import Bounds, Count, NonNegative
+from linnet.data.batches import Batch
+from linnet.losses import neighbour_structure
+from linnet.methods.base import Context, Method, Needs, Progress
+from linnet.methods.vl2lite import Schedule, VL2Lite, VL2LiteOptions
+from linnet.students import StudentOutput
+
+
+@dataclass(frozen=True)
+class PANDOptions:
+    schedule: Schedule | None = None
+    """published: cross-entropy starts at 0 and ends at 1/8, made for pretrained students; even: every term has weight 1
+    throughout; auto: published for a pretrained student, else even."""
+    text_weight: NonNegative = 1.0
+    """Factor on the softened KL of the class relations."""
+    temperature: Annotated[float, Bounds(0.01, 1000.0)] = 2.0
+    """Softens both class relations."""
+    scale: Annotated[float, Bounds(0.01, 1000.0)] = 1 / 0.07
+    """Factor on cosines in place of the one that the teacher learned."""
+    nsd_weight: NonNegative = 1.0
+    """Weight of the neighbourhood term, not scheduled; 0 leaves the calibrated prompts alone at work."""
+    neighbours: Count = 3
+    """Neighbours of each image, searched in the local batch."""
+    center_teacher: bool = False
+    """Subtract each image's mean teacher logit before the search: cosines are not blind to it."""
+
+
+class PAND(Method):
+    """VL2Lite's terms with calibrated prompts (``teacher.head: prompt``) plus nsd_weight * L_nsd.
+
+    L_nsd is the Jensen-Shannon divergence between teacher and student of softmax(logits_i - logits_j) over the K
+    nearest neighbours j of each image i: see :func:`linnet.losses.neighbour_structure`. The teacher's logits there are
+    scale * v t_c, without temperature.
+
+    Reference:
+        PAND, arXiv 2602.07768, sections 3.2 and 3.3, and its released code.
+
+    Deviation:
+        The terms of VL2Lite deviate as VL2Lite's do; ``center_teacher`` is linnet's own.
+    """
+
+    summary = "calibrated prompts, condensed embeddings and neighbourhood structure (PAND, arXiv 2602.07768)"
+    Options = PANDOptions
+    needs = Needs(teacher="vlm")
+    defaults: ClassVar[Mapping[str, Any]] = {"teacher": {"head": "prompt"}}
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        own = self.options
+        self.base = VL2Lite(VL2LiteOptions(own.schedule, own.text_weight, own.temperature, own.scale))
+        self.base.prepare(context)
+
+    def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
+        teacher_BC = self.base.teacher_logits(batch)
+        if self.options.center_teacher:
+            teacher_BC = teacher_BC - teacher_BC.mean(dim=1, keepdim=True)
+        structure = neighbour_structure(student.logits_BC, teacher_BC, self.options.neighbours)
+        return {**self.base(batch, student, progress), "nsd": self.options.nsd_weight * structure}

@@ -1,0 +1,151 @@
+"""All that a run asks of its teacher: logits on val and test, outputs for training views, and the head in between."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from linnet.config import Config
+from linnet.data import views
+from linnet.data.batches import cut_views
+from linnet.data.images import VERSION as STORE_VERSION
+from linnet.data.images import Images
+from linnet.data.manifest import Manifest
+from linnet.errors import UserError
+from linnet.evaluation.metrics import top_k_accuracy
+from linnet.progress import Bar
+from linnet.teachers import ClassHead, Teacher, TeacherOutput, VisionLanguageTeacher, class_head
+from linnet.teachers.cache import Pixels, TeacherCache, center_pixels, live_rows
+from linnet.teachers.probe import linear_probe
+from linnet.teachers.prompts import Embedded, calibrated_bank, step_count
+
+log = logging.getLogger("linnet")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teacher said.
+
+    Attributes:
+        head: from its rows to logits. val_top1: accuracy of every head that was tried, by name.
+        logits: (N, C) of each split but train. train: (rows of the training split, view number) -> outputs.
+        prompts: the calibrated context and text bank; empty if not asked for.
+    """
+
+    head: ClassHead
+    val_top1: dict[str, float]
+    logits: dict[str, np.ndarray]
+    train: Callable[[np.ndarray, int], TeacherOutput]
+    prompts: dict[str, torch.Tensor]
+
+
+def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device: torch.device) -> Answers:
+    """Have the teacher look at every image (or view) that it has not seen before, and settle its head.
+
+    Raises:
+        UserError: classes, head or views do not suit the teacher.
+    """
+    chosen = config.teacher.head
+    if chosen != "zero-shot" and not isinstance(teacher, VisionLanguageTeacher):
+        raise UserError(f"--teacher.head {chosen} needs a vision-language teacher; '{teacher.id}' is a classifier")
+    height, width = teacher.image_shape
+    if config.teacher.views != "center" and height != width:
+        raise UserError(
+            f"--teacher.views {config.teacher.views} needs a teacher of square images, not {height} x {width}: "
+            "use --teacher.views center"
+        )
+    classes = splits["train"].classes
+    names, prompt_names = [info.name for info in classes], [info.prompt_name for info in classes]
+    head, prompts = class_head(teacher, names, prompt_names, config.teacher.templates), {}
+    cache = TeacherCache(teacher, "center", config.teacher.cache, device)
+    for part, rows in splits.items():
+        if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
+            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, center_pixels(teacher, rows.paths))
+    val_top1 = {"zero-shot" if teacher.kind == "vlm" else "classifier": _val_top1(head, cache, splits)}
+    if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
+        texts = _class_texts(config, prompt_names)
+        prompts = _calibrate(config, teacher, texts, splits, cache)
+        calibrated = head._replace(bank_CE=prompts["bank_CE"])
+        val_top1["prompt"] = _val_top1(calibrated, cache, splits)
+        if val_top1["prompt"] >= val_top1["zero-shot"]:
+            head = calibrated
+        else:
+            log.warning("the calibrated prompts lose to the class texts on val: the texts are used as they are")
+    elif chosen == "probe":
+        train, val = (_embedded(cache, splits[part]) for part in ("train", "val"))
+        head = head._replace(probe=linear_probe(train, val, len(classes)), scale=1.0)
+        val_top1["probe"] = _val_top1(head, cache, splits)
+        if val_top1["probe"] < val_top1["zero-shot"]:
+            log.warning("the probe loses to the class texts on val: consider --teacher.head zero-shot")
+    shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in val_top1.items())
+    log.info("teacher %s: val top-1 %s", teacher.id, shown)
+    logits = {
+        part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
+    }
+    return Answers(
+        head, val_top1, logits, _train_outputs(config, teacher, head, splits["train"], cache, device), prompts
+    )
+
+
+def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
+    start, before = time.perf_counter(), cache.computed
+    with Bar(title, len(digests)) as bar:
+        cache.fill(digests, pixels, view, bar.update)
+    looked = cache.computed - before
+    log.info("%s: %d of %d images looked at in %.1f s", title, looked, len(digests), time.perf_counter() - start)
+
+
+def _val_top1(head: ClassHead, cache: TeacherCache, splits: Mapping[str, Manifest]) -> float:
+    return top_k_accuracy(head(cache.rows(splits["val"].digests)).logits_BC.numpy(), splits["val"].labels)
+
+
+def _embedded(cache: TeacherCache, rows: Manifest) -> Embedded:
+    unit_NE = torch.nn.functional.normalize(cache.rows(rows.digests).float(), dim=1)
+    return Embedded(unit_NE, torch.from_numpy(rows.labels))
+
+
+def _class_texts(config: Config, prompt_names: list[str]) -> list[str]:
+    if config.prompts.text == "name":
+        return prompt_names
+    return [config.teacher.templates[0].replace("{}", name) for name in prompt_names]
+
+
+def _calibrate(
+    config: Config,
+    teacher: VisionLanguageTeacher,
+    texts: list[str],
+    splits: Mapping[str, Manifest],
+    cache: TeacherCache,
+) -> dict[str, torch.Tensor]:
+    train, val = (_embedded(cache, splits[part]) for part in ("train", "val"))
+    with Bar(f"prompts of {teacher.id}", step_count(config.prompts, len(train.rows_NE))) as bar:
+        return calibrated_bank(teacher, texts, train, val, config.prompts, config.seed, cache.folder.name, bar.update)
+
+
+def _train_outputs(
+    config: Config, teacher: Teacher, head: ClassHead, rows: Manifest, cache: TeacherCache, device: torch.device
+) -> Callable[[np.ndarray, int], TeacherOutput]:
+    """How the teacher's outputs for training views are had; only ``online`` keeps the teacher in memory."""
+    if config.teacher.views == "center":
+        center = cache.rows
+        return lambda index, view: head(center(rows.digests[index]))
+    recipe, seed, side = config.data.views or "light", config.data.seed, teacher.image_shape[0]
+    images = Images(rows.paths, rows.digests, side, "train", config.data.store_limit_gb)
+
+    def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
+        pixels = [images[row] for row in index]
+        return cut_views(pixels, rows.digests[np.asarray(index)], recipe, view, seed, side, device)
+
+    if config.teacher.views == "online":
+        return lambda index, view: head(live_rows(teacher, look(view, index)).cpu())
+    # the number of views is not part of the space: a larger one computes the new views only
+    words = f"replay|{recipe}|version {views.VERSION}, {STORE_VERSION}|data seed {seed}|{side} pixels"
+    replayed = TeacherCache(teacher, words, config.teacher.cache, device)
+    for view in range(config.teacher.replay or 0):
+        _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)
+    seen = replayed.rows
+    return lambda index, view: head(seen(rows.digests[index], view))

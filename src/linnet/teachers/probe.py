@@ -1,0 +1,42 @@
+"""A linear probe on a vision-language teacher's embeddings (Radford et al. 2021, section 3.2)."""
+
+import warnings
+
+import numpy as np
+import torch
+
+from linnet.teachers.prompts import Embedded
+
+STRENGTHS = tuple(10.0**power for power in (-1, 0, 1, 2, 3))  # inverse regularisation, for unit embeddings
+
+
+def linear_probe(train: Embedded, val: Embedded, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Multinomial logistic regression on training embeddings; val chooses the regularisation.
+
+    Returns:
+        Weights (C, E) and biases (C,), float32. A class without a labelled training image is never predicted.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    def labelled(split: Embedded) -> tuple[np.ndarray, np.ndarray]:
+        known = split.labels_N >= 0
+        return split.rows_NE[known].double().numpy(), split.labels_N[known].numpy()
+
+    (rows, labels), (val_rows, val_labels) = labelled(train), labelled(val)
+    probes = [LogisticRegression(C=strength, max_iter=300) for strength in STRENGTHS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation; val decides whether it is good
+        for probe in probes:
+            probe.fit(rows, labels)
+    best = max(probes, key=lambda probe: probe.score(val_rows, val_labels))  # of equals the stronger regularisation
+    coefficients, intercepts = best.coef_, best.intercept_
+    if len(best.classes_) == 2:  # scikit-learn keeps one vector for two classes
+        coefficients, intercepts = (
+            np.concatenate([-coefficients, coefficients]) / 2,
+            np.concatenate([-intercepts, intercepts]) / 2,
+        )
+    weights, biases = torch.zeros(classes, rows.shape[1]), torch.full((classes,), -1e4)
+    weights[best.classes_] = torch.from_numpy(coefficients).float()
+    biases[best.classes_] = torch.from_numpy(intercepts).float()
+    return weights, biases

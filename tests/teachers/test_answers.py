@@ -1,0 +1,308 @@
+"""What a run asks of its teacher: the shipped one, on 24 training and 20 validation images of drawn birds."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from linnet.config import DataConfig
+from linnet.data.batches import TrainLoader
+from linnet.data.images import Images
+from linnet.data.manifest import Manifest, load_manifest
+from linnet.errors import UserError
+from linnet.settings import settings
+from linnet.students import Student
+from linnet.teachers import Teacher, VisionLanguageTeacher, answers, class_head, load_teacher, prompts
+from linnet.teachers.answers import Answers, ask
+from linnet.teachers.cache import center_pixels
+from linnet.teachers.probe import linear_probe
+from linnet.teachers.prompts import Embedded
+
+SOURCE = "aviary:species=4,images=6"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, Manifest]:
+    manifest = load_manifest(DataConfig(source=SOURCE))
+    parts = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test")}
+    return {
+        "train": parts["train"],
+        "val": parts["val"].take(np.arange(0, 40, 2)),
+        "test": parts["test"].take(np.arange(0, 200, 20)),
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher() -> VisionLanguageTeacher:
+    teacher = load_teacher("mini-clip")
+    assert isinstance(teacher, VisionLanguageTeacher)
+    return teacher
+
+
+@dataclass
+class Room:
+    """A folder for the teacher cache, and how to ask a teacher there."""
+
+    folder: Path
+    splits: Mapping[str, Manifest]
+
+    def ask(self, teacher: Teacher, views: str = "center", **options: object) -> Answers:
+        given = {"teacher.views": views, "teacher.cache": self.folder} | {
+            key.replace("__", "."): value for key, value in options.items()
+        }
+        config, _ = settings(SOURCE, teacher=teacher.id, options=given)
+        return ask(config, teacher, self.splits, CPU)
+
+
+@pytest.fixture
+def room(tmp_path: Path, splits: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch) -> Room:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    return Room(tmp_path / "teacher", splits)
+
+
+def watch(teacher: VisionLanguageTeacher, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Everything that the teacher is shown from now on."""
+    seen, real = [], teacher.embed_images
+
+    def embed_images(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return real(images)
+
+    monkeypatch.setattr(teacher, "embed_images", embed_images)
+    return seen
+
+
+def student_loader(train: Manifest, said: Answers, replay: int | None = None) -> TrainLoader:
+    return TrainLoader(
+        Images(train.paths, train.digests, 64, "train"), train.labels, train.digests,
+        recipe="light", batch_size=8, size=64, data_seed=0, seed=5, device=CPU, teacher=said.train, replay=replay,
+    )  # fmt: skip
+
+
+def test_under_center_every_view_has_the_teachers_own_look_at_the_image(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    train, seen = room.splits["train"], watch(teacher, monkeypatch)
+    said = room.ask(teacher)
+    assert sum(len(images) for images in seen) == 24 + 20 + 10
+    rows = np.array([7, 3, 20])
+    live = teacher.embed_images(center_pixels(teacher, train.paths)(rows))
+    for view in (0, 5):
+        out = said.train(rows, view)
+        assert out.embedding_BE is not None
+        assert torch.allclose(out.embedding_BE, live, atol=1e-3)
+        assert torch.allclose(out.logits_BC, said.head(live).logits_BC, atol=0.05)
+    assert not torch.allclose(said.train(rows[:1], 0).logits_BC, said.train(rows[1:2], 0).logits_BC, atol=0.05)
+
+
+def test_replay_shows_the_teacher_the_very_pixels_that_the_student_is_shown(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    """A crop, a number or an order apart, and the student would learn what the teacher said of another picture."""
+    seen = watch(teacher, monkeypatch)
+    said = room.ask(teacher, "replay:3")
+    shown = seen[-3:]
+    assert [len(images) for images in seen[:-3]] == [20, 10]  # of the training images, nothing but the views
+    assert [len(images) for images in shown] == [24, 24, 24]
+    loader = student_loader(room.splits["train"], said, replay=3)
+    for epoch in range(5):
+        here, there = shown[epoch % 3], shown[(epoch + 1) % 3]
+        for batch in loader.epoch(epoch):
+            assert torch.allclose(batch.images, here[batch.index], atol=1e-5)
+            assert not torch.allclose(batch.images, there[batch.index], atol=0.1)
+            assert batch.teacher is not None and batch.teacher.embedding_BE is not None
+            live, other = teacher.embed_images(batch.images), teacher.embed_images(there[batch.index])
+            assert F.cosine_similarity(batch.teacher.embedding_BE, live).min() > 0.999
+            assert F.cosine_similarity(batch.teacher.embedding_BE, other).min() < 0.999
+            assert torch.allclose(batch.teacher.logits_BC, said.head(live).logits_BC, atol=0.05)
+
+
+def test_online_says_what_replay_says_of_the_same_view(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    replayed, online = room.ask(teacher, "replay:2"), room.ask(teacher, "online")
+    seen, rows = watch(teacher, monkeypatch), np.array([11, 0, 23, 5])
+    for view in (0, 1):
+        live, cached = online.train(rows, view), replayed.train(rows, view)
+        assert live.embedding_BE is not None and cached.embedding_BE is not None
+        assert torch.allclose(live.embedding_BE, cached.embedding_BE, atol=1e-3)
+        assert torch.allclose(live.logits_BC, cached.logits_BC, atol=0.05)
+        assert not torch.allclose(live.embedding_BE, replayed.train(rows, 1 - view).embedding_BE, atol=1e-3)
+    assert [len(images) for images in seen] == [4, 4]
+    batch = next(student_loader(room.splits["train"], online).epoch(9))  # a fresh view, beyond any that is cached
+    assert torch.allclose(seen[-1], batch.images, atol=1e-5)
+
+
+def test_asking_again_computes_nothing_and_more_views_compute_the_new_ones(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    options = {"teacher__head": "prompt", "prompts__max_steps": 2}
+    first = room.ask(teacher, "replay:2", **options)
+    seen = watch(teacher, monkeypatch)
+    monkeypatch.setattr(prompts, "calibrate", lambda *_: pytest.fail("calibrates again"))
+    again = room.ask(teacher, "replay:2", **options)
+    rows = np.arange(24)
+    assert torch.equal(first.train(rows, 1).logits_BC, again.train(rows, 1).logits_BC)
+    assert np.array_equal(first.logits["val"], again.logits["val"])
+    assert not seen
+    more = room.ask(teacher, "replay:4", **options)
+    assert [len(images) for images in seen] == [24, 24]
+    assert torch.equal(first.train(rows, 1).logits_BC, more.train(rows, 1).logits_BC)
+    assert not torch.equal(more.train(rows, 3).logits_BC, more.train(rows, 1).logits_BC)
+
+
+@pytest.mark.parametrize("changed", [{"data__views": "standard"}, {"data__seed": 1}])
+def test_another_recipe_or_data_seed_is_another_view(
+    teacher: VisionLanguageTeacher, room: Room, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    """Views of another recipe under the same name would be stale, silently."""
+    first, seen = room.ask(teacher, "replay:1"), watch(teacher, monkeypatch)
+    other = room.ask(teacher, "replay:1", **changed)
+    assert [len(images) for images in seen] == [24]
+    rows = np.arange(24)
+    assert not torch.allclose(first.train(rows, 0).logits_BC, other.train(rows, 0).logits_BC, atol=0.05)
+
+
+# --- heads ---
+
+
+def zero_shot(teacher: VisionLanguageTeacher, splits: Mapping[str, Manifest]) -> torch.Tensor:
+    classes = splits["train"].classes
+    bank = class_head(teacher, [c.name for c in classes], [c.prompt_name for c in classes], ("a photo of a {}.",))
+    assert bank.bank_CE is not None
+    return bank.bank_CE
+
+
+def embedded(teacher: VisionLanguageTeacher, rows: Manifest) -> Embedded:
+    images = center_pixels(teacher, rows.paths)(range(len(rows)))
+    return Embedded(teacher.embed_images(images), torch.from_numpy(rows.labels))
+
+
+def accuracy(logits: np.ndarray, rows: Manifest) -> float:
+    return float((logits.argmax(axis=1) == rows.labels).mean())
+
+
+@pytest.mark.parametrize("head", ["zero-shot", "prompt", "probe"])
+def test_accuracies_and_logits_are_those_of_the_head_in_use(teacher: VisionLanguageTeacher, room: Room, head: str):
+    said = room.ask(teacher, teacher__head=head, prompts__max_steps=3, prompts__vectors=2)
+    assert list(said.val_top1) == list(dict.fromkeys(["zero-shot", head]))
+    assert set(said.logits) == {"val", "test"}
+    texts = zero_shot(teacher, room.splits)
+    for part in ("val", "test"):
+        rows = room.splits[part]
+        live = embedded(teacher, rows)
+        assert np.allclose(said.logits[part], said.head(live.rows_NE).logits_BC.numpy(), atol=0.1)
+        if part == "val":
+            by_texts = (live.rows_NE @ texts.T).numpy()
+            assert said.val_top1["zero-shot"] == pytest.approx(accuracy(by_texts, rows))
+            in_use = said.val_top1["probe"] if head == "probe" else max(said.val_top1.values())
+            assert in_use == pytest.approx(accuracy(said.logits["val"], rows))
+    assert set(said.prompts) == ({"context_PW", "bank_CE"} if head == "prompt" else set())
+    assert (said.head.probe is not None) == (head == "probe")
+    assert said.head.bank_CE is not None  # methods that need texts find them under every head
+    if head == "zero-shot":
+        assert torch.equal(said.head.bank_CE, texts)
+
+
+def test_a_probe_is_fitted_on_the_training_images(teacher: VisionLanguageTeacher, room: Room):
+    said = room.ask(teacher, teacher__head="probe")
+    train, val = (embedded(teacher, room.splits[part]) for part in ("train", "val"))
+    weights_CE, biases_C = linear_probe(train, val, 4)
+    expected = val.rows_NE @ weights_CE.T + biases_C
+    assert np.allclose(said.logits["val"], expected.numpy(), rtol=0.02, atol=0.1)
+    assert said.val_top1["probe"] == pytest.approx(accuracy(expected.numpy(), room.splits["val"]))
+
+
+def test_a_prompt_is_calibrated_on_the_class_texts_and_the_training_images(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def calibrated(teacher: object, texts: list[str], train: Embedded, val: Embedded, *rest: object) -> dict:
+        asked.append((texts, train.labels_N.tolist(), val.labels_N.tolist()))
+        assert torch.allclose(train.rows_NE.norm(dim=1), torch.ones(24), atol=1e-5)
+        return {"context_PW": torch.zeros(1, 128), "bank_CE": zero_shot(teacher, room.splits)}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(answers, "calibrated_bank", calibrated)
+    room.ask(teacher, teacher__head="prompt", teacher__templates=["one {} here", "unused {}"])
+    room.ask(teacher, teacher__head="prompt", prompts__text="name")
+    names = [info.prompt_name for info in room.splits["train"].classes]
+    labels = [room.splits[part].labels.tolist() for part in ("train", "val")]
+    assert asked == [([f"one {name} here" for name in names], *labels), (names, *labels)]
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_prompts_that_lose_on_val_are_not_used(
+    teacher: VisionLanguageTeacher,
+    room: Room,
+    good: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """With few images a calibration can be worse than the texts that it starts from; the teacher must not be."""
+    texts = zero_shot(teacher, room.splits)
+    bank = F.normalize(texts + 1e-3 * texts.roll(1, 1), dim=1) if good else texts.roll(1, 0)
+    monkeypatch.setattr(answers, "calibrated_bank", lambda *_: {"context_PW": torch.zeros(1, 128), "bank_CE": bank})
+    with caplog.at_level(logging.WARNING):
+        said = room.ask(teacher, teacher__head="prompt")
+    assert said.head.bank_CE is not None
+    assert torch.equal(said.head.bank_CE, bank if good else texts)
+    assert ("lose to the class texts on val" in caplog.text) != good
+    assert (said.val_top1["prompt"] >= said.val_top1["zero-shot"]) == good
+    live = embedded(teacher, room.splits["val"]).rows_NE
+    expected = teacher.logit_scale * live @ (bank if good else texts).T
+    assert np.allclose(said.logits["val"], expected.numpy(), atol=0.1)
+
+
+def test_a_probe_that_loses_on_val_is_said(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(answers, "linear_probe", lambda *_: (torch.zeros(4, 192), -torch.arange(4.0)))
+    with caplog.at_level(logging.WARNING):
+        said = room.ask(teacher, teacher__head="probe")
+    assert said.val_top1["probe"] == 0.25 < said.val_top1["zero-shot"]
+    assert "the probe loses to the class texts on val" in caplog.text
+
+
+# --- what is refused ---
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, splits: dict[str, Manifest]) -> Teacher:
+    torch.manual_seed(0)
+    Student("test_resnet", splits["train"].classes, image_size=32).eval().save(tmp_path / "run" / "model")
+    return load_teacher(f"run:{tmp_path / 'run'}")
+
+
+def test_a_classifier_answers_with_its_own_logits(classifier: Teacher, room: Room):
+    said = room.ask(classifier, "replay:1")
+    assert list(said.val_top1) == ["classifier"]
+    assert said.logits["val"].shape == (20, 4)
+    assert said.train(np.arange(3), 0).embedding_BE is None
+
+
+@pytest.mark.parametrize("head", ["prompt", "probe"])
+def test_a_classifier_has_no_head_to_choose(classifier: Teacher, room: Room, head: str):
+    with pytest.raises(UserError, match=f"--teacher.head {head} needs a vision-language teacher; 'run:.*classifier"):
+        room.ask(classifier, teacher__head=head)
+
+
+@pytest.mark.parametrize("views", ["replay:2", "online"])
+def test_a_teacher_of_images_that_are_not_square_has_only_its_own_view(
+    open_clip_folder: Callable[..., Path], room: Room, views: str
+):
+    """Views are square: the teacher would see a shape that it was not made for."""
+    teacher = load_teacher(f"open_clip:local-dir:{open_clip_folder(image_size=[32, 48])}")
+    assert teacher.image_shape == (32, 48)
+    with pytest.raises(
+        UserError,
+        match=f"--teacher.views {views} needs a teacher of square images, not 32 x 48: use --teacher.views center",
+    ):
+        room.ask(teacher, views)
+    assert room.ask(teacher).logits["val"].shape == (20, 4)
