@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from linnet.config import Config, DataConfig, StudentConfig, TrainConfig, difference, from_dict, merge, nest, to_dict
+from linnet.config import (
+    Config,
+    DataConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    difference,
+    from_dict,
+    merge,
+    nest,
+    to_dict,
+)
 from linnet.errors import UserError
 from linnet.settings import settings
 
@@ -170,3 +181,15 @@ def test_every_setting_says_in_one_sentence_what_it_is():
             if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         }
         assert documented == {spec.name for spec in fields(kind)}
+
+
+@pytest.mark.parametrize(
+    "views", ["replay", "replay:0", "replay:04", "replay:-1", "replay:99999", "Replay:4", "centre", ""]
+)
+def test_views_that_do_not_exist(views: str):
+    with pytest.raises(UserError, match="teacher.views must be center, online or replay:K, as in replay:4, not"):
+        from_dict(Config, {"teacher": {"views": views}})
+
+
+def test_replay_says_how_many():
+    assert [TeacherConfig(views=views).replay for views in ("center", "online", "replay:12")] == [None, None, 12]

@@ -16,7 +16,7 @@ from linnet.data.manifest import load_manifest
 from linnet.demo import demo
 from linnet.run import Run
 from linnet.settings import settings
-from linnet.teachers import Teacher, load_teacher
+from linnet.teachers import Teacher, answers, load_teacher
 
 OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 4}
 DATA = "aviary:species=4,images=16"
@@ -171,6 +171,33 @@ def test_a_killed_pand_run_ends_with_the_same_weights(tmp_path: Path, monkeypatc
         json.dumps([{k: v for k, v in row.items() if k != "seconds"} for row in r.metrics()]) for r in (whole, resumed)
     ]
     assert names[0] == names[1]
+
+
+def test_pand_without_prompts_and_neighbours_is_vl2lite_at_its_weights(tmp_path: Path):
+    """To the last bit, from the first step to the saved student."""
+    settings = {**OPTIONS, "train.epochs": 2, "export": False}
+    own = {
+        "vl2lite": {"vl2lite.text_weight": 1.0, "vl2lite.schedule": "published"},
+        "pand": {"teacher.head": "zero-shot", "pand.nsd_weight": 0.0, "pand.schedule": "published"},
+    }
+    weights = []
+    for method, options in own.items():
+        run = linnet.distill(
+            DATA, student="test_resnet", method=method, out=tmp_path / method, options={**settings, **options}
+        )
+        weights.append((run.model / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_prompts_that_lose_on_val_are_not_used_and_the_summary_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bad = {"bank_CE": torch.ones(4, 192) / 192**0.5, "context_PW": torch.zeros(1, 128)}
+    monkeypatch.setattr(answers, "calibrated_bank", lambda *arguments: bad)
+    run = linnet.distill(
+        DATA, student="test_resnet", method="pand", out=tmp_path / "r",
+        options={**OPTIONS, "train.epochs": 1, "export": False},
+    )  # fmt: skip
+    assert run.summary()["teacher.head"] == "zero-shot"
+    assert not (run.folder / "prompts.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["vl2lite", "pand"])

@@ -180,7 +180,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
 
     Args:
         out: Folder of the runs; an earlier demo in it is overwritten.
-        seed: Seed of both students.
+        seed: Seed of the students.
     """
     from linnet.demo import demo as run_demo
 

@@ -2,7 +2,7 @@
 written back.
 
 Precedence: command line or Python argument, then file, then the method's own defaults, then the defaults below.
-``None`` stands for "auto": :func:`linnet.pipeline.resolve` replaces it and logs the reason.
+``None`` stands for "auto": :func:`linnet.settings.resolve` replaces it and logs the reason.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class TeacherConfig:
     head: Literal["zero-shot", "prompt", "probe"] = "zero-shot"
     """How embeddings become logits: the text bank as it is, calibrated prompts, or a linear probe on train images."""
     views: Annotated[
-        str, Pattern(r"center|online|replay:[1-9][0-9]*", "center, online or replay:K, as in replay:4")
+        str, Pattern(r"center|online|replay:[1-9][0-9]{0,3}", "center, online or replay:K, as in replay:4")
     ] = "center"
     """center: the teacher's own view of each image, cached; replay:K: K views, cached, that the student sees too, in
     turn; online: the student's own views, computed in every step."""
@@ -99,7 +99,7 @@ class PromptsConfig:
     lr: Annotated[float, Bounds(1e-8, 100.0)] = 0.02
     """Peak learning rate of SGD with momentum 0.9; it falls to 0 as a cosine."""
     patience: Count = 50
-    """Epochs without a better val accuracy after which the calibration ends."""
+    """Epochs without a better val score (accuracy, of equals the lower cross-entropy) that end the calibration."""
 
 
 @dataclass(frozen=True)

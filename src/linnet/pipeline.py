@@ -3,6 +3,7 @@
 data -> teacher (cached) -> method -> training -> val and test -> ONNX
 """
 
+import atexit
 import logging
 import os
 import re
@@ -88,7 +89,7 @@ def distill(
         log.removeHandler(handler)
         handler.close()
         run.close()
-    accelerator.end_training()
+    accelerator.wait_for_everyone()  # or the others would return before summary.json is there
     return run
 
 
@@ -105,9 +106,15 @@ def _accelerator() -> Any:
 
     # while the first process asks the teacher, the others wait: longer than the half hour that is usual
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    atexit.register(_leave_the_others)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = several and not torch.cuda.is_available()  # Accelerate joins processes without a GPU only if told so
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+
+
+def _leave_the_others() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> None:
@@ -121,13 +128,16 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
     teacher, answers = None, None
     with accelerator.local_main_process_first():  # the others find everything in the caches
-        run.pin(data=manifest.content_hash)
+        if accelerator.is_main_process:
+            run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         images = _decode(config, splits)
         if methods.needs_teacher(config.method):
             teacher = _load_teacher(config, device)
-            run.pin(teacher=teacher.fingerprint())
+            if accelerator.is_main_process:
+                run.pin(teacher=teacher.fingerprint())
             answers = ask(config, teacher, splits, device)
-            run.write_prompts(answers.prompts)
+            if accelerator.is_main_process and answers.prompts:
+                run.write_prompts(answers.prompts)
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
     method.prepare(Context(config, student.classes, student.width, teacher, answers.head if answers else None))
@@ -204,7 +214,7 @@ def _finish(
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
     summary |= {"data.source": config.data.source, "teacher.id": config.teacher.id if answers else None}
     if answers:
-        summary |= {"teacher.views": config.teacher.views, "teacher.head": config.teacher.head}
+        summary |= {"teacher.views": config.teacher.views, "teacher.head": answers.head_name}
         summary |= {f"teacher.{head}.val.top1": value for head, value in answers.val_top1.items()}
     summary |= {"classes": len(student.classes), **{f"images.{part}": len(rows) for part, rows in splits.items()}}
     summary |= _score(student, splits, images, teacher_logits, run, device)

@@ -5,6 +5,7 @@ summary.json  model/  model.onnx  predictions/
 """
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -121,11 +122,12 @@ class Run:
         write_atomically(path, json.dumps({**pinned, **inputs}, indent=1))
 
     def write_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Keep the calibrated context vectors and the text bank that they give, if there are any."""
+        """Keep the calibrated context vectors and the text bank that they give; refuse to resume with others."""
         from safetensors.torch import save
 
-        if prompts:
-            write_atomically(self.folder / "prompts.safetensors", save(dict(prompts)))
+        content = save(dict(prompts))
+        self.pin(prompts=hashlib.sha256(content).hexdigest())
+        write_atomically(self.folder / "prompts.safetensors", content)
 
     def _check_same(self, config: Config) -> None:
         if not (self.folder / "config.yaml").exists():

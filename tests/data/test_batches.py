@@ -117,3 +117,10 @@ def test_evaluation_sees_every_image_once_in_order(paths: list[Path]):
     rows = torch.cat(batches)
     for row, pixels in enumerate(rows):
         assert np.array_equal((pixels * 255).round().byte().permute(1, 2, 0).numpy(), images[row])
+
+
+def test_fewer_than_two_images_for_a_process_are_refused(paths: list[Path]):
+    """Batch statistics of one image do not exist, and a batch of none would never end."""
+    assert loader(paths, batch_size=4, world=2).batch_size == 4
+    with pytest.raises(UserError, match="2 images a step are too few for 2 process"):
+        loader(paths, batch_size=2, world=2)

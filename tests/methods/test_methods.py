@@ -105,6 +105,13 @@ def test_bad_methods(method: str, message: str):
         methods.parse(method)
 
 
+def test_of_a_sum_every_part_gets_the_teacher_that_it_was_made_for():
+    """pand means calibrated prompts, wherever it stands."""
+    assert methods.defaults("kd+pand:0.5") == {"teacher": {"head": "prompt"}}
+    assert methods.defaults("pand+kd") == {"teacher": {"head": "prompt"}}
+    assert methods.defaults("kd") == {}
+
+
 def test_needs_teacher():
     assert methods.needs_teacher("ce") == set()
     assert methods.needs_teacher("ce+kd") == {"any"}

@@ -46,6 +46,9 @@ class TrainLoader:
         replay: epoch n shows view n modulo this number; None: a fresh view in each epoch.
         rank, world: this process reads every world-th image of each batch.
         workers: processes that decode when the images are not stored.
+
+    Raises:
+        UserError: less than 2 images for each process in a step.
     """
 
     def __init__(
@@ -69,6 +72,11 @@ class TrainLoader:
         self.images, self.labels, self.digests = images, labels, digests
         self.recipe, self.size, self.data_seed, self.seed = recipe, size, data_seed, seed
         self.batch_size = min(batch_size, len(labels)) // world * world
+        if self.batch_size < 2 * world:
+            raise UserError(
+                f"{min(batch_size, len(labels))} images a step are too few for {world} process(es), each needs 2: "
+                "raise --train.batch-size, add training images or start fewer processes"
+            )
         self.device, self.teacher, self.replay = device, teacher, replay
         self.rank, self.world, self.workers = rank, world, workers
 

@@ -53,8 +53,9 @@ def parse(method: str) -> list[tuple[str, float]]:
 
 
 def defaults(method: str) -> dict[str, Any]:
-    """The settings that travel with a method (of a sum: with its first method)."""
-    return merge(METHODS[parse(method)[0][0]].defaults)
+    """The settings that travel with a method; of a sum: the first method's, and what the others want of the teacher."""
+    first, *others = [METHODS[id].defaults for id, _ in parse(method)]
+    return merge(*({"teacher": own.get("teacher", {})} for own in others), first)
 
 
 def needs_teacher(method: str) -> set[TeacherNeed]:

@@ -55,7 +55,8 @@ class PAND(Method):
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         own = self.options
-        self.base = VL2Lite(VL2LiteOptions(own.schedule, own.text_weight, own.temperature, own.scale))
+        shared = {name: getattr(own, name) for name in ("schedule", "text_weight", "temperature", "scale")}
+        self.base = VL2Lite(VL2LiteOptions(**shared))
         self.base.prepare(context)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:

@@ -65,10 +65,11 @@ class VL2Lite(Method):
         assert head.bank_CE is not None
         start: Schedule = "published" if config.student.pretrained else "even"
         self.schedule: Schedule = self.options.schedule or start
+        log.info("%s: schedule %s", config.method, self.schedule)
         if self.schedule == "published" and config.train.optimizer != "adamw":
             log.warning(
                 "the published schedule leaves the classifier at most 1/8 of the loss, which only a scale-free "
-                "optimiser makes up for: use --train.optimizer adamw, or --vl2lite.schedule even"
+                "optimiser makes up for: use --train.optimizer adamw, or schedule even"
             )
         self.rescale = self.options.scale / head.scale if head.probe is None else 1.0
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
@@ -90,7 +91,7 @@ class VL2Lite(Method):
         features_BD = F.normalize(student.features_BD, dim=1)
         assert batch.teacher is not None
         assert batch.teacher.embedding_BE is not None
-        image_BD = F.normalize(self.condense_image(batch.teacher.embedding_BE), dim=1)
+        image_BD = F.normalize(self.condense_image(batch.teacher.embedding_BE.detach()), dim=1)
         text_CD = F.normalize(self.condense_text(self.bank_CE), dim=1)
         vision = (features_BD - image_BD).abs().mean()
         relations_BC = self.options.scale * features_BD @ text_CD.T

@@ -1,8 +1,10 @@
 """All that a run asks of its teacher: logits on val and test, outputs for training views, and the head in between."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,12 +33,14 @@ class Answers:
     """What the teacher said.
 
     Attributes:
-        head: from its rows to logits. val_top1: accuracy of every head that was tried, by name.
+        head: from its rows to logits; ``head_name`` says which.
+        val_top1: accuracy of every head that was tried, by name.
         logits: (N, C) of each split but train. train: (rows of the training split, view number) -> outputs.
-        prompts: the calibrated context and text bank; empty if not asked for.
+        prompts: the calibrated context and text bank; empty if they are not used.
     """
 
     head: ClassHead
+    head_name: str
     val_top1: dict[str, float]
     logits: dict[str, np.ndarray]
     train: Callable[[np.ndarray, int], TeacherOutput]
@@ -65,20 +69,23 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
             _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, center_pixels(teacher, rows.paths))
-    val_top1 = {"zero-shot" if teacher.kind == "vlm" else "classifier": _val_top1(head, cache, splits)}
+    name = "zero-shot" if teacher.kind == "vlm" else "classifier"
+    val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
         texts = _class_texts(config, prompt_names)
         prompts = _calibrate(config, teacher, texts, splits, cache)
         calibrated = head._replace(bank_CE=prompts["bank_CE"])
         val_top1["prompt"] = _val_top1(calibrated, cache, splits)
         if val_top1["prompt"] >= val_top1["zero-shot"]:
-            head = calibrated
+            head, name = calibrated, "prompt"
+            log.info("prompts: %d context vectors before the class texts", len(prompts["context_PW"]))
         else:
+            prompts = {}
             log.warning("the calibrated prompts lose to the class texts on val: the texts are used as they are")
     elif chosen == "probe":
         train, val = (_embedded(cache, splits[part]) for part in ("train", "val"))
         head = head._replace(probe=linear_probe(train, val, len(classes)), scale=1.0)
-        val_top1["probe"] = _val_top1(head, cache, splits)
+        name, val_top1["probe"] = "probe", _val_top1(head, cache, splits)
         if val_top1["probe"] < val_top1["zero-shot"]:
             log.warning("the probe loses to the class texts on val: consider --teacher.head zero-shot")
     shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in val_top1.items())
@@ -86,9 +93,8 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     logits = {
         part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
     }
-    return Answers(
-        head, val_top1, logits, _train_outputs(config, teacher, head, splits["train"], cache, device), prompts
-    )
+    outputs = _train_outputs(config, teacher, head, splits["train"], cache, device)
+    return Answers(head, name, val_top1, logits, outputs, prompts)
 
 
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
@@ -137,15 +143,21 @@ def _train_outputs(
     images = Images(rows.paths, rows.digests, side, "train", config.data.store_limit_gb)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
-        pixels = [images[row] for row in index]
-        return cut_views(pixels, rows.digests[np.asarray(index)], recipe, view, seed, side, device)
+        parts = []
+        for start in range(0, len(index), 64):  # bounds the memory of cutting
+            part = np.asarray(index[start : start + 64])
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # of use where images are not stored but decoded
+                pixels = list(pool.map(images.__getitem__, part))
+            parts.append(cut_views(pixels, rows.digests[part], recipe, view, seed, side, device))
+        return torch.cat(parts)
 
     if config.teacher.views == "online":
-        return lambda index, view: head(live_rows(teacher, look(view, index)).cpu())
+        live_head = head.to(device)
+        return lambda index, view: live_head(live_rows(teacher, look(view, index)))
     # the number of views is not part of the space: a larger one computes the new views only
     words = f"replay|{recipe}|version {views.VERSION}, {STORE_VERSION}|data seed {seed}|{side} pixels"
     replayed = TeacherCache(teacher, words, config.teacher.cache, device)
-    for view in range(config.teacher.replay or 0):
+    for view in range(min(config.teacher.replay or 0, config.train.epochs or 0)):
         _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)
     seen = replayed.rows
     return lambda index, view: head(seen(rows.digests[index], view))

@@ -136,6 +136,15 @@ class ClassHead(NamedTuple):
     order_C: torch.Tensor | None = None
     probe: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    def to(self, device: torch.device) -> "ClassHead":
+        """The same head with its tensors on a device; a row has to be on it, too."""
+
+        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        probe = None if self.probe is None else (self.probe[0].to(device), self.probe[1].to(device))
+        return self._replace(bank_CE=moved(self.bank_CE), order_C=moved(self.order_C), probe=probe)
+
     def __call__(self, rows: torch.Tensor) -> TeacherOutput:
         rows = rows.float()
         if self.bank_CE is not None:
