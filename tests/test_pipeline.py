@@ -143,11 +143,14 @@ def test_a_folder_of_photos_and_a_teacher_from_a_folder(
     assert summary["teacher.val.top1"] < 0.9  # random weights
 
 
-def test_a_killed_pand_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_pand_run_ends_with_the_same_weights(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Method state (condensation networks), calibrated prompts and replayed views are all resumed exactly."""
-    same = {"student": "test_resnet", "method": "pand"}
-    options = {**OPTIONS, "teacher.views": "replay:2", "prompts.max_steps": 6, "export": False}
-    whole = linnet.distill(DATA, **same, out=tmp_path / "whole", options=options)
+    same = {"data": make_folder(), "teacher": "mini-clip", "student": "test_resnet", "method": "pand"}
+    options = {**OPTIONS, "student.pretrained": False, "teacher.views": "replay:2", "prompts.max_steps": 20}
+    options["export"] = False
+    whole = linnet.distill(**same, out=tmp_path / "whole", options=options)
     assert "prompts.safetensors" in {path.name for path in whole.folder.iterdir()}
     real = Run.add_metrics
 
@@ -158,10 +161,10 @@ def test_a_killed_pand_run_ends_with_the_same_weights(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Run, "add_metrics", die)
     with pytest.raises(KeyboardInterrupt):
-        linnet.distill(DATA, **same, out=tmp_path / "killed", options=options)
+        linnet.distill(**same, out=tmp_path / "killed", options=options)
     monkeypatch.undo()
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))  # even with the cache gone
-    resumed = linnet.distill(DATA, **same, out=tmp_path / "killed", options=options, resume=True)
+    resumed = linnet.distill(**same, out=tmp_path / "killed", options=options, resume=True)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
     saved = [torch.load(run.checkpoints / "last.pt", weights_only=True)["task"] for run in (whole, resumed)]
     assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])

@@ -203,7 +203,7 @@ def test_accuracies_and_logits_are_those_of_the_head_in_use(teacher: VisionLangu
             assert said.val_top1["zero-shot"] == pytest.approx(accuracy(by_texts, rows))
             in_use = said.val_top1["probe"] if head == "probe" else max(said.val_top1.values())
             assert in_use == pytest.approx(accuracy(said.logits["val"], rows))
-    assert set(said.prompts) == ({"context_PW", "bank_CE"} if head == "prompt" else set())
+    assert set(said.prompts) == ({"context_PW", "bank_CE"} if said.head_name == "prompt" else set())
     assert (said.head.probe is not None) == (head == "probe")
     assert said.head.bank_CE is not None  # methods that need texts find them under every head
     if head == "zero-shot":
