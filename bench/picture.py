@@ -35,7 +35,7 @@ def main(out: Path = Path("docs/demo.png")) -> None:
     spread = [statistics.stdev(values) for values in scores.values()]
     right.bar(names, means, yerr=spread, color=["#9aa5b1", *["#2f7d4f"] * 3], width=0.7, capsize=4)
     right.axhline(teacher, color="#444444", linestyle="--", linewidth=1)
-    right.text(3.4, teacher + 1, f"teacher, zero-shot: {teacher:.1f} %", ha="right", fontsize=9)
+    right.text(1.4, teacher + 2, f"teacher, zero-shot: {teacher:.1f} %", ha="right", fontsize=9)
     for x, (mean, sd) in enumerate(zip(means, spread, strict=True)):
         right.text(x, mean / 2, f"{mean:.1f}\n± {sd:.1f} %", ha="center", color="white", fontsize=10)
     classes, images = (summaries["kd"][0][key] for key in ("classes", "images.train"))
