@@ -126,18 +126,11 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     pretrained, stem, crop_mode = config.student.pretrained or False, config.student.stem, config.student.crop_mode
     student = Student(name, manifest.classes, size, pretrained, stem, crop_mode)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
-    teacher, answers = None, None
     with accelerator.local_main_process_first():  # the others find everything in the caches
         if accelerator.is_main_process:
             run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         images = _decode(config, splits)
-        if methods.needs_teacher(config.method):
-            teacher = _load_teacher(config, device)
-            if accelerator.is_main_process:
-                run.pin(teacher=teacher.fingerprint())
-            answers = ask(config, teacher, splits, device)
-            if accelerator.is_main_process and answers.prompts:
-                run.write_prompts(answers.prompts)
+        teacher, answers = _ask_teacher(config, splits, run, accelerator)
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
     method.prepare(Context(config, student.classes, student.width, teacher, answers.head if answers else None))
@@ -189,13 +182,22 @@ def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]
     return images
 
 
-def _load_teacher(config: Config, device: torch.device) -> Teacher:
-    """Load the teacher and check that it is of the kind that the method needs."""
+def _ask_teacher(
+    config: Config, splits: Mapping[str, Manifest], run: Run, accelerator: Any
+) -> tuple[Teacher | None, Answers | None]:
+    """Load the teacher, check that it is of the kind that the method needs, and ask it about the images."""
+    if not methods.needs_teacher(config.method):
+        return None, None
     teacher = load_teacher(config.teacher.id or "")
     for need in methods.needs_teacher(config.method) - {"any"}:
         if teacher.kind != need:
             raise UserError(f"the method '{config.method}' needs a {need} teacher; '{teacher.id}' is a {teacher.kind}")
-    return teacher.to(device)
+    if accelerator.is_main_process:
+        run.pin(teacher=teacher.fingerprint())
+    answers = ask(config, teacher.to(accelerator.device), splits, accelerator.device)
+    if accelerator.is_main_process and answers.prompts:
+        run.write_prompts(answers.prompts)
+    return teacher, answers
 
 
 def _finish(
