@@ -2,29 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from linnet.config import Bounds, Count, NonNegative
+from linnet.config import Count, NonNegative
 from linnet.data.batches import Batch
 from linnet.losses import neighbour_structure
 from linnet.methods.base import Context, Method, Needs, Progress
-from linnet.methods.vl2lite import Schedule, VL2Lite, VL2LiteOptions
+from linnet.methods.vl2lite import VL2Lite, VL2LiteOptions
 from linnet.students import StudentOutput
 
 
 @dataclass(frozen=True)
-class PANDOptions:
-    schedule: Schedule | None = None
-    """published: cross-entropy starts at 0 and ends at 1/8, made for pretrained students; even: every term has weight 1
-    throughout; auto: published for a pretrained student, else even."""
+class PANDOptions(VL2LiteOptions):
     text_weight: NonNegative = 1.0
     """Factor on the softened KL of the class relations."""
-    temperature: Annotated[float, Bounds(0.01, 1000.0)] = 2.0
-    """Softens both class relations."""
-    scale: Annotated[float, Bounds(0.01, 1000.0)] = 1 / 0.07
-    """Factor on cosines in place of the one that the teacher learned."""
     nsd_weight: NonNegative = 1.0
     """Weight of the neighbourhood term, not scheduled; 0 leaves the calibrated prompts alone at work."""
     neighbours: Count = 3
@@ -54,9 +47,7 @@ class PAND(Method):
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        own = self.options
-        shared = {name: getattr(own, name) for name in ("schedule", "text_weight", "temperature", "scale")}
-        self.base = VL2Lite(VL2LiteOptions(**shared))
+        self.base = VL2Lite(self.options)
         self.base.prepare(context)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
