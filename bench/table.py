@@ -24,7 +24,8 @@ SETS: dict[str, dict[str, Any]] = {
         "student.name": "mobilenetv3_small_100",
         "student.pretrained": False,
         "data.limit_per_class": 100,
-        "train.epochs": 12,
+        "train.epochs": 30,
+        "train.lr": 3e-3,
     },
 }
 

@@ -100,7 +100,7 @@ def test_published_terms_are_the_naive_sums(method: str, weight: float, number: 
 
 
 @pytest.mark.parametrize("method", ["vl2lite", "pand"])
-def test_even_weights_from_scratch_and_published_ones_for_a_pretrained_student(method: str):
+def test_constant_weights_from_scratch_and_published_ones_for_a_pretrained_student(method: str):
     data, out = batch(), student()
     terms = prepared(method)(data, out, epoch(0))
     ce, vision, _ = naive_terms(prepared(method), data, out)
@@ -108,8 +108,9 @@ def test_even_weights_from_scratch_and_published_ones_for_a_pretrained_student(m
     assert terms["vision"].item() == pytest.approx(vision / 2)
     pretrained = prepared(method, student=StudentConfig(pretrained=True))(data, out, epoch(0))
     assert pretrained["ce"].item() == 0
-    chosen = prepared(method, {"schedule": "even"}, student=StudentConfig(pretrained=True))(data, out, epoch(0))
-    assert chosen["ce"].item() == pytest.approx(ce)
+    options = {"schedule": "constant", "ce_weight": 0.25}
+    chosen = prepared(method, options, student=StudentConfig(pretrained=True))(data, out, epoch(9))
+    assert chosen["ce"].item() == pytest.approx(ce / 4)
 
 
 def test_pand_without_neighbours_is_vl2lite_to_the_last_bit():
@@ -195,7 +196,7 @@ def test_sgd_with_the_published_schedule_is_warned_of(method: str, caplog: pytes
     """The classifier would train at an eighth of the learning rate, silently."""
     with caplog.at_level(logging.WARNING):
         prepared(method, {"schedule": "published"})
-        prepared(method, {"schedule": "even"}, train=TrainConfig(optimizer="sgd"))
+        prepared(method, {"schedule": "constant"}, train=TrainConfig(optimizer="sgd"))
     assert not caplog.text
     prepared(method, {"schedule": "published"}, train=TrainConfig(optimizer="sgd"))
     assert "use --train.optimizer adamw" in caplog.text

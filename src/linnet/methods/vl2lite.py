@@ -19,14 +19,16 @@ from linnet.students import StudentOutput
 
 log = logging.getLogger("linnet")
 
-Schedule = Literal["published", "even"]
+Schedule = Literal["published", "constant"]
 
 
 @dataclass(frozen=True)
 class VL2LiteOptions:
     schedule: Schedule | None = None
-    """published: cross-entropy starts at 0 and ends at 1/8, made for pretrained students; even: every term has weight 1
-    throughout; auto: published for a pretrained student, else even."""
+    """Of the cross-entropy's weight. published: starts at 0 and ends at 1/8, made for pretrained students; constant:
+    ``ce_weight`` throughout; auto: published for a pretrained student, else constant."""
+    ce_weight: NonNegative = 1.0
+    """Weight of the cross-entropy under the constant schedule; the other terms' weight is 1."""
     text_weight: NonNegative = 0.5
     """Factor on the softened KL of the class relations; 0.5 is VL2Lite's effective weight, 1 is PAND's."""
     temperature: Annotated[float, Bounds(0.01, 1000.0)] = 2.0
@@ -50,8 +52,8 @@ class VL2Lite(Method):
         VL2Lite, CVPR 2025, and its released code, from which the weights are taken.
 
     Deviation:
-        schedule ``even`` (w_cls = w_kd = 1), the default for students from scratch, is linnet's own. With a probe as
-        the teacher's head its logits stand in for s v t_c.
+        schedule ``constant`` (w_cls = ``ce_weight``, w_kd = 1), the default for students from scratch, is linnet's own.
+        With a probe as the teacher's head its logits stand in for s v t_c.
     """
 
     summary = "features follow condensed image and text embeddings of a VLM (VL2Lite, CVPR 2025)"
@@ -63,13 +65,13 @@ class VL2Lite(Method):
         head, config = context.class_head, context.config
         assert head is not None
         assert head.bank_CE is not None
-        start: Schedule = "published" if config.student.pretrained else "even"
+        start: Schedule = "published" if config.student.pretrained else "constant"
         self.schedule: Schedule = self.options.schedule or start
         log.info("%s: schedule %s", config.method, self.schedule)
         if self.schedule == "published" and config.train.optimizer != "adamw":
             log.warning(
                 "the published schedule leaves the classifier at most 1/8 of the loss, which only a scale-free "
-                "optimiser makes up for: use --train.optimizer adamw, or schedule even"
+                "optimiser makes up for: use --train.optimizer adamw, or schedule constant"
             )
         self.rescale = self.options.scale / head.scale if head.probe is None else 1.0
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
@@ -78,7 +80,7 @@ class VL2Lite(Method):
         self.condense_text = condensation(width, context.student_width)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
-        ce_weight, kd_weight = guidance(self.schedule, progress)
+        ce_weight, kd_weight = self.guidance(progress)
         vision, text = self.alignment(batch, student)
         return {
             "ce": ce_weight * self.cross_entropy(batch, student),
@@ -97,18 +99,17 @@ class VL2Lite(Method):
         relations_BC = self.options.scale * features_BD @ text_CD.T
         return vision, softened_kl(relations_BC, self.teacher_logits(batch), self.options.temperature)
 
+    def guidance(self, progress: Progress) -> tuple[float, float]:
+        """w_cls and w_kd, the same throughout an epoch."""
+        if self.schedule == "constant":
+            return self.options.ce_weight, 1.0
+        ce_weight = min(1.0, max(0.0, progress.epoch / (8 * progress.epochs)))
+        return ce_weight, 1 - ce_weight
+
     def teacher_logits(self, batch: Batch) -> torch.Tensor:
         """(B, C): s v t_c with the method's own scale."""
         assert batch.teacher is not None
         return self.rescale * batch.teacher.logits_BC
-
-
-def guidance(schedule: Schedule, progress: Progress) -> tuple[float, float]:
-    """Weights of the cross-entropy and of the distillation terms, constant within an epoch."""
-    if schedule == "even":
-        return 1.0, 1.0
-    ce_weight = min(1.0, max(0.0, progress.epoch / (8 * progress.epochs)))
-    return ce_weight, 1 - ce_weight
 
 
 def condensation(teacher_width: int, student_width: int) -> nn.Sequential:
