@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 
 from linnet.config import Config, DataConfig, PromptsConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.errors import UserError, closest
@@ -230,6 +230,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _in_one_line(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError):
+        unexpected = ", ".join(map(repr, error.unused_tokens or []))
+        return f"unexpected {unexpected} (a switch takes no value: --export or --no-export)"
     words = " ".join(str(error).split())
     if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
         return words
