@@ -92,21 +92,13 @@ def calibrate(
         By default at most 400 steps at ten times the published learning rate; the epoch is chosen on val (theirs on
         test); fewer vectors where the tower has no room.
     """
-    vectors = min(config.vectors, teacher.room(texts))
-    if vectors < 1:
-        raise UserError(
-            "the class texts fill the teacher's text tower, no context vector fits before them: "
-            "shorten --teacher.templates, or use --teacher.head zero-shot or --prompts.text name"
-        )
     device = next(teacher.parameters()).device
     labelled = train.labels_N >= 0
     rows, labels = train.rows_NE[labelled].to(device), train.labels_N[labelled].to(device)
     size = min(config.batch_size, len(rows))
     steps = step_count(config, len(rows))
     generator = torch.Generator().manual_seed(seed)
-    context = (
-        torch.empty(vectors, teacher.token_width).normal_(0, 0.02, generator=generator).to(device).requires_grad_()
-    )
+    context = initial_context(teacher, texts, config.vectors, generator).to(device).requires_grad_()
     optimizer = torch.optim.SGD([context], lr=config.lr, momentum=0.9)
     best: tuple[tuple[float, float], dict[str, torch.Tensor]] | None = None
     step = epoch = best_epoch = 0
@@ -131,6 +123,19 @@ def calibrate(
             best, best_epoch = ((top1, -entropy), kept), epoch
     assert best is not None
     return best[1]
+
+
+def initial_context(
+    teacher: VisionLanguageTeacher, texts: list[str], vectors: int, generator: torch.Generator
+) -> torch.Tensor:
+    """(P, W) random vectors, as many as asked for or as fit before the longest text."""
+    vectors = min(vectors, teacher.room(texts))
+    if vectors < 1:
+        raise UserError(
+            "the class texts fill the teacher's text tower, no context vector fits before them: "
+            "shorten --teacher.templates, or use --teacher.head zero-shot or --prompts.text name"
+        )
+    return torch.empty(vectors, teacher.token_width).normal_(0, 0.02, generator=generator)
 
 
 def step_count(config: PromptsConfig, images: int) -> int:
