@@ -11,6 +11,7 @@ from linnet import methods
 from linnet.config import Config, StudentConfig, TrainConfig
 from linnet.data.batches import Batch
 from linnet.data.manifest import ClassInfo
+from linnet.errors import UserError
 from linnet.losses import neighbour_structure
 from linnet.methods.base import Context, Method, Progress
 from linnet.students import Student, StudentOutput
@@ -111,6 +112,13 @@ def test_constant_weights_from_scratch_and_published_ones_for_a_pretrained_stude
     options = {"schedule": "constant", "ce_weight": 0.25}
     chosen = prepared(method, options, student=StudentConfig(pretrained=True))(data, out, epoch(9))
     assert chosen["ce"].item() == pytest.approx(ce / 4)
+    assert chosen["vision"].item() == pytest.approx(vision / 2)
+
+
+@pytest.mark.parametrize("method", ["vl2lite", "pand"])
+def test_a_weight_that_the_schedule_would_ignore_is_refused(method: str):
+    with pytest.raises(UserError, match="add schedule constant"):
+        prepared(method, {"ce_weight": 0.25}, student=StudentConfig(pretrained=True))
 
 
 def test_pand_without_neighbours_is_vl2lite_to_the_last_bit():

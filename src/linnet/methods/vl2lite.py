@@ -13,6 +13,7 @@ from torch import nn
 
 from linnet.config import Bounds, NonNegative
 from linnet.data.batches import Batch
+from linnet.errors import UserError
 from linnet.losses import softened_kl
 from linnet.methods.base import Context, Method, Needs, Progress
 from linnet.students import StudentOutput
@@ -54,6 +55,9 @@ class VL2Lite(Method):
     Deviation:
         schedule ``constant`` (w_cls = ``ce_weight``, w_kd = 1), the default for students from scratch, is linnet's own.
         With a probe as the teacher's head its logits stand in for s v t_c.
+
+    Raises:
+        UserError: ``ce_weight`` is set under the published schedule.
     """
 
     summary = "features follow condensed image and text embeddings of a VLM (VL2Lite, CVPR 2025)"
@@ -68,6 +72,10 @@ class VL2Lite(Method):
         start: Schedule = "published" if config.student.pretrained else "constant"
         self.schedule: Schedule = self.options.schedule or start
         log.info("%s: schedule %s", config.method, self.schedule)
+        if self.schedule == "published" and self.options.ce_weight != 1:
+            raise UserError(
+                "ce_weight has no effect under the published schedule: add schedule constant, or leave it out"
+            )
         if self.schedule == "published" and config.train.optimizer != "adamw":
             log.warning(
                 "the published schedule leaves the classifier at most 1/8 of the loss, which only a scale-free "
