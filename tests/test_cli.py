@@ -72,7 +72,7 @@ def test_the_package_names_what_it_exports():
         (["distill", "aviary", "--trian.epochs", "3"], "unknown settings 'trian.*': the method is 'kd'. Did you mean 'train'?"),
         (["distill", "aviary", "--lr", "3"], "unknown option '--lr'. Did you mean '--train.lr'?"),
         (["distill", "aviary", "-o", "r2"], "unknown option '-o'"),
-        (["distill", "aviary", "--export", "false"], "unexpected 'false' (a switch takes no value"),
+        (["distill", "aviary", "--export", "false"], "unexpected 'false' (a switch such as --no-export takes no value)"),
         (["distill", "aviary", "--seed", "1.5"], "seed must be a int, not '1.5'"),
         (["distill", "aviary", "--method", "kd:0.5"], "first method of 'kd:0.5' has weight 1"),
         (["distill", "aviary", "--train.clip-norm", "0"], "train.clip_norm must be at least 1e-06"),

@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _in_one_line(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         unexpected = ", ".join(map(repr, error.unused_tokens or []))
-        return f"unexpected {unexpected} (a switch takes no value: --export or --no-export)"
+        return f"unexpected {unexpected} (a switch such as --no-export takes no value)"
     words = " ".join(str(error).split())
     if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
         return words
