@@ -1,11 +1,22 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.losses import cross_entropy, nearest_neighbours, neighbour_structure, softened_kl, standardize
+from linnet.losses import (
+    coefficient_error,
+    correlation_loss,
+    cross_entropy,
+    decoupled_kl,
+    nearest_neighbours,
+    neighbour_structure,
+    relation_losses,
+    softened_kl,
+    standardize,
+)
 
 
 def naive_softmax(row: list[float]) -> list[float]:
@@ -151,3 +162,106 @@ def test_neighbour_structure_reaches_the_student_and_not_the_teacher():
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
     assert torch.autograd.gradcheck(lambda s: neighbour_structure(s, teacher.detach(), 2), [logits(0).requires_grad_()])
+
+
+def naive_decoupled(student: torch.Tensor, teacher: torch.Tensor, labels: list[int], t: float) -> tuple[float, float]:
+    target = others = 0.0
+    known = [i for i, label in enumerate(labels) if label >= 0]
+    for i in known:
+        p, q = (naive_softmax([v / t for v in row[i].tolist()]) for row in (teacher, student))
+        true = labels[i]
+        target += p[true] * math.log(p[true] / q[true]) + (1 - p[true]) * math.log((1 - p[true]) / (1 - q[true]))
+        for c in range(len(p)):
+            if c != true:
+                rest_p, rest_q = p[c] / (1 - p[true]), q[c] / (1 - q[true])
+                others += rest_p * math.log(rest_p / rest_q)
+    return t**2 * target / len(known), t**2 * others / len(known)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.5, 8), st.lists(st.integers(-1, 4), min_size=4, max_size=4))
+def test_decoupled_kl_is_the_naive_sum_over_labelled_images(seed: int, temperature: float, labels: list[int]):
+    student, teacher = logits(seed), logits(seed + 1)
+    target, others = decoupled_kl(student, teacher, torch.tensor(labels), temperature)
+    if max(labels) < 0:
+        assert (target.item(), others.item()) == (0, 0)
+        return
+    expected = naive_decoupled(student, teacher, labels, temperature)
+    assert (target.item(), others.item()) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+def test_decoupled_kl_puts_the_kl_together_again():
+    """KL = TCKD + (1 - p_true) NCKD, the identity that the method is built on (equation 5)."""
+    for row in range(4):
+        student, teacher = logits(0)[row : row + 1], logits(1)[row : row + 1]
+        target, others = decoupled_kl(student, teacher, torch.tensor([row]), 3.0)
+        true = torch.softmax(teacher / 3, dim=1)[0, row]
+        assert (target + (1 - true) * others).item() == pytest.approx(softened_kl(student, teacher, 3.0).item())
+
+
+def test_decoupled_kl_survives_certainty_and_two_classes():
+    """The direct form takes the logarithm of a probability that has underflowed to 0."""
+    sure = torch.tensor([[300.0, 0.0, -300.0]], requires_grad=True)
+    target, others = decoupled_kl(sure, -sure.detach(), torch.tensor([0]), 1.0)
+    (target + others).backward()
+    assert torch.isfinite(target + others)
+    assert sure.grad is not None
+    assert torch.isfinite(sure.grad).all()
+    assert decoupled_kl(logits(0, 4, 2), logits(1, 4, 2), torch.tensor([0, 1, 1, 0]), 4.0)[1] == 0
+
+
+def naive_correlation(a: list[float], b: list[float]) -> float:
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    over = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
+    return over / math.sqrt(sum((x - mean_a) ** 2 for x in a) * sum((y - mean_b) ** 2 for y in b))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.5, 8))
+def test_relation_losses_are_the_naive_correlations(seed: int, temperature: float):
+    student, teacher = logits(seed), logits(seed + 1)
+    p, q = ([naive_softmax([v / temperature for v in row]) for row in x.tolist()] for x in (teacher, student))
+    inter = sum(1 - naive_correlation(a, b) for a, b in zip(p, q, strict=True)) / 4
+    columns = zip(zip(*p, strict=True), zip(*q, strict=True), strict=True)
+    intra = sum(1 - naive_correlation(list(a), list(b)) for a, b in columns) / 5
+    shown = relation_losses(student, teacher, temperature)
+    assert [v.item() for v in shown] == pytest.approx([temperature**2 * inter, temperature**2 * intra], rel=1e-8)
+
+
+def test_correlation_knows_no_scale_and_no_mean():
+    a, b = logits(0), logits(1)
+    value = correlation_loss(a, b)
+    assert 0 < value < 2
+    assert correlation_loss(7 * a + 3, b).item() == pytest.approx(value.item())
+    assert correlation_loss(a, 0.1 * a - 5).item() == pytest.approx(0, abs=1e-12)
+    assert correlation_loss(a, -a).item() == pytest.approx(2)
+    constant = torch.ones(2, 5, dtype=torch.float64, requires_grad=True)
+    correlation_loss(constant, b[:2]).backward()
+    assert correlation_loss(constant, b[:2]) == 1
+    assert constant.grad is not None
+    assert torch.isfinite(constant.grad).all()
+
+
+def test_coefficient_error_is_the_naive_sum():
+    student, teacher = logits(0, 4, 3), logits(1, 4, 3)  # 3 coefficients of 5 classes
+    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
+    expected = sum((a - b) ** 2 for a, b in pairs) / 5 / 4
+    assert coefficient_error(student, teacher, 5).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s, t: sum(decoupled_kl(s, t, torch.tensor([0, 1, -1, 4]), 4.0)),
+        lambda s, t: sum(relation_losses(s, t, 4.0)),
+        lambda s, t: coefficient_error(s, t, 5),
+    ],
+    ids=["dkd", "dist", "figkd"],
+)
+def test_gradients_reach_the_student_and_not_the_teacher(loss: Callable[..., torch.Tensor]):
+    student, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
+    loss(student, teacher).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher.detach()), [logits(0).requires_grad_()])

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, in float32, each citing its source.
 
-Shapes: B batch, C classes, K neighbours.
+Shapes: B batch, C classes, K neighbours, M wavelet coefficients.
 """
 
 import math
@@ -79,3 +79,72 @@ def neighbour_structure(student_BC: torch.Tensor, teacher_BC: torch.Tensor, neig
     divergence = F.kl_div(mixture, teacher, reduction="sum", log_target=True)
     divergence = divergence + F.kl_div(mixture, student, reduction="sum", log_target=True)
     return divergence / (2 * near_BK.numel())
+
+
+def decoupled_kl(
+    student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two parts of T^2 * KL(teacher || student), in nats, means over the labelled images of a batch.
+
+    The first compares the probability of the true class with that of all others together, the second the distributions
+    over the other classes alone (0 for two classes). With p the teacher's probability of the true class, the softened
+    KL of an image is first + (1 - p) * second.
+
+    Args:
+        student_BC, teacher_BC: logits; the teacher's are constants.
+        labels_B: class ids, -1 where unlabelled: those images count in neither part; without any label both are 0.
+
+    Reference:
+        Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022, equations 5 and 6 (TCKD and NCKD).
+    """
+    known = labels_B >= 0
+    if not known.any():
+        return 0.0 * student_BC.sum(), 0.0 * student_BC.sum()
+    true_BC = F.one_hot(labels_B[known], student_BC.shape[1]).bool()
+
+    def parts(logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits_BC = logits_BC[known] / temperature
+        others_BC = logits_BC[~true_BC].view(len(logits_BC), -1)
+        binary_B2 = torch.stack([logits_BC[true_BC], others_BC.logsumexp(dim=1)], dim=1)
+        return binary_B2, others_BC
+
+    student, teacher = parts(student_BC), parts(teacher_BC.detach())
+    target, others = (temperature**2 * softened_kl(s, t, 1.0) for s, t in zip(student, teacher, strict=True))
+    return target, others
+
+
+def correlation_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """1 - Pearson's correlation of corresponding rows, mean over the rows: between 0 and 2, blind to a row's scale and
+    mean. A constant row correlates with nothing: its loss is 1, its gradient finite."""
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    return 1 - F.cosine_similarity(a, b, dim=1, eps=1e-8).mean()
+
+
+def relation_losses(
+    student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """T^2 * (1 - correlation) of the two networks' softened probabilities: over the classes of each image ("inter"),
+    and over the images of the batch for each class ("intra").
+
+    Args:
+        student_BC, teacher_BC: logits; the teacher's are constants.
+
+    Reference:
+        Huang et al.: Knowledge Distillation from A Stronger Teacher (DIST), NeurIPS 2022, equations 8 and 9. The factor
+        T^2 is that of its released code.
+    """
+    student, teacher = (F.softmax(logits / temperature, dim=1) for logits in (student_BC, teacher_BC.detach()))
+    inter, intra = correlation_loss(student, teacher), correlation_loss(student.T, teacher.T)
+    return temperature**2 * inter, temperature**2 * intra
+
+
+def coefficient_error(student_BM: torch.Tensor, teacher_BM: torch.Tensor, classes: int) -> torch.Tensor:
+    """Sum of squared differences of wavelet coefficients divided by the number of classes, mean over the batch.
+
+    The teacher's coefficients are constants. With all bands of an even number of classes it is the mean squared error
+    of the logits themselves.
+
+    Reference:
+        FiGKD, arXiv 2505.11897, whose own distance is not known to us.
+    """
+    return (student_BM - teacher_BM.detach()).square().sum(dim=1).mean() / classes

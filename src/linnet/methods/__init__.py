@@ -13,6 +13,9 @@ from linnet.data.batches import Batch
 from linnet.errors import UserError, did_you_mean
 from linnet.methods.base import Context, Method, Needs, Progress, TeacherNeed
 from linnet.methods.ce import CrossEntropy
+from linnet.methods.dist import DIST
+from linnet.methods.dkd import DKD
+from linnet.methods.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
 from linnet.methods.pand import PAND
 from linnet.methods.vl2lite import VL2Lite
@@ -21,6 +24,9 @@ from linnet.students import StudentOutput
 METHODS: dict[str, type[Method]] = {
     "ce": CrossEntropy,
     "kd": KnowledgeDistillation,
+    "dkd": DKD,
+    "dist": DIST,
+    "figkd": FiGKD,
     "vl2lite": VL2Lite,
     "pand": PAND,
 }

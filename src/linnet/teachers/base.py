@@ -114,10 +114,12 @@ class ClassifierTeacher(Teacher):
 
     Attributes:
         class_names: one name per logit, or None if the weights do not say.
+        class_weights: (own classes, D), the rows of its last linear layer; None if it ends otherwise.
     """
 
     kind = "classifier"
     class_names: tuple[str, ...] | None
+    class_weights: torch.Tensor | None
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, own classes)."""
@@ -128,13 +130,22 @@ class ClassHead(NamedTuple):
     """From a teacher's cached rows to logits over the data's classes.
 
     A VLM's rows are embeddings: ``logits = scale * rows @ bank_CE.T``, or those of a linear ``probe`` (weights (C, E),
-    biases (C,)). A classifier's rows are logits: ``order_C`` picks them.
+    biases (C,)). A classifier's rows are logits: ``order_C`` picks them; ``weights_CD`` are the weights behind them, if
+    they come from one linear layer.
     """
 
     bank_CE: torch.Tensor | None = None
     scale: float = 1.0
     order_C: torch.Tensor | None = None
     probe: tuple[torch.Tensor, torch.Tensor] | None = None
+    weights_CD: torch.Tensor | None = None
+
+    @property
+    def class_vectors(self) -> torch.Tensor | None:
+        """One vector per class, near one another where the teacher finds classes alike: what its logits come from."""
+        if self.probe is not None:
+            return self.probe[0]
+        return self.bank_CE if self.bank_CE is not None else self.weights_CD
 
     def to(self, device: torch.device) -> "ClassHead":
         """The same head with its tensors on a device; a row has to be on it, too."""
