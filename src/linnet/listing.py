@@ -21,9 +21,9 @@ def lines(what: str, pattern: str) -> Iterator[str]:
     if what == "methods":
         yield from _methods()
     elif what == "students":
-        import timm
+        from linnet.students import architectures
 
-        yield from timm.list_models(pattern)
+        yield from architectures(pattern)
     elif what == "teachers":
         from linnet.teachers import KINDS
 

@@ -128,11 +128,21 @@ class Student(nn.Module):
         return student.eval()
 
 
+def architectures(pattern: str = "") -> list[str]:
+    """The names that timm knows, those of :mod:`linnet.cifar_nets` among them."""
+    import timm
+
+    import linnet.cifar_nets  # noqa: F401  (registers its networks)
+
+    return timm.list_models(pattern)
+
+
 def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -> Any:
     import timm
 
-    if name.split(".")[0] not in timm.list_models():
-        raise UserError(f"timm knows no student '{name}'.{did_you_mean(name.split('.')[0], timm.list_models())}")
+    known = architectures()
+    if name.split(".")[0] not in known:
+        raise UserError(f"timm knows no student '{name}'.{did_you_mean(name.split('.')[0], known)}")
     model: Any = None
     for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
