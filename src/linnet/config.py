@@ -53,9 +53,9 @@ class DataConfig:
     """Use at most this many training images of each class."""
     seed: Annotated[int, Bounds(0)] = 0
     """Drives splits, limits and views, so that rows of a comparison see the same data."""
-    views: Literal["none", "light", "standard", "paper:vl2lite"] | None = None
+    views: Literal["none", "light", "standard", "paper:vl2lite", "paper:cifar", "paper:tiny-imagenet"] | None = None
     """How training images are varied: light is crop and flip, standard adds rotation and colour, paper:vl2lite is that
-    of VL2Lite and PAND."""
+    of VL2Lite and PAND, paper:cifar and paper:tiny-imagenet are those of the mdistiller benchmark."""
     store_limit_gb: NonNegative = 20.0
     """Decoded images are kept on disk up to this size for each split; a larger one is decoded in every epoch."""
     workers: Annotated[int, Bounds(0)] | None = None
@@ -124,7 +124,9 @@ class TrainConfig:
     batch_size: Annotated[int, Bounds(2)] = 64
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum 0.9."""
+    """AdamW, or SGD with momentum 0.9."""
+    nesterov: bool = True
+    """Of SGD: momentum that looks ahead."""
     lr: Annotated[float, Bounds(1e-8, 100.0)] | None = None
     """Peak learning rate; auto: AdamW 0.006 from scratch, 0.001 from pretrained weights; SGD 0.05 and 0.01."""
     weight_decay: NonNegative | None = None

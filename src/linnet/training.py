@@ -79,7 +79,7 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=config.nesterov)
     return torch.optim.AdamW(groups)
 
 

@@ -19,7 +19,15 @@ def photo(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
 
 
 def one_view(
-    image: np.ndarray, size: int, box=(0, 0, 1, 1), flip=False, angle=0.0, colour=(1, 1, 1, 0), blur=0.0, squash=False
+    image: np.ndarray,
+    size: int,
+    box=(0, 0, 1, 1),
+    flip=False,
+    angle=0.0,
+    colour=(1, 1, 1, 0),
+    blur=0.0,
+    squash=False,
+    black=False,
 ) -> np.ndarray:
     view = views.ViewParameters(
         np.array([box], float),
@@ -28,6 +36,7 @@ def one_view(
         np.array([colour], float),
         np.array([blur]),
         np.array([squash]),
+        np.array([black]),
     )
     return views.apply(views.pad([image]), np.array([image.shape[:2]]), view, size)[0].permute(1, 2, 0).numpy()
 
@@ -92,9 +101,10 @@ def test_parameters_depend_on_image_view_and_seed_alone(recipe: str):
     for all_rows, rows in zip(whole, part, strict=True):
         assert np.array_equal(all_rows[[4, 1]], rows)
     if recipe != "none":
-        assert not np.array_equal(whole.box_B4, views.draw(recipe, keys, shapes, view=4, seed=1).box_B4)
-        assert not np.array_equal(whole.box_B4, views.draw(recipe, keys, shapes, view=3, seed=2).box_B4)
-        assert len(np.unique(whole.box_B4[:, 0])) > 1  # one crop for a whole batch would be a known bug of the field
+        others = [views.draw(recipe, keys, shapes, view=view, seed=seed) for view, seed in ((4, 1), (3, 2))]
+        varied = [v.angle_B if recipe == "paper:tiny-imagenet" else v.box_B4[:, 0] for v in (whole, *others)]
+        assert not any(np.array_equal(varied[0], other) for other in varied[1:])
+        assert len(np.unique(varied[0])) > 1  # one crop for a whole batch would be a known bug of the field
 
 
 def test_crops_stay_inside_and_have_the_promised_area():
@@ -237,3 +247,51 @@ def test_blur_and_hue_are_those_of_each_sample():
     assert np.allclose(pixels[1], one_view(image, 24, blur=3.0), atol=1e-5)
     assert np.allclose(pixels[2], one_view(image, 24, colour=(1, 1, 1, 0.1)), atol=1e-5)
     assert np.abs(pixels[1] - pixels[0]).max() > 0.1 and np.abs(pixels[2] - pixels[0]).max() > 0.1
+
+
+def test_paper_cifar_is_a_padded_crop_and_a_flip_to_the_last_bit():
+    """The benchmark's views: 4 black pixels all around, a random crop of 32, mirrored or not; nothing is interpolated."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 32, 3)).astype(np.uint8) for _ in range(200)]
+    shapes = np.full((200, 2), 32)
+    view = views.draw("paper:cifar", digests(200), shapes, view=0, seed=0)
+    cut = views.apply(views.pad(images), shapes, view, 32).permute(0, 2, 3, 1).numpy() * 255
+    places = set()
+    for image, shown, box, flip in zip(images, cut, view.box_B4, view.flip_B, strict=True):
+        left, top = round(32 * box[0]) + 4, round(32 * box[1]) + 4
+        expected = np.pad(image, ((4, 4), (4, 4), (0, 0)))[top : top + 32, left : left + 32]
+        assert np.allclose(shown, expected[:, ::-1] if flip else expected, atol=1e-2)
+        places |= {("left", left), ("top", top)}
+    assert places == {(edge, place) for edge in ("left", "top") for place in range(9)}
+    assert 0.4 < view.flip_B.mean() < 0.6
+
+
+def test_paper_tiny_imagenet_turns_the_whole_image_and_leaves_black_corners():
+    shapes = np.full((300, 2), 64)
+    view = views.draw("paper:tiny-imagenet", digests(300), shapes, view=0, seed=0)
+    assert (view.box_B4 == [0, 0, 1, 1]).all()
+    assert -20 <= view.angle_B.min() < -18 < 18 < view.angle_B.max() <= 20
+    image = photo(64, 64)
+    ours = one_view(image, 64, angle=15.0, black=True)
+    channels_first = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    theirs = torchvision.rotate(channels_first, 15.0, torchvision.InterpolationMode.BILINEAR)
+    theirs = theirs.permute(1, 2, 0).numpy() / 255
+    assert np.abs(ours - theirs)[12:52, 12:52].max() < 0.01
+    assert (ours[0, 0] == 0).all()
+    black = [(pixels == 0).all(axis=2).mean() for pixels in (ours, theirs)]
+    assert black[0] == pytest.approx(black[1], abs=0.03)  # torchvision mixes black into the pixels of the edge
+    assert black[1] > 0.05
+
+
+@pytest.mark.parametrize("recipe", ["paper:cifar", "paper:tiny-imagenet"])
+def test_a_padded_view_is_the_same_view_at_every_size(recipe: str):
+    """A teacher of another size is shown what the student sees."""
+    image = photo(64, 64)
+    small, large = (
+        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for side in (64, 96)
+    )
+    cut = []
+    for pixels in (small, large):
+        shapes = np.array([pixels.shape[:2]])
+        cut.append(views.apply(views.pad([pixels]), shapes, views.draw(recipe, digests(1), shapes, 3, 0), 64))
+    assert (cut[0] - cut[1]).abs().mean() < 0.01

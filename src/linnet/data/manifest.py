@@ -65,6 +65,10 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def class_names(self) -> list[str]:
+        return [info.name for info in self.classes]
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split, ascending."""
         return np.flatnonzero(self.splits == split)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from linnet.data.images import Fit
+
 VERSION = 1
 """Part of the teacher cache's space for replayed views: raise it when the pixels or parameters of a recipe change."""
 
@@ -29,6 +31,10 @@ class Recipe(NamedTuple):
 
     With ``squash`` the crop is a share of the whole image, squashed to a square: its side is uniform, not its area, and
     it lies within a first random crop whose side is ``frame`` of the image's.
+
+    With ``pad`` = (n, m) the largest square is moved by -n .. n steps of 1/m of its side, across and down: whole pixels
+    if the side is a multiple of m. What lies outside the image is its mirror image, or ``black``. ``fit`` says what
+    views are cut from: images of the network's own size ("eval"), or somewhat larger ones ("train").
     """
 
     area: tuple[float, float] = (1.0, 1.0)
@@ -39,6 +45,9 @@ class Recipe(NamedTuple):
     blur: tuple[float, float] = (0.0, 0.0)
     squash: bool = False
     frame: float = 1.0
+    pad: tuple[int, int] = (0, 1)
+    black: bool = False
+    fit: Fit = "train"
 
 
 RECIPES: dict[str, Recipe] = {
@@ -58,6 +67,10 @@ RECIPES: dict[str, Recipe] = {
         squash=True,
         frame=224 / 256,
     ),
+    # the mdistiller benchmark: 4 black pixels around 32, a crop of 32
+    "paper:cifar": Recipe(flip=0.5, pad=(4, 32), black=True, fit="eval"),
+    # Deviation: bilinear, where the benchmark takes the nearest pixel
+    "paper:tiny-imagenet": Recipe(flip=0.5, angle=20.0, black=True, fit="eval"),
 }
 
 
@@ -67,7 +80,7 @@ class ViewParameters(NamedTuple):
     ``box_B4``: left, top, width, height as shares of the image. ``flip_B``: mirrored. ``angle_B``: degrees,
     counter-clockwise. ``colour_B4``: factors of brightness, contrast and saturation, and a shift of the hue in turns
     (-0.5 to 0.5). ``blur_B``: sigma in pixels of the view, 0 for none. ``squash_B``: turned after the box was squashed
-    to a square, not before.
+    to a square, not before. ``black_B``: black outside the image, not mirrored.
     """
 
     box_B4: np.ndarray
@@ -76,6 +89,7 @@ class ViewParameters(NamedTuple):
     colour_B4: np.ndarray
     blur_B: np.ndarray
     squash_B: np.ndarray
+    black_B: np.ndarray
 
 
 def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: int) -> ViewParameters:
@@ -91,6 +105,7 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
             for digest in np.ascontiguousarray(digests)
         ]
     )
+    side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
     if recipe.squash:
         low, high = np.sqrt(recipe.area)
         width = height = low + (high - low) * uniform[:, 0]
@@ -98,10 +113,13 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         low, high = np.log(recipe.aspect)
         area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
         aspect = np.exp(low + (high - low) * uniform[:, 1])
-        side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
         width, height = np.minimum(1, np.sqrt(area * aspect) * side[0]), np.minimum(1, np.sqrt(area / aspect) * side[1])
-    place = uniform[:, 2:4].T if name != "none" else 0.5  # "none" is the centre square, as in evaluation
+    centred = name == "none" or recipe.fit == "eval"  # the centre square, as in evaluation
+    place = 0.5 if centred else uniform[:, 2:4].T
     left, top = (1 - recipe.frame) * uniform[:, 11:13].T + (recipe.frame - np.stack([width, height])) * place
+    steps, per_side = recipe.pad
+    across, down = (np.floor(uniform[:, 2:4].T * (2 * steps + 1)) - steps) / per_side * side
+    left, top = left + across, top + down
     return ViewParameters(
         np.stack([left, top, width, height], axis=1),
         uniform[:, 4] < recipe.flip,
@@ -109,6 +127,7 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         np.array([1, 1, 1, 0]) + np.array(recipe.colour) * (2 * uniform[:, 6:10] - 1),
         recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * uniform[:, 10],
         np.full(len(uniform), recipe.squash),
+        np.full(len(uniform), recipe.black),
     )
 
 
@@ -128,7 +147,7 @@ def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: 
         images: (B, 3, height, width) uint8, padded. shapes: (B, 2) heights and widths without the padding.
 
     Returns:
-        (B, 3, size, size) float32 in [0, 1]; what lies outside the image is its mirror image.
+        (B, 3, size, size) float32 in [0, 1]; what lies outside the image is its mirror image, or black.
     """
     device = images.device
     box, angle = (
@@ -149,11 +168,13 @@ def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: 
     px = centre[:, 0, None, None] + cos * dx - sin * stretch * dy
     py = centre[:, 1, None, None] + sin / stretch * dx + cos * dy
     position = torch.stack([px, py], dim=-1) / size_xy[:, None, None]
+    outside = ((position < 0) | (position > 1)).any(dim=-1)
     position = 1 - (position.remainder(2) - 1).abs()  # mirrored at the borders
     position = (position * size_xy[:, None, None]).clamp(min=0.5).minimum(size_xy[:, None, None] - 0.5)
     padded_xy = torch.tensor([images.shape[3], images.shape[2]], device=device, dtype=torch.float32)
     pixels = F.grid_sample(images.float() / 255, position / padded_xy * 2 - 1, align_corners=False)
-    return _recolour(_blur(pixels, view.blur_B), view.colour_B4)
+    black = torch.from_numpy(np.asarray(view.black_B)).to(device)[:, None, None] & outside
+    return _recolour(_blur(pixels.masked_fill(black[:, None], 0.0), view.blur_B), view.colour_B4)
 
 
 def _blur(pixels: torch.Tensor, sigma_B: np.ndarray) -> torch.Tensor:
