@@ -20,6 +20,11 @@ from linnet.settings import settings
 SETS: dict[str, dict[str, Any]] = {
     "demo": {"data.source": DATA, **OPTIONS},
     "aviary": {"data.source": "aviary:species=60,images=20", "train.epochs": 10, "train.batch_size": 32},
+    "lookalikes": {  # needs --teacher run:FOLDER, a ce student of aviary:species=40,images=200
+        "data.source": "aviary:species=40,images=20",
+        "train.epochs": 10,
+        "train.batch_size": 32,
+    },
     "animals": {  # needs --data FOLDER --teacher ID
         "student.name": "mobilenetv3_small_100",
         "student.pretrained": False,
@@ -40,6 +45,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "kd replay:1": {"method": "kd", "teacher.views": "replay:1"},
     "kd replay:4": {"method": "kd", "teacher.views": "replay:4"},
     "kd online": {"method": "kd", "teacher.views": "online"},
+    "dkd": {"method": "dkd"},
+    "dist": {"method": "dist"},
+    "figkd": {"method": "figkd"},
+    "figkd, dataset order": {"method": "figkd", "figkd.class_order": "dataset"},
+    "figkd, semantic order": {"method": "figkd", "figkd.class_order": "semantic"},
+    "figkd, random order": {"method": "figkd", "figkd.class_order": "random"},
+    "figkd, low band": {"method": "figkd", "figkd.band": "low"},
     "vl2lite": {"method": "vl2lite"},
     "vl2lite published": {"method": "vl2lite", "vl2lite.schedule": "published"},
     "pand": {"method": "pand"},
@@ -54,9 +66,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def is_finished(run: Run, config: Config) -> bool:
     """Whether the folder holds a finished run of exactly these settings."""
-    if not (run.folder / "summary.json").exists():
-        return False
-    return not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
+    return run.is_finished and not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
 
 
 def folder_name(row: str, seed: int) -> str:

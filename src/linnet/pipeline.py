@@ -4,6 +4,7 @@ data -> teacher (cached) -> method -> training -> val and test -> ONNX
 """
 
 import atexit
+import hashlib
 import logging
 import os
 import re
@@ -16,21 +17,24 @@ import numpy as np
 import torch
 
 from linnet import methods
-from linnet.config import Config
+from linnet.config import Config, to_dict
 from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest, describe, leaked, load_manifest
+from linnet.data.views import RECIPES
 from linnet.errors import UserError
 from linnet.evaluation.metrics import agreement, all_metrics, top_k_accuracy
 from linnet.evaluation.score import count_macs, count_parameters, student_logits, write_predictions
 from linnet.export import export_onnx
+from linnet.files import cache_folder
 from linnet.methods.base import Context
 from linnet.progress import Bar
 from linnet.run import Run, version
 from linnet.settings import settings
 from linnet.students import Student
-from linnet.teachers import Teacher, load_teacher
+from linnet.teachers import Teacher, knows, load_teacher
 from linnet.teachers.answers import Answers, ask
+from linnet.teachers.timm import TimmTeacher
 from linnet.training import Task, TrainResult, seed_everything, train
 
 log = logging.getLogger("linnet")
@@ -126,11 +130,12 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     pretrained, stem, crop_mode = config.student.pretrained or False, config.student.stem, config.student.crop_mode
     student = Student(name, manifest.classes, size, pretrained, stem, crop_mode)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
+    teacher = _teacher(config, manifest, accelerator)
     with accelerator.local_main_process_first():  # the others find everything in the caches
         if accelerator.is_main_process:
             run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         images = _decode(config, splits)
-        teacher, answers = _ask_teacher(config, splits, run, accelerator)
+        answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
     method.prepare(Context(config, student.classes, student.width, teacher, answers.head if answers else None))
@@ -173,8 +178,9 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
 
 def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
     size, limit, crop_mode = config.student.image_size or 0, config.data.store_limit_gb, config.student.crop_mode
+    fit = RECIPES[config.data.views or "light"].fit
     images = {
-        part: Images(rows.paths, rows.digests, size, "train" if part == "train" else "eval", limit, crop_mode)
+        part: Images(rows.paths, rows.digests, size, fit if part == "train" else "eval", limit, crop_mode)
         for part, rows in splits.items()
     }
     stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
@@ -182,22 +188,51 @@ def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]
     return images
 
 
-def _ask_teacher(
-    config: Config, splits: Mapping[str, Manifest], run: Run, accelerator: Any
-) -> tuple[Teacher | None, Answers | None]:
-    """Load the teacher, check that it is of the kind that the method needs, and ask it about the images."""
+def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | None:
+    """The teacher, checked to be of the kind that the method needs; None for a method that needs none."""
     if not methods.needs_teacher(config.method):
-        return None, None
-    teacher = load_teacher(config.teacher.id or "")
+        return None
+    with accelerator.local_main_process_first():
+        teacher = load_teacher(config.teacher.id or "")
     for need in methods.needs_teacher(config.method) - {"any"}:
         if teacher.kind != need:
             raise UserError(f"the method '{config.method}' needs a {need} teacher; '{teacher.id}' is a {teacher.kind}")
+    _, _, name = teacher.id.partition("timm:")
+    if isinstance(teacher, TimmTeacher) and ":" not in name and not knows(teacher, manifest.class_names):
+        return load_teacher(f"run:{_fine_tuned(config, manifest, name)}")
+    return teacher
+
+
+def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
+    """A timm classifier, trained on this data's classes: once, in linnet's cache, whatever the student and its seed."""
+    options = {f"data.{key}": value for key, value in to_dict(config)["data"].items() if value is not None}
+    options |= {"student.pretrained": True, "student.image_size": config.student.image_size, "export": False}
+    options |= {"student.crop_mode": config.student.crop_mode, "train.epochs": config.train.epochs}
+    resolved, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options)
+    words = repr((manifest.content_hash, to_dict(resolved)))
+    folder = cache_folder() / "teachers" / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    if not Run(folder).is_finished:
+        log.info(
+            "teacher timm:%s was trained on other classes: it is fine-tuned on these first, once, for %d epochs, as by "
+            "'linnet distill DATA --method ce --student %s --out runs/teacher'; to choose how, do that yourself and "
+            "give --teacher run:runs/teacher",
+            *(name, config.train.epochs, name),
+        )
+        distill(config.data.source, method="ce", student=name, out=folder, seed=0, options=options, resume=True)
+    log.info("teacher timm:%s, fine-tuned: %s", name, folder)
+    return folder
+
+
+def _ask_teacher(
+    config: Config, teacher: Teacher, splits: Mapping[str, Manifest], run: Run, accelerator: Any
+) -> Answers:
+    """What the teacher says about the images; the run is tied to it."""
     if accelerator.is_main_process:
         run.pin(teacher=teacher.fingerprint())
     answers = ask(config, teacher.to(accelerator.device), splits, accelerator.device)
     if accelerator.is_main_process and answers.prompts:
         run.write_prompts(answers.prompts)
-    return teacher, answers
+    return answers
 
 
 def _finish(

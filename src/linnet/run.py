@@ -171,6 +171,10 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
     def summary(self) -> dict[str, Any]:
         """The finished run's numbers.
 

@@ -13,7 +13,8 @@ KINDS = {
     "open_clip:ARCH/TAG": "open_clip architecture and weights, as in open_clip:ViT-B-16-SigLIP2/webli",
     "open_clip:local-dir:PATH": "a folder with open_clip_config.json and open_clip_model.safetensors",
     "open_clip:hf-hub:ORG/NAME": "an open_clip model on the Hugging Face hub",
-    "timm:NAME": "a timm classifier (also timm:local-dir:PATH, timm:hf-hub:ORG/NAME)",
+    "timm:NAME": "a timm classifier, fine-tuned first if its classes are others",
+    "timm:local-dir:PATH": "a folder in timm's layout, of these classes (also timm:hf-hub:ORG/NAME)",
     "run:PATH": "the student of an earlier linnet run",
 }
 
@@ -26,6 +27,7 @@ __all__ = [
     "TeacherOutput",
     "VisionLanguageTeacher",
     "class_head",
+    "knows",
     "load_teacher",
 ]
 
@@ -54,6 +56,11 @@ def load_teacher(id: str) -> Teacher:
     )
 
 
+def knows(teacher: ClassifierTeacher, names: list[str]) -> bool:
+    """Whether a classifier's classes are these, in any order."""
+    return teacher.class_names is not None and sorted(teacher.class_names) == sorted(names)
+
+
 def class_head(teacher: Teacher, names: list[str], prompt_names: list[str], templates: tuple[str, ...]) -> ClassHead:
     """How this teacher's rows become logits over the data's classes.
 
@@ -66,11 +73,12 @@ def class_head(teacher: Teacher, names: list[str], prompt_names: list[str], temp
         return ClassHead(bank_CE=text_bank(teacher, prompt_names, templates), scale=teacher.logit_scale)
     assert isinstance(teacher, ClassifierTeacher)
     own = teacher.class_names
-    if own is None or sorted(own) != sorted(names):
+    if own is None or not knows(teacher, names):
         shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
         raise UserError(
             f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
             "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
             "--out runs/teacher', then '--teacher run:runs/teacher'"
         )
-    return ClassHead(order_C=torch.tensor([own.index(name) for name in names]))
+    order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
+    return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])

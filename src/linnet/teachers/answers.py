@@ -63,8 +63,8 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
             "use --teacher.views center"
         )
     classes = splits["train"].classes
-    names, prompt_names = [info.name for info in classes], [info.prompt_name for info in classes]
-    head, prompts = class_head(teacher, names, prompt_names, config.teacher.templates), {}
+    prompt_names = [info.prompt_name for info in classes]
+    head, prompts = class_head(teacher, splits["train"].class_names, prompt_names, config.teacher.templates), {}
     cache = TeacherCache(teacher, "center", config.teacher.cache, device)
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
@@ -140,7 +140,7 @@ def _train_outputs(
         center = cache.rows
         return lambda index, view: head(center(rows.digests[index]))
     recipe, seed, side = config.data.views or "light", config.data.seed, teacher.image_shape[0]
-    images = Images(rows.paths, rows.digests, side, "train", config.data.store_limit_gb)
+    images = Images(rows.paths, rows.digests, side, views.RECIPES[recipe].fit, config.data.store_limit_gb)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         parts = []

@@ -1,6 +1,7 @@
 """Classifier teachers: any timm model with weights, and the student of an earlier run."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -8,7 +9,7 @@ from torch import nn
 
 from linnet.data.images import eval_pixels
 from linnet.errors import UserError, did_you_mean, first_line
-from linnet.students import Student
+from linnet.students import Student, architectures
 from linnet.teachers.base import ClassifierTeacher, Normalize
 
 
@@ -23,9 +24,9 @@ class TimmTeacher(ClassifierTeacher):
         import timm
         from timm.data import create_transform, resolve_data_config
 
-        plain = name.split(".")[0]
-        if ":" not in name and plain not in timm.list_models():
-            raise UserError(f"timm knows no model '{name}'.{did_you_mean(plain, timm.list_models())}")
+        plain, known = name.split(".")[0], architectures()
+        if ":" not in name and plain not in known:
+            raise UserError(f"timm knows no model '{name}'.{did_you_mean(plain, known)}")
         if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
             raise UserError(f"the teacher folder {name.removeprefix('local-dir:')} has no config.json (timm's layout)")
         try:
@@ -38,7 +39,7 @@ class TimmTeacher(ClassifierTeacher):
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
         super().__init__(id, network, transform, repr(sorted(settings.items())))
         self.normalize = Normalize(settings["mean"], settings["std"]).eval()
-        self.class_names = _label_names(network)
+        self.class_names, self.class_weights = _label_names(network), _last_weights(network)
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -62,10 +63,16 @@ class RunTeacher(ClassifierTeacher):
 
         super().__init__(id, student, transform, words)
         self.class_names = tuple(info.name for info in student.classes)
+        self.class_weights = _last_weights(student.backbone)
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(images).logits_BC.float()
+
+
+def _last_weights(network: Any) -> torch.Tensor | None:
+    layer = network.get_classifier()
+    return layer.weight.detach().float().clone() if isinstance(layer, nn.Linear) else None
 
 
 def _label_names(network: nn.Module) -> tuple[str, ...] | None:
