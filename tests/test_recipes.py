@@ -1,5 +1,6 @@
 """Every recipe is a valid configuration, and says what the paper says."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import timm
 
 from linnet.config import Config
 from linnet.settings import settings
+from linnet.students import architectures
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 TEMPLATES = {
@@ -34,9 +36,17 @@ def resolve(make_folder: Callable[..., Path]) -> Callable[[Path], Config]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_resolves_and_says_how_it_is_started(path: Path, resolve: Callable[[Path], Config]):
     config = resolve(path)
-    assert config.student.name in timm.list_pretrained()
-    architecture, tag = (config.teacher.id or "").removeprefix("open_clip:").split("/")
-    assert tag in open_clip.list_pretrained_tags_by_model(architecture)
+    kind, _, name = (config.teacher.id or "").partition(":")
+    if kind == "open_clip":
+        architecture, tag = name.split("/")
+        assert tag in open_clip.list_pretrained_tags_by_model(architecture)
+    elif kind == "run":  # made by the first of two commands
+        assert f"--out {name}" in path.read_text()
+        (teacher,) = re.findall(r"--method ce --student (\S+)", path.read_text())
+        assert teacher in architectures()
+    else:
+        assert name in timm.list_pretrained()
+    assert config.student.name in (timm.list_pretrained() if config.student.pretrained else architectures())
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"--config recipes/{path.name}" in line for line in comment)
     assert any("on val" in line for line in comment)
@@ -69,3 +79,52 @@ def test_settings_of_the_papers(name: str, method: str, data: str, student: str,
         assert train.milestones == pytest.approx([0.1 * i for i in range(1, 10)])
         options |= {"text_weight": 0.5}
     assert {key: config.options[method][key] for key in options} == options
+
+
+CIFAR100 = [  # recipe, teacher, learning rate
+    ("resnet20", "resnet56", 0.05),
+    ("resnet32", "resnet110", 0.05),
+    ("resnet8x4", "resnet32x4", 0.05),
+    ("wrn_16_2", "wrn_40_2", 0.05),
+    ("vgg8", "vgg13_cifar", 0.05),
+    ("mobilenetv2", "vgg13_cifar", 0.01),
+    ("shufflenetv1", "resnet32x4", 0.01),
+]
+
+
+@pytest.mark.parametrize(("student", "teacher", "lr"), CIFAR100, ids=[row[0] for row in CIFAR100])
+def test_settings_of_the_cifar_benchmark(student: str, teacher: str, lr: float, resolve: Callable[[Path], Config]):
+    config = resolve(next(path for path in RECIPES if path.stem == f"figkd_cifar100_{student}"))
+    train = config.train
+    assert config.teacher.id == f"run:runs/cifar100-{teacher}"
+    assert (config.teacher.views, config.data.views, config.student.image_size) == ("online", "paper:cifar", 32)
+    assert (config.student.name, config.student.pretrained) in [(student, False), (f"{student}_cifar", False)]
+    assert (train.optimizer, train.nesterov, train.lr, train.weight_decay) == ("sgd", False, lr, 5e-4)
+    assert (train.epochs, train.batch_size, train.schedule, train.decay) == (240, 64, "step", 0.1)
+    assert [milestone * 240 for milestone in train.milestones] == [150, 180, 210]
+    assert (train.warmup, train.clip_norm, train.label_smoothing) == (0.0, None, 0.0)
+
+
+def test_settings_of_the_tiny_imagenet_benchmark(resolve: Callable[[Path], Config]):
+    config = resolve(next(path for path in RECIPES if path.stem == "figkd_tinyimagenet_mobilenetv2"))
+    train = config.train
+    assert (config.student.name, config.student.image_size) == ("mobilenetv2_tinyimagenet", 64)
+    assert config.data.views == "paper:tiny-imagenet"
+    assert (train.optimizer, train.nesterov, train.lr, train.weight_decay) == ("sgd", False, 0.2, 5e-4)
+    assert (train.epochs, train.batch_size, train.schedule, train.decay) == (200, 256, "step", 0.1)
+    assert [milestone * 200 for milestone in train.milestones] == pytest.approx([60, 120, 160])
+
+
+@pytest.mark.parametrize("data", ["cub200", "cars", "aircraft", "dogs"])
+def test_fine_grained_recipes_start_from_a_teacher_of_other_classes(data: str, resolve: Callable[[Path], Config]):
+    config = resolve(next(path for path in RECIPES if path.stem == f"figkd_{data}_resnet18"))
+    assert config.teacher.id == "timm:resnet34.tv_in1k"
+    assert (config.student.name, config.student.image_size) == ("resnet18.tv_in1k", 224)
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "dkd", "dist"])
+def test_a_figkd_recipe_trains_the_other_rows_of_the_table(method: str, make_folder: Callable[..., Path]):
+    path = next(path for path in RECIPES if path.stem == "figkd_cifar100_resnet8x4")
+    config, _ = settings(make_folder(images=3), config=path, method=method)
+    assert list(config.options) == [method]
+    assert config.train.epochs == 240
