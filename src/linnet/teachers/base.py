@@ -154,7 +154,8 @@ class ClassHead(NamedTuple):
             return None if tensor is None else tensor.to(device)
 
         probe = None if self.probe is None else (self.probe[0].to(device), self.probe[1].to(device))
-        return self._replace(bank_CE=moved(self.bank_CE), order_C=moved(self.order_C), probe=probe)
+        weights = moved(self.weights_CD)
+        return self._replace(bank_CE=moved(self.bank_CE), order_C=moved(self.order_C), probe=probe, weights_CD=weights)
 
     def __call__(self, rows: torch.Tensor) -> TeacherOutput:
         rows = rows.float()
