@@ -130,10 +130,10 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     pretrained, stem, crop_mode = config.student.pretrained or False, config.student.stem, config.student.crop_mode
     student = Student(name, manifest.classes, size, pretrained, stem, crop_mode)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
+    if accelerator.is_main_process:
+        run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
     teacher = _teacher(config, manifest, accelerator)
     with accelerator.local_main_process_first():  # the others find everything in the caches
-        if accelerator.is_main_process:
-            run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         images = _decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
     method = methods.build(config.method, config.options)

@@ -106,7 +106,7 @@ def test_haar_detail_is_blind_to_what_a_pair_has_in_common():
 
 def test_at_full_haar_depth_it_is_the_mean_squared_error_of_centred_logits():
     data, out = batch(), student()
-    made = prepared("figkd", levels=3, standardize=False)
+    made = prepared("figkd", levels=3, standardize=False, weight=1.0)
     z, u = (x - x.mean(dim=1, keepdim=True) for x in (out.logits_BC, data.teacher.logits_BC))  # type: ignore[union-attr]
     assert made(data, out, epoch(0))["figkd"].item() == pytest.approx((z - u).square().mean().item())
 
@@ -115,14 +115,14 @@ def test_with_both_bands_it_is_the_mean_squared_error_in_any_order():
     data, out = batch(), student()
     expected = (out.logits_BC - data.teacher.logits_BC).square().mean().item()  # type: ignore[union-attr]
     for order in ("dataset", "semantic", "random"):
-        made = prepared("figkd", band="both", standardize=False, class_order=order, wavelet="sym4")
+        made = prepared("figkd", band="both", standardize=False, class_order=order, wavelet="sym4", weight=1.0)
         assert made(data, out, epoch(0))["figkd"].item() == pytest.approx(expected)
 
 
 def test_the_kl_of_details_is_softened():
     data, out = batch(), student()
     for given, temperature in (({}, 4.0), ({"temperature": 2.0}, 2.0)):
-        made = prepared("figkd", metric="kl", **given)
+        made = prepared("figkd", metric="kl", weight=1.0, **given)
         details = [made.coefficients(x) for x in (out.logits_BC, data.teacher.logits_BC)]  # type: ignore[operator, union-attr]
         assert made(data, out, epoch(0))["figkd"] == softened_kl(*details, temperature)
 

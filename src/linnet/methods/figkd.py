@@ -24,7 +24,7 @@ log = logging.getLogger("linnet")
 
 @dataclass(frozen=True)
 class FiGKDOptions:
-    weight: NonNegative = 1.0
+    weight: NonNegative = 10.0
     """Weight of the distillation term beside the cross-entropy."""
     wavelet: Annotated[str, Pattern(ORTHOGONAL, "haar, db1 to db38, sym2 to sym20 or coif1 to coif17")] = "haar"
     """An orthogonal wavelet of PyWavelets (dmey, which reconstructs badly, is not among them)."""
