@@ -20,11 +20,8 @@ from linnet.settings import settings
 SETS: dict[str, dict[str, Any]] = {
     "demo": {"data.source": DATA, **OPTIONS},
     "aviary": {"data.source": "aviary:species=60,images=20", "train.epochs": 10, "train.batch_size": 32},
-    "lookalikes": {  # needs --teacher run:FOLDER, a ce student of aviary:species=40,images=200
-        "data.source": "aviary:species=40,images=20",
-        "train.epochs": 10,
-        "train.batch_size": 32,
-    },
+    # needs --teacher run:FOLDER, a ce student of aviary:species=40,images=200
+    "lookalikes": {"data.source": "aviary:species=40,images=20", "train.epochs": 10, "train.batch_size": 32},
     "animals": {  # needs --data FOLDER --teacher ID
         "student.name": "mobilenetv3_small_100",
         "student.pretrained": False,

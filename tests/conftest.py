@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with two threads each stall one another
@@ -37,6 +38,31 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """``with killed_after(2): distill(...)``: the run dies at the end of epoch 2, its checkpoint not yet written."""
+    from linnet.run import Run
+
+    @contextmanager
+    def killed(epoch: int) -> Iterator[None]:
+        real = Run.add_metrics
+
+        def die(run: Run, row: dict) -> None:
+            real(run, row)
+            if row["epoch"] == epoch:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "add_metrics", die)
+            try:
+                yield
+            except KeyboardInterrupt:
+                return
+        pytest.fail(f"the run was not killed after epoch {epoch}")
+
+    return killed
 
 
 @pytest.fixture

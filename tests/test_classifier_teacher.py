@@ -1,6 +1,7 @@
 """The path to a classifier teacher: train one with ce, give it to a method on logits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,22 +45,13 @@ def test_students_learn_from_a_classifier_and_are_exported(
     assert torch_says.probabilities == pytest.approx(onnx_says.probabilities, abs=1e-4)
 
 
-def test_a_killed_figkd_run_ends_with_the_same_weights(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_figkd_run_ends_with_the_same_weights(teacher: Run, tmp_path: Path, killed_after: Callable):
     """The order of the classes is part of the checkpoint, and of no file of the student."""
     same = {"data": DATA, "teacher": f"run:{teacher.folder}", "student": "test_resnet", "method": "figkd"}
     options = {**OPTIONS, "train.epochs": 3, "figkd.class_order": "random"}
     whole = linnet.distill(**same, out=tmp_path / "whole", options=options)
-    real = Run.add_metrics
-
-    def die(run: Run, row: dict) -> None:
-        real(run, row)
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "add_metrics", die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2):
         linnet.distill(**same, out=tmp_path / "killed", options=options)
-    monkeypatch.undo()
     resumed = linnet.distill(**same, out=tmp_path / "killed", options=options, resume=True)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
     saved = [torch.load(run.checkpoints / "last.pt", weights_only=True)["task"] for run in (whole, resumed)]

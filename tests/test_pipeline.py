@@ -144,7 +144,7 @@ def test_a_folder_of_photos_and_a_teacher_from_a_folder(
 
 
 def test_a_killed_pand_run_ends_with_the_same_weights(
-    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: Callable[..., Path], tmp_path: Path, killed_after: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     """Method state (condensation networks), calibrated prompts and replayed views are all resumed exactly."""
     same = {"data": make_folder(), "teacher": "mini-clip", "student": "test_resnet", "method": "pand"}
@@ -152,17 +152,8 @@ def test_a_killed_pand_run_ends_with_the_same_weights(
     options["export"] = False
     whole = linnet.distill(**same, out=tmp_path / "whole", options=options)
     assert "prompts.safetensors" in {path.name for path in whole.folder.iterdir()}
-    real = Run.add_metrics
-
-    def die(run: Run, row: dict) -> None:
-        real(run, row)
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "add_metrics", die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2):
         linnet.distill(**same, out=tmp_path / "killed", options=options)
-    monkeypatch.undo()
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))  # even with the cache gone
     resumed = linnet.distill(**same, out=tmp_path / "killed", options=options, resume=True)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
