@@ -331,7 +331,7 @@ def test_the_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_run_that_was_refused_at_its_start_does_not_block_the_next(tmp_path: Path):
     same = {"method": "ce", "out": tmp_path / "r"}
     with pytest.raises(linnet.UserError, match="resnet18"):
-        linnet.distill(DATA, student="resnet81", **same, options=OPTIONS)
+        linnet.distill(DATA, student="resnet188", **same, options=OPTIONS)
     options = {**OPTIONS, "train.epochs": 1, "export": False}
     run = linnet.distill(DATA, student="test_resnet", **same, options=options)
     assert run.summary()["student.name"] == "test_resnet"

@@ -88,7 +88,7 @@ def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[s
         ("opn_clip:x", "unknown teacher 'opn_clip:x'.*Did you mean 'open_clip'"),
         ("mini_clip", "unknown teacher 'mini_clip'.*Did you mean 'mini-clip'"),
         ("run:/nowhere", "no saved student"),
-        ("timm:resnet81", "timm knows no model 'resnet81'. Did you mean 'resnet18'"),
+        ("timm:resnet188", "timm knows no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:local-dir:/nowhere", "no config.json"),
     ],
 )
