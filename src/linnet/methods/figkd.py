@@ -31,10 +31,10 @@ class FiGKDOptions:
     levels: Count = 1
     """Levels of the transform; with each, the detail takes in coarser contrasts."""
     band: Literal["high", "low", "both"] = "high"
-    """high: the details of all levels; low: what they leave over, the control; both."""
-    class_order: Literal["dataset", "semantic", "random"] = "semantic"
-    """Of the logits before the transform. semantic: classes that the teacher finds alike side by side; random: drawn
-    from the seed, the control."""
+    """high: the details of all levels; low: what they leave over; both."""
+    class_order: Literal["dataset", "semantic", "random"] = "random"
+    """Of the logits before the transform. random: drawn from the seed; semantic: classes that the teacher finds alike
+    side by side."""
     standardize: bool = True
     """Bring each image's logits to mean 0 and variance 1 before the transform: teacher and student differ in scale."""
     metric: Literal["mse", "kl"] = "mse"
@@ -62,9 +62,7 @@ class FiGKD(Method):
             ``class_order: semantic`` with a teacher whose classes have no vectors.
     """
 
-    summary = (
-        "the detail (wavelet coefficients) of the logits, look-alike classes side by side (FiGKD, arXiv 2505.11897)"
-    )
+    summary = "the detail of the logits along the classes, by a wavelet transform (FiGKD, arXiv 2505.11897)"
     Options = FiGKDOptions
     order_C: torch.Tensor
     filters_2F: torch.Tensor
