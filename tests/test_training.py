@@ -210,3 +210,18 @@ def test_frozen_weights_are_not_given_to_the_optimiser_and_norms_are_not_decayed
     assert decayed["weight_decay"] == 0.1
     assert others["weight_decay"] == 0.0
     assert len(others["params"]) == 3
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgds_second_step_looks_ahead_or_does_not(nesterov: bool):
+    """With a gradient of 1 twice: momentum is 1, then 1.9; looking ahead adds 0.9 of it to the gradient."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    module = torch.nn.Module()
+    module.weight = weight
+    optimizer = make_optimizer(module, TrainConfig(optimizer="sgd", lr=1.0, weight_decay=0.0, nesterov=nesterov))
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0  # the loop sets it
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert -weight.item() == pytest.approx((1 + 0.9 + 1 + 0.9 * 1.9) if nesterov else (1 + 1.9))
