@@ -28,8 +28,10 @@ class DIST(Method):
     Pearson's correlation knows no scale, so the student need not be as sure of itself as a stronger teacher is.
 
     Reference:
-        Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022. Weights and temperature are those of
-        its CIFAR-100 settings.
+        Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022.
+
+    Deviation:
+        Weights and temperature are those reported for CIFAR-100; the released ImageNet code has 1, 1 and 1.
     """
 
     summary = "correlations over classes and over the batch, blind to scale (DIST, NeurIPS 2022)"

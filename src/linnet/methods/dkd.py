@@ -31,7 +31,10 @@ class DKD(Method):
 
     Reference:
         Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022; weights, temperature and warm-up of its released
-        CIFAR-100 settings (20 of 240 epochs), whatever the teacher.
+        CIFAR-100 settings (20 of 240 epochs).
+
+    Deviation:
+        The same settings with a vision-language teacher. Images without a label count in neither part.
     """
 
     summary = "kd with the true class and the others decoupled (DKD, CVPR 2022)"
