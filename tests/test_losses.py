@@ -191,7 +191,7 @@ def test_decoupled_kl_is_the_naive_sum_over_labelled_images(seed: int, temperatu
 
 
 def test_decoupled_kl_puts_the_kl_together_again():
-    """KL = TCKD + (1 - p_true) NCKD, the identity that the method is built on (equation 5)."""
+    """KL = TCKD + (1 - p_true) NCKD, the identity that the method is built on."""
     for row in range(4):
         student, teacher = logits(0)[row : row + 1], logits(1)[row : row + 1]
         target, others = decoupled_kl(student, teacher, torch.tensor([row]), 3.0)

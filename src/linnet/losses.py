@@ -95,7 +95,7 @@ def decoupled_kl(
         labels_B: class ids, -1 where unlabelled: those images count in neither part; without any label both are 0.
 
     Reference:
-        Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022, equations 5 and 6 (TCKD and NCKD).
+        Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022, TCKD and NCKD, as in the released code.
     """
     known = labels_B >= 0
     if not known.any():
@@ -130,8 +130,8 @@ def relation_losses(
         student_BC, teacher_BC: logits; the teacher's are constants.
 
     Reference:
-        Huang et al.: Knowledge Distillation from A Stronger Teacher (DIST), NeurIPS 2022, equations 8 and 9. The factor
-        T^2 is that of its released code.
+        Huang et al.: Knowledge Distillation from A Stronger Teacher (DIST), NeurIPS 2022, the inter- and intra-class
+        relations. The temperature and T^2 are those of CIFAR-100 code by others; the released ImageNet code has none.
     """
     student, teacher = (F.softmax(logits / temperature, dim=1) for logits in (student_BC, teacher_BC.detach()))
     inter, intra = correlation_loss(student, teacher), correlation_loss(student.T, teacher.T)

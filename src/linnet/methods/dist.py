@@ -31,7 +31,8 @@ class DIST(Method):
         Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022.
 
     Deviation:
-        Weights and temperature are those reported for CIFAR-100; the released ImageNet code has 1, 1 and 1.
+        Weights and temperature are those reported for CIFAR-100; the released ImageNet code has 1 and 1, and no
+        temperature.
     """
 
     summary = "correlations over classes and over the batch, blind to scale (DIST, NeurIPS 2022)"
