@@ -164,7 +164,7 @@ def test_options_that_make_no_sense_are_refused(options: dict, words: str):
 
 
 def test_a_teacher_without_class_vectors_is_refused_for_the_semantic_order_only():
-    with pytest.raises(UserError, match="use --figkd.class-order dataset"):
+    with pytest.raises(UserError, match="use --figkd.class-order random"):
         prepared("figkd", head=ClassHead(order_C=torch.arange(8)), class_order="semantic")
     prepared("figkd", head=ClassHead(order_C=torch.arange(8)), class_order="dataset")
 

@@ -104,7 +104,7 @@ def _class_order(options: FiGKDOptions, context: Context) -> np.ndarray:
         if vectors is None:
             raise UserError(
                 "the teacher's classifier is no single linear layer, so its classes cannot be compared: "
-                "use --figkd.class-order dataset"
+                "use --figkd.class-order random"
             )
         return semantic_order(vectors.numpy(), options.levels)
     if options.class_order == "random":
