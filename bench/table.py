@@ -70,9 +70,9 @@ def folder_name(row: str, seed: int) -> str:
     return f"{row.replace(', ', '-').replace(' ', '-').replace(':', '')}-{seed}"
 
 
-def scores(out: Path, row: str, seed: int, shared: dict[str, Any]) -> dict[str, Any]:
-    """The summary of one cell; it is trained if that has not been done."""
-    run, options = Run(out / folder_name(row, seed)), {**shared, "export": False, "seed": seed, **ROWS[row]}
+def scores(out: Path, row: str, seed: int, own: dict[str, Any]) -> dict[str, Any]:
+    """The summary of one cell, a run with its own settings; it is trained if that has not been done."""
+    run, options = Run(out / folder_name(row, seed)), {"export": False, **own, "seed": seed}
     if not is_finished(run, settings(options=options)[0]):
         distill(out=run.folder, overwrite=True, options=options)
     return run.summary()
@@ -92,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
     table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows}
     for seed in arguments.seeds:
         for row in arguments.rows:
-            table[row].append(scores(out, row, seed, shared))
+            table[row].append(scores(out, row, seed, {**shared, **ROWS[row]}))
             print(f"seed {seed} {row}: val {100 * table[row][-1]['val.top1']:.2f}", flush=True)
     seeds = ", ".join(map(str, arguments.seeds))
     print(f"\ntop-1, mean ± sd of seeds {seeds}")

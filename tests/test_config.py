@@ -142,6 +142,19 @@ def test_the_learning_rate_follows_where_the_student_starts():
     assert settings("photos/")[0].data.source == "photos"
 
 
+def test_few_shot_finetuning_has_defaults_of_its_own():
+    def train(**options: object) -> TrainConfig:
+        options = {"shots.use": "finetune", "shots.count": 5, "student.pretrained": "runs/x/model", **options}
+        return settings("aviary", method="openvocab", options=options)[0].train
+
+    assert (train().epochs, train().lr, train().select) == (20, 2e-4, "last")
+    assert train(**{"train.optimizer": "sgd"}).lr == 1e-3
+    assert train(**{"train.epochs": 3, "train.select": "val"}).select == "val"
+    assert settings("aviary", options={"shots.count": 5})[0].train.select == "val"
+    with pytest.raises(UserError, match="goes on from a student that knows the base classes"):
+        settings("aviary", method="openvocab", options={"shots.use": "finetune", "shots.count": 5})
+
+
 def test_none_can_be_a_choice_and_can_be_auto():
     """The recipe "none" must not turn into "auto", which is "light"."""
     assert settings("aviary", options={"data.views": "none"})[0].data.views == "none"

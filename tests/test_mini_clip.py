@@ -17,9 +17,7 @@ def zero_shot(source: str) -> float:
     manifest = load_manifest(DataConfig(source=source))
     val = manifest.take(manifest.rows("val"))
     teacher = load_teacher("mini-clip")
-    head = class_head(
-        teacher, [c.name for c in val.classes], [c.prompt_name for c in val.classes], ("a photo of a {}.",)
-    )
+    head = class_head(teacher, val.classes, ("a photo of a {}.",))
     cache = TeacherCache(teacher)
     cache.fill(val.digests, center_pixels(teacher, val.paths))
     return top_k_accuracy(head(cache.rows(val.digests)).logits_BC.numpy(), val.labels)

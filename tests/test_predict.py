@@ -8,10 +8,11 @@ import torch
 from pictures import write_image
 from PIL import Image
 
+from linnet import runtime
 from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, digest_files
 from linnet.errors import UserError
-from linnet.export import export_onnx
+from linnet.onnx_export import export_onnx
 from linnet.predict import collect, load
 from linnet.students import Student
 
@@ -79,9 +80,13 @@ def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(made: Path):
 def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from linnet import export
+    class Wrong:
+        def __init__(self, *_: object): ...
 
-    monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
+        def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.full((len(inputs["images"]), 3), 7.0)]
+
+    monkeypatch.setattr(runtime, "open_session", Wrong)
     paths = collect([made / "images"])
     with pytest.raises(UserError, match="does not agree with torch"):
         export_onnx(
@@ -107,7 +112,7 @@ def test_bad_models_and_paths(made: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no saved student"):
         load(tmp_path)
     (tmp_path / "x.onnx").write_bytes(b"no model")
-    with pytest.raises(UserError, match="no ONNX file"):
+    with pytest.raises(UserError, match="nothing that ONNX Runtime can run"):
         load(tmp_path / "x.onnx")
     with pytest.raises(UserError, match="no such file or folder"):
         collect([tmp_path / "gone.jpg"])

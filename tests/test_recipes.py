@@ -9,6 +9,7 @@ import pytest
 import timm
 
 from linnet.config import Config
+from linnet.data.manifest import ClassInfo, novel_classes
 from linnet.settings import settings
 from linnet.students import architectures
 
@@ -79,6 +80,27 @@ def test_settings_of_the_papers(name: str, method: str, data: str, student: str,
         assert train.milestones == pytest.approx([0.1 * i for i in range(1, 10)])
         options |= {"text_weight": 0.5}
     assert {key: config.options[method][key] for key in options} == options
+
+
+TRAINED = """2 4 6 7 8 10 11 12 14 18 22 24 25 27 28 30 31 32 33 34 35 37 40 44 45 46 48 49 51 52 53 54 55 60 61 64 65 67 71
+76 78 79 81 85 88 92 93 101 104 105 109 114 117 118 119 120 121 124 126 130 131 132 133 135 136 137 138 139 140 141 143 145
+146 147 148 149 151 152 154 155 156 160 163 165 166 168 170 172 173 174 178 181 183 185 192 193 194 197 198 200"""
+
+
+def test_settings_of_open_vocabulary(resolve: Callable[[Path], Config]):
+    config = resolve(next(path for path in RECIPES if path.stem == "openvocab_cub200_resnet18"))
+    train, options = config.train, config.options["openvocab"]
+    classes = tuple(ClassInfo(f"{i:03d}.Bird_{i}", f"Bird {i}") for i in range(1, 201))
+    novel = {i + 1 for i in novel_classes(classes, config.data)}
+    assert novel == set(range(1, 201)) - set(map(int, TRAINED.split()))
+    assert len(novel) == 100
+    assert (config.student.name, config.student.pretrained, config.student.image_size) == ("resnet18", False, 224)
+    assert (train.optimizer, train.nesterov, train.lr, train.weight_decay) == ("sgd", False, 0.05, 1e-4)
+    assert (train.epochs, train.batch_size, train.schedule, train.decay) == (5 * 90, 128, "step", 0.1)
+    assert train.milestones == pytest.approx([30 / 90, 60 / 90])
+    assert {options[f"{name}_weight"] for name in ("cls", "mse", "contrast", "align")} == {1.0}
+    assert (options["temperature"], options["texts"], options["filter"]) == (0.07, 256, True)
+    assert config.prompts.vectors == 8
 
 
 CIFAR100 = [  # recipe, teacher, learning rate

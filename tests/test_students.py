@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+from linnet.banks import TextBank
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
 from linnet.students import Student
@@ -44,6 +46,47 @@ def test_saved_and_loaded_students_agree_to_the_last_bit(tmp_path: Path, stem):
     assert torch.equal(student(images).logits_BC, loaded(images).logits_BC)
     assert (loaded.classes, loaded.image_size, loaded.stem, loaded.name) == (CLASSES, 32, stem, "resnet10t")
     assert not loaded.training
+
+
+def bank(seed: int = 0, classes: int = 5, teacher_hash: str = "hash") -> TextBank:
+    rows = np.random.default_rng(seed).normal(size=(classes, 7)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return TextBank(tuple(f"name {i}" for i in range(classes)), rows, "teacher", teacher_hash, ("a {}.",))
+
+
+def test_an_embedding_head_compares_with_the_bank_and_keeps_it(tmp_path: Path):
+    torch.manual_seed(0)
+    student = Student("test_resnet", CLASSES, image_size=32, bank=bank(), temperature=0.2).eval()
+    images = torch.rand(3, 3, 32, 32)
+    out = student(images)
+    assert out.embedding_BE is not None
+    expected = student.backbone(student.normalize(images))
+    assert torch.allclose(out.embedding_BE, expected, atol=1e-5)
+    cosine = [[np.dot(e, t) / np.linalg.norm(e) / 0.2 for t in bank().rows_CE] for e in expected.detach().numpy()]
+    assert np.allclose(out.logits_BC.detach().numpy(), cosine, atol=1e-5)
+    student.save(tmp_path)
+    loaded = Student.load(tmp_path)
+    assert torch.equal(loaded(images).logits_BC, out.logits_BC)
+    assert loaded.bank is not None
+    assert (loaded.bank.names, loaded.bank.teacher_hash, loaded.temperature) == (bank().names, "hash", 0.2)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.allclose(model(student.normalize(images)), expected, atol=1e-5)
+    other = bank(seed=1, classes=9)
+    loaded.set_bank(other)
+    assert loaded(images).logits_BC.shape == (3, 9)
+    assert loaded.classes == CLASSES
+    with pytest.raises(UserError, match=r"is of the teacher 'teacher' \(other\), this student .* from another one"):
+        loaded.set_bank(bank(teacher_hash="other"))
+    with pytest.raises(UserError, match="takes no others"):
+        Student("test_resnet", CLASSES, image_size=32).set_bank(bank())
+
+
+def test_an_embedding_head_goes_on_from_an_earlier_one(tmp_path: Path):
+    first = Student("test_resnet", CLASSES, image_size=32, bank=bank())
+    first.save(tmp_path)
+    again = Student("test_resnet", CLASSES[:2], image_size=32, pretrained=tmp_path, bank=bank(classes=2))
+    for name, tensor in first.backbone.state_dict().items():
+        assert torch.equal(tensor, again.backbone.state_dict()[name]), name
 
 
 def test_the_crop_mode_is_saved_and_timm_reads_it(tmp_path: Path):

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linnet.config import Config as Config
     from linnet.errors import UserError as UserError
+    from linnet.onnx_export import export as export
     from linnet.pipeline import distill as distill
     from linnet.predict import load as load
+    from linnet.vocabulary import embed as embed
 
 _HOME = {
     "distill": "linnet.pipeline",
+    "embed": "linnet.vocabulary",
+    "export": "linnet.onnx_export",
     "load": "linnet.predict",
     "Config": "linnet.config",
     "UserError": "linnet.errors",
 }
-__all__ = ["Config", "UserError", "distill", "load"]
+__all__ = ["Config", "UserError", "distill", "embed", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 
-from linnet.config import Config, DataConfig, PromptsConfig, StudentConfig, TeacherConfig, TrainConfig
+from linnet.config import (
+    Config,
+    DataConfig,
+    PromptsConfig,
+    ShotsConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from linnet.errors import UserError, closest
 
 app = App(
@@ -33,9 +41,10 @@ def _group(prefix: str, main: str) -> Parameter:
 Data = Annotated[DataConfig, _group("data", "source")]
 Teacher = Annotated[TeacherConfig, _group("teacher", "id")]
 Prompts = Annotated[PromptsConfig, _group("prompts", "")]
+Shots = Annotated[ShotsConfig, _group("shots", "count")]
 Student = Annotated[StudentConfig, _group("student", "name")]
 Train = Annotated[TrainConfig, _group("train", "")]
-MAIN_FIELDS = {"data": "data.source", "teacher": "teacher.id", "student": "student.name"}
+MAIN_FIELDS = {"data": "data.source", "teacher": "teacher.id", "shots": "shots.count", "student": "student.name"}
 
 
 def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -76,6 +85,7 @@ def distill(
     data_: Data = DataConfig(),
     teacher: Teacher = TeacherConfig(),
     prompts: Prompts = PromptsConfig(),
+    shots: Shots = ShotsConfig(),
     student: Student = StudentConfig(),
     train: Train = TrainConfig(),
     **method_options: dict[str, str],
@@ -122,6 +132,8 @@ def predict(
     images: list[Path],
     /,
     *,
+    classes: str | None = None,
+    bank: Path | None = None,
     top: int = 5,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
@@ -131,15 +143,25 @@ def predict(
     Args:
         model: A run folder, or a model.onnx (torch is not needed then).
         images: Image files and folders.
+        classes: Other classes than those of the training, for a student of --method openvocab: a,b,c or a file with
+            one per line.
+        bank: The same as a file that 'linnet embed' wrote.
         top: How many classes to show for each image.
         json_: One JSON object per line.
         csv: Comma-separated path, class, probability.
     """
+    from linnet.banks import TextBank
     from linnet.predict import collect, load
+    from linnet.vocabulary import bank_for
 
     if top < 1:
         raise UserError(f"--top must be at least 1, not {top}")
-    predictor = load(model)
+    if classes is not None and bank is not None:
+        raise UserError("--classes and --bank exclude one another")
+    names = None if bank is None else TextBank.load(bank)
+    if classes is not None:
+        names = bank_for(model, classes)
+    predictor = load(model, names)
     failed = 0
     show = _json_line if json_ else _csv_line if csv else _table_line
     for prediction in predictor.predict(collect(images), top):
@@ -172,6 +194,49 @@ def _table_line(prediction: Any) -> str:
         f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
     )
     return f"{prediction.path}   {shown}"
+
+
+@app.command
+def embed(
+    *,
+    classes: str,
+    out: Path,
+    teacher: str | None = None,
+    run: Path | None = None,
+    templates: tuple[str, ...] | None = None,
+    descriptions: Path | None = None,
+) -> None:
+    """Write class names as a text bank, for predict --bank.
+
+    Args:
+        classes: Their names: a,b,c or a file with one per line.
+        out: The bank, a .safetensors file.
+        teacher: An id of 'linnet list teachers', or a text_tower.onnx (torch is not needed then).
+        run: Instead of a teacher: a run, whose teacher, templates and learned prompts are used.
+        templates: Sentences around a class name, as in "a photo of a {}."; their embeddings are averaged.
+        descriptions: A YAML or JSON file that maps each class name to a sentence or a list of them.
+    """
+    from linnet.vocabulary import embed as make_bank
+
+    bank = make_bank(classes, teacher=teacher, run=run, templates=templates, descriptions=descriptions)
+    bank.save(out)
+    print(out)
+
+
+@app.command
+def export(
+    run: Path, /, *, text_tower: Annotated[bool, Parameter(negative="")] = False, out: Path | None = None
+) -> None:
+    """Write the student of a run as ONNX, or its teacher's text tower.
+
+    Args:
+        run: A finished run.
+        text_tower: The text tower and its tokenizer, so that new class names need no torch.
+        out: The file. [default: model.onnx or text_tower.onnx in the run]
+    """
+    from linnet.onnx_export import export as write
+
+    print(write(run, text_tower=text_tower, out=out))
 
 
 @app.command
@@ -242,6 +307,7 @@ def _in_one_line(error: CycloptsError) -> str:
         "data": DataConfig,
         "teacher": TeacherConfig,
         "prompts": PromptsConfig,
+        "shots": ShotsConfig,
         "student": StudentConfig,
         "train": TrainConfig,
     }

@@ -51,11 +51,23 @@ class DataConfig:
     """Share of the rest of each class that becomes the validation split when the source has none."""
     limit_per_class: Count | None = None
     """Use at most this many training images of each class."""
+    descriptions: Path | None = None
+    """A YAML or JSON file that maps each class name to a sentence or a list of them, put behind the class name."""
+    novel: Annotated[float, Bounds(0.01, 0.99)] | None = None
+    """Share of the classes that is kept from training, drawn from data.seed, to be recognised by name alone."""
+    novel_classes: tuple[str, ...] | None = None
+    """The classes that are kept from training, by name or number: a list, or a file with one per line."""
+    novel_images: Literal["all", "test"] = "all"
+    """Images of novel classes that are scored: all of them, or those of the test split."""
     seed: Annotated[int, Bounds(0)] = 0
-    """Drives splits, limits and views, so that rows of a comparison see the same data."""
-    views: Literal["none", "light", "standard", "paper:vl2lite", "paper:cifar", "paper:tiny-imagenet"] | None = None
+    """Drives splits, limits, novel classes and views, so that rows of a comparison see the same data."""
+    views: (
+        Literal["none", "light", "standard", "paper:vl2lite", "paper:openvocab", "paper:cifar", "paper:tiny-imagenet"]
+        | None
+    ) = None
     """How training images are varied: light is crop and flip, standard adds rotation and colour, paper:vl2lite is that
-    of VL2Lite and PAND, paper:cifar and paper:tiny-imagenet are those of the mdistiller benchmark."""
+    of VL2Lite and PAND, paper:openvocab that of Li et al., paper:cifar and paper:tiny-imagenet are those of the
+    mdistiller benchmark."""
     store_limit_gb: NonNegative = 20.0
     """Decoded images are kept on disk up to this size for each split; a larger one is decoded in every epoch."""
     workers: Annotated[int, Bounds(0)] | None = None
@@ -103,6 +115,24 @@ class PromptsConfig:
 
 
 @dataclass(frozen=True)
+class ShotsConfig:
+    count: Count | None = None
+    """Training images of each novel class that few-shot learning may use; they leave the test set."""
+    use: Literal["retrieval", "finetune"] = "retrieval"
+    """retrieval: as keys beside the class texts, without training; finetune: in half of each batch, from the weights of
+    an earlier run (student.pretrained)."""
+    views: Count = 10
+    """Of retrieval: RandAugment views of each image that the teacher looks at."""
+    form: Literal["mean", "released"] = "mean"
+    """Of retrieval: the mean over a class's keys, at the scale of the texts; released: the unscaled sum of the
+    authors' code."""
+    alpha: NonNegative | None = None
+    """Of retrieval: weight of the keys; auto: chosen on val, among the base classes (form released: 1)."""
+    beta: NonNegative = 5.5
+    """Of retrieval: how fast a key's say falls with its distance."""
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     name: str | None = None
     """Any timm architecture."""
@@ -120,7 +150,9 @@ class StudentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count | None = None
-    """Passes over the training images; auto: 30 for the aviary, 60 for photos."""
+    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning."""
+    select: Literal["val", "last"] | None = None
+    """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning last."""
     batch_size: Annotated[int, Bounds(2)] = 64
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -128,7 +160,8 @@ class TrainConfig:
     nesterov: bool = True
     """Of SGD: momentum that looks ahead."""
     lr: Annotated[float, Bounds(1e-8, 100.0)] | None = None
-    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.001 from pretrained weights; SGD 0.05 and 0.01."""
+    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.001 from pretrained weights; SGD 0.05 and 0.01; few-shot
+    finetuning 0.0002 and 0.001."""
     weight_decay: NonNegative | None = None
     """Applied to weight matrices and kernels only, not to norms and biases; auto: 0.05 for AdamW, 0.0005 for SGD."""
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
@@ -158,6 +191,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    shots: ShotsConfig = field(default_factory=ShotsConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     method: str = "kd"
@@ -171,7 +205,7 @@ class Config:
 
 
 T = typing.TypeVar("T")
-GROUPS = ("data", "teacher", "prompts", "student", "train")
+GROUPS = ("data", "teacher", "prompts", "shots", "student", "train")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

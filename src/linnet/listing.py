@@ -13,7 +13,7 @@ EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hf": ("transformers",)
 DATA = {
     "FOLDER": "train/ val/ test/ (or training/ validation/ testing/ ...), each with one folder of images per class",
     "FOLDER (flat)": "one folder of images per class; 20 % test and 10 % of the rest val are carved, stratified",
-    "aviary[:KEY=VALUE,...]": "drawn look-alike birds; keys: species=60 images=20 genus=6 seed=0 imbalance=1",
+    "aviary[:KEY=VALUE,...]": "drawn look-alike birds; keys: species=60 images=20 genus=6 seed=0 imbalance=1 bare=0",
 }
 
 

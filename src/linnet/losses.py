@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, in float32, each citing its source.
 
-Shapes: B batch, C classes, K neighbours, M wavelet coefficients.
+Shapes: B batch, C classes, E embedding width, K neighbours or texts, M wavelet coefficients.
 """
 
 import math
@@ -148,3 +148,77 @@ def coefficient_error(student_BM: torch.Tensor, teacher_BM: torch.Tensor, classe
         FiGKD, arXiv 2505.11897, whose own distance is not known to us.
     """
     return (student_BM - teacher_BM.detach()).square().sum(dim=1).mean() / classes
+
+
+def embedding_error(student_BE: torch.Tensor, teacher_BE: torch.Tensor) -> torch.Tensor:
+    """Squared distance of unit embeddings, mean over the batch: 2 - 2 cos, between 0 and 4.
+
+    Args:
+        student_BE: of any length. teacher_BE: unit length, constants.
+
+    Reference:
+        Li et al.: Distilling Large Vision-Language Model with Out-of-Distribution Generalizability, ICCV 2023, L_mse.
+    """
+    return (F.normalize(student_BE, dim=1) - teacher_BE.detach()).square().sum(dim=1).mean()
+
+
+def image_contrast(student_BE: torch.Tensor, teacher_BE: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Each student embedding picks its own image's teacher embedding among those of the batch, and the other way round.
+
+    The mean of the two cross-entropies over cosines / temperature, in nats; 0 for a batch of one. Other images of the
+    same class stay among the negatives.
+
+    Args:
+        student_BE: of any length. teacher_BE: unit length, constants.
+
+    Reference:
+        Li et al., ICCV 2023, L_im-cst.
+    """
+    cosine_BB = F.normalize(student_BE, dim=1) @ teacher_BE.detach().T / temperature
+    own_B = torch.arange(len(cosine_BB), device=cosine_BB.device)
+    return (F.cross_entropy(cosine_BB, own_B) + F.cross_entropy(cosine_BB.T, own_B)) / 2
+
+
+def nearest_text_kl(
+    student_BC: torch.Tensor, teacher_BC: torch.Tensor, texts: int, keep_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """KL(softmax(teacher) || softmax(student)) over the texts that the teacher finds nearest, in nats.
+
+    Both distributions are normalised on the K largest teacher logits of each image (of equals those of lower class
+    ids); there is no T^2. The mean over the images that are kept; 0 if there are none.
+
+    Args:
+        student_BC, teacher_BC: cosines / temperature; the teacher's are constants.
+        texts: K; all if there are fewer. keep_B: bool, the images that count; None: all.
+
+    Reference:
+        Li et al., ICCV 2023, L_vlalign.
+    """
+    teacher_BC = teacher_BC.detach()
+    if texts < teacher_BC.shape[1]:
+        near_BK = teacher_BC.argsort(dim=1, descending=True, stable=True)[:, :texts]
+        student_BC, teacher_BC = student_BC.gather(1, near_BK), teacher_BC.gather(1, near_BK)
+    student, teacher = F.log_softmax(student_BC, dim=1), F.log_softmax(teacher_BC, dim=1)
+    divergence_B = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    keep_B = torch.ones_like(divergence_B) if keep_B is None else keep_B.to(divergence_B.dtype)
+    return (divergence_B * keep_B).sum() / keep_B.sum().clamp(min=1)
+
+
+def caption_contrast(
+    student_BE: torch.Tensor, caption_BE: torch.Tensor, labels_B: torch.Tensor, temperature: float | None = None
+) -> torch.Tensor:
+    """Each student embedding picks its own image's caption among those of the batch, cross-entropy in nats.
+
+    Captions of other images of the same class are left out. Without a temperature the logits are plain cosines.
+
+    Args:
+        student_BE: of any length. caption_BE: unit length, constants. labels_B: class ids, -1 where unlabelled.
+
+    Reference:
+        Li et al., ICCV 2023, L_cap; the released code has no temperature.
+    """
+    cosine_BB = F.normalize(student_BE, dim=1) @ caption_BE.detach().T / (temperature or 1.0)
+    same_BB = (labels_B[:, None] == labels_B) & (labels_B[:, None] >= 0)
+    same_BB = same_BB & ~torch.eye(len(labels_B), dtype=torch.bool, device=labels_B.device)
+    own_B = torch.arange(len(labels_B), device=labels_B.device)
+    return F.cross_entropy(cosine_BB.masked_fill(same_BB, -torch.inf), own_B)

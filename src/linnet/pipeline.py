@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,28 @@ import numpy as np
 import torch
 
 from linnet import methods
+from linnet.banks import TextBank
 from linnet.config import Config, to_dict
 from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
-from linnet.data.manifest import Manifest, describe, leaked, load_manifest
+from linnet.data.manifest import ClassInfo, Manifest, describe, leaked, load_manifest
+from linnet.data.names import class_sentences
+from linnet.data.novel import training_part
 from linnet.data.views import RECIPES
 from linnet.errors import UserError
 from linnet.evaluation.metrics import agreement, all_metrics, top_k_accuracy
+from linnet.evaluation.novel import LAST_EPOCHS, NovelTest, score_novel, words
 from linnet.evaluation.score import count_macs, count_parameters, student_logits, write_predictions
-from linnet.export import export_onnx
 from linnet.files import cache_folder
 from linnet.methods.base import Context
+from linnet.onnx_export import export_onnx
 from linnet.progress import Bar
 from linnet.run import Run, version
 from linnet.settings import settings
 from linnet.students import Student
-from linnet.teachers import Teacher, knows, load_teacher
-from linnet.teachers.answers import Answers, ask
+from linnet.teachers import Teacher, VisionLanguageTeacher, knows, load_teacher
+from linnet.teachers.answers import Answers, ask, prompt_templates
+from linnet.teachers.text import text_bank
 from linnet.teachers.timm import TimmTeacher
 from linnet.training import Task, TrainResult, seed_everything, train
 
@@ -124,22 +130,38 @@ def _leave_the_others() -> None:
 def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> None:
     name, size, device = config.student.name or "", config.student.image_size or 0, accelerator.device
     log.info("data: %s", describe(manifest))
-    if duplicates := leaked(manifest):
+    known = training_part(manifest, config.data, config.shots)
+    if duplicates := leaked(known):
         log.warning("%d val or test images are byte for byte also in train: the scores flatter every model", duplicates)
-    seed_everything(config.seed, 0, 0)
-    pretrained, stem, crop_mode = config.student.pretrained or False, config.student.stem, config.student.crop_mode
-    student = Student(name, manifest.classes, size, pretrained, stem, crop_mode)
-    splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test") if len(manifest.rows(part))}
+    with_classifier = methods.student_head(config.method) == "classifier"
+    if with_classifier and config.shots.count is not None:
+        raise UserError(
+            f"--shots needs a student that takes class names as text: '{config.method}' trains a classifier"
+        )
+    if with_classifier:  # a misspelt student is known before the teacher is loaded
+        student = _student(config, known.classes)
+    splits = {part: known.take(known.rows(part)) for part in ("train", "val", "test") if len(known.rows(part))}
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
-    teacher = _teacher(config, manifest, accelerator)
+    teacher = _teacher(config, known, accelerator)
+    if not with_classifier:
+        assert isinstance(teacher, VisionLanguageTeacher)
+        config = _with_room(config, teacher, manifest)
+        student = _student(config, known.classes, text_bank(teacher, known.classes, config.teacher.templates))
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = _decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
+    if student.bank is not None and answers and answers.prompts and isinstance(teacher, VisionLanguageTeacher):
+        context_PW = answers.prompts["context_PW"].to(device)
+        student.set_bank(text_bank(teacher, known.classes, prompt_templates(config), context_PW))
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
-    method.prepare(Context(config, student.classes, student.width, teacher, answers.head if answers else None))
-    del teacher  # its answers are cached: its memory is the student's now
+    head, captions = answers.head if answers else None, splits["train"].texts
+    method.prepare(Context(config, student.classes, student.width, teacher, head, captions))
+    novel = None
+    if manifest.novel and student.bank is not None and isinstance(teacher, VisionLanguageTeacher):
+        novel = NovelTest(config, manifest, teacher, student.bank, device)
+    del teacher  # its answers are cached: its memory is the student's now, unless novel classes wait for it
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -155,6 +177,7 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
         device=device,
         teacher=answers.train if answers else None,
         replay=config.teacher.replay,
+        few=np.isin(splits["train"].labels, manifest.novel) if config.shots.use == "finetune" else None,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=config.data.workers or 0,
@@ -171,9 +194,16 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
             on_epoch=lambda row: bar.update(
                 row["epoch"], f"loss {row['loss']:.3f}  val top-1 {100 * row['val.top1']:.1f} %"
             ),
+            keep_last=LAST_EPOCHS if novel else 0,
         )
     if accelerator.is_main_process:
-        _finish(config, run, result, splits, images, answers, device)
+        _finish(config, run, result, splits, images, answers, novel, device)
+
+
+def _student(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | None = None) -> Student:
+    own = config.student
+    seed_everything(config.seed, 0, 0)
+    return Student(own.name or "", classes, own.image_size or 0, own.pretrained or False, own.stem, own.crop_mode, bank)
 
 
 def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
@@ -197,10 +227,20 @@ def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | 
     for need in methods.needs_teacher(config.method) - {"any"}:
         if teacher.kind != need:
             raise UserError(f"the method '{config.method}' needs a {need} teacher; '{teacher.id}' is a {teacher.kind}")
+    if methods.student_head(config.method) == "embedding" and config.teacher.head == "probe":
+        raise UserError(f"the method '{config.method}' needs class texts, which --teacher.head probe does not use")
     _, _, name = teacher.id.partition("timm:")
     if isinstance(teacher, TimmTeacher) and ":" not in name and not knows(teacher, manifest.class_names):
         return load_teacher(f"run:{_fine_tuned(config, manifest, name)}")
     return teacher
+
+
+def _with_room(config: Config, teacher: VisionLanguageTeacher, manifest: Manifest) -> Config:
+    """No more learned context vectors than fit before the names of novel classes, too, which meet them at the end."""
+    if not manifest.novel:
+        return config
+    room = teacher.room([class_sentences(info, prompt_templates(config))[0] for info in manifest.classes])
+    return replace(config, prompts=replace(config.prompts, vectors=max(1, min(config.prompts.vectors, room))))
 
 
 def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
@@ -242,6 +282,7 @@ def _finish(
     splits: Mapping[str, Manifest],
     images: Mapping[str, Images],
     answers: Answers | None,
+    novel: NovelTest | None,
     device: torch.device,
 ) -> None:
     """Score the selected student on val and, once, on test; save and export it; write summary.json last."""
@@ -255,6 +296,9 @@ def _finish(
         summary |= {f"teacher.{head}.val.top1": value for head, value in answers.val_top1.items()}
     summary |= {"classes": len(student.classes), **{f"images.{part}": len(rows) for part, rows in splits.items()}}
     summary |= _score(student, splits, images, teacher_logits, run, device)
+    if novel:
+        summary |= score_novel(novel, student, run)
+        log.info("%s", words(summary))
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}
     summary |= {"train.epochs": config.train.epochs, "train.best_epoch": result.best_epoch}
     summary |= {"train.seconds": round(result.seconds, 2)}

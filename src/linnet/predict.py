@@ -1,6 +1,5 @@
 """Prediction from a run folder or from an ONNX file alone; for the latter torch is not imported."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from linnet.banks import TextBank
 from linnet.data.images import CropMode, eval_pixels, read_image
 from linnet.data.manifest import find_images
-from linnet.errors import UserError, first_line, require
+from linnet.errors import UserError
 from linnet.evaluation.metrics import softmax
+from linnet.runtime import open_session, read_meta
 
 BATCH = 64
 
@@ -41,6 +42,8 @@ class _Network(Protocol):
     class_names: list[str]
 
     def logits(self, images: np.ndarray) -> np.ndarray: ...
+
+    def set_bank(self, bank: TextBank) -> None: ...
 
 
 class Predictor:
@@ -77,40 +80,53 @@ class Predictor:
         return [named[path] for path in paths]
 
 
-def load(path: str | Path) -> Predictor:
+def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     """A predictor from a run folder, a saved model folder or an ONNX file written by linnet.
 
+    Args:
+        bank: names other classes than those of the training, for a student with an embedding head: see
+            :func:`linnet.embed`.
+
     Raises:
-        UserError: there is no such thing at ``path``.
+        UserError: there is no such thing at ``path``, or the bank is not for this student.
     """
     path = Path(path)
-    if path.suffix == ".onnx":
-        return Predictor(OnnxNetwork(path))
-    if not path.is_dir():
+    if path.suffix != ".onnx" and not path.is_dir():
         raise UserError(f"{path}: no run folder and no .onnx file")
-    return Predictor(TorchNetwork(path / "model" if (path / "model").is_dir() else path))
+    network: _Network
+    if path.suffix == ".onnx":
+        network = OnnxNetwork(path)
+    else:
+        network = TorchNetwork(path / "model" if (path / "model").is_dir() else path)
+    if bank is not None:
+        network.set_bank(bank)
+    return Predictor(network)
 
 
 class OnnxNetwork:
     """A student from an ONNX file and nothing else."""
 
     def __init__(self, path: Path):
-        runtime = require("onnxruntime", "onnx")
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        try:
-            self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            meta = json.loads(self._session.get_modelmeta().custom_metadata_map["linnet"])
-        except KeyError as error:
-            raise UserError(f"{path} was not written by linnet: it carries no class names") from error
-        except Exception as error:
-            raise UserError(f"{path} is no ONNX file that ONNX Runtime can read ({first_line(error)})") from error
+        self._session = open_session(path, str(path))
+        meta = read_meta(self._session, path)
+        if "image_size" not in meta:
+            raise UserError(f"{path} is no student: give the model.onnx of a run")
         self.image_size: int = meta["image_size"]
         self.crop_mode: CropMode = meta.get("crop_mode", "center")  # older files have none
         self.class_names: list[str] = meta["classes"]
+        self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
+        self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
+
+    def set_bank(self, bank: TextBank) -> None:
+        if self._teacher_hash is None:
+            raise UserError(
+                f"{self._name} has a classifier for its {len(self.class_names)} classes and takes no others"
+            )
+        bank.check_teacher(self._teacher_hash, self._name)
+        self._bank, self.class_names = {"bank": bank.rows_CE}, list(bank.names)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"images": images})[0]
+        return self._session.run(None, {"images": images, **self._bank})[0]
 
 
 class TorchNetwork:
@@ -122,6 +138,10 @@ class TorchNetwork:
         self._student = Student.load(folder)
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
         self.class_names = [info.name for info in self._student.classes]
+
+    def set_bank(self, bank: TextBank) -> None:
+        self._student.set_bank(bank)
+        self.class_names = list(bank.names)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         import torch

@@ -37,7 +37,7 @@ PACKAGES = (
 # What linnet writes into a run folder; anything else is somebody's, and is never deleted.
 OWN_NAMES = {
     *("config.yaml", "inputs.json", "env.json", "metrics.jsonl", "train.log", "checkpoints"),
-    *("summary.json", "model", "model.onnx", "predictions", "prompts.safetensors"),
+    *("summary.json", "model", "model.onnx", "text_tower.onnx", "predictions", "prompts.safetensors"),
 }
 
 
@@ -133,7 +133,7 @@ class Run:
         if not (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
         changed = difference(from_dict(Config, read_yaml(self.folder / "config.yaml")), config)
-        changed = [line for line in changed if not line.startswith("export:")]
+        changed = [line for line in changed if not _is_read_after_training(line, config)]
         if changed:
             raise UserError(
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
@@ -185,6 +185,13 @@ class Run:
             return json.loads((self.folder / "summary.json").read_text())
         except FileNotFoundError as error:
             raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
+
+
+def _is_read_after_training(difference: str, config: Config) -> bool:
+    """Few-shot retrieval and the export need a trained student, not another training."""
+    return difference.startswith("export:") or (
+        difference.startswith("shots.") and not difference.startswith("shots.use") and config.shots.use == "retrieval"
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -87,6 +87,11 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     rates = {(True, False): 0.006, (False, False): 0.001, (True, True): 0.05, (False, True): 0.01}
     automatic["train.lr"] = (rates[scratch, sgd], f"{config.train.optimizer} {start}")
     automatic["train.weight_decay"] = (5e-4 if sgd else 0.05, f"customary for {config.train.optimizer}")
+    automatic["train.select"] = ("val", "the best epoch on val")
+    if config.shots.use == "finetune":
+        automatic["train.lr"] = (1e-3 if sgd else 2e-4, "few-shot finetuning")
+        automatic["train.epochs"] = (20, "few-shot finetuning")
+        automatic["train.select"] = ("last", "val holds no image of a novel class")
     half = supports_bf16()
     automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
     reasons = []
@@ -95,6 +100,11 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         if getattr(getattr(config, group), name) is None:
             config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
             reasons.append(f"{dotted} = {value}: {reason}")
+    if config.shots.use == "finetune" and not isinstance(config.student.pretrained, Path):
+        raise UserError(
+            "few-shot finetuning goes on from a student that knows the base classes: add --student.pretrained "
+            "runs/NAME/model, or use --shots.use retrieval"
+        )
     if config.train.lr_min > (config.train.lr or 0.0):
         raise UserError(f"train.lr_min ({config.train.lr_min:g}) is above train.lr ({config.train.lr:g}): lower it")
     return config, reasons

@@ -1,6 +1,6 @@
 """Students: a timm backbone with one head, saved in timm's own layout so that timm loads it too.
 
-Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``).
+Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``), E teacher embedding width.
 """
 
 import json
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from linnet.banks import TextBank
 from linnet.data.images import CropMode
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError, did_you_mean, first_line
@@ -22,14 +24,23 @@ Stem = Literal["auto", "lowres"]
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """What a student says about a batch: pooled features before the classifier, and logits."""
+    """What a student says about a batch: pooled features before the last layer, logits, and from an embedding head the
+    embedding (of any length)."""
 
     features_BD: torch.Tensor
     logits_BC: torch.Tensor
+    embedding_BE: torch.Tensor | None = None
+
+    def float(self) -> "StudentOutput":
+        embedding = None if self.embedding_BE is None else self.embedding_BE.float()
+        return StudentOutput(self.features_BD.float(), self.logits_BC.float(), embedding)
 
 
 class Student(nn.Module):
     """A timm classifier that takes images in [0, 1] and normalises them itself.
+
+    With a text ``bank`` its last layer gives an embedding in the teacher's space instead of logits; logits are the
+    cosines with the rows of the bank, divided by ``temperature``. The bank can be swapped: see :meth:`set_bank`.
 
     Args:
         name: timm architecture. classes: the class table. image_size: side in pixels.
@@ -41,6 +52,8 @@ class Student(nn.Module):
         UserError: unknown architecture (with a suggestion), weights that cannot be had, a stem that cannot be changed.
     """
 
+    bank_CE: torch.Tensor
+
     def __init__(
         self,
         name: str,
@@ -49,13 +62,19 @@ class Student(nn.Module):
         pretrained: bool | Path = False,
         stem: Stem = "auto",
         crop_mode: CropMode = "center",
+        bank: TextBank | None = None,
+        temperature: float = 0.07,
     ):
         super().__init__()
         from timm.data import resolve_data_config
 
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
         self.crop_mode: CropMode = crop_mode
-        self.backbone: Any = _create(name, len(classes), image_size, pretrained)
+        self.bank, self.temperature = bank, temperature
+        outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
+        self.backbone: Any = _create(name, outputs, image_size, pretrained)
+        if bank is not None:
+            self.set_bank(bank)
         if stem == "lowres":
             _make_lowres(self.backbone, name)
         settings = resolve_data_config(model=self.backbone)
@@ -66,7 +85,28 @@ class Student(nn.Module):
     def forward(self, images: torch.Tensor) -> StudentOutput:
         maps = self.backbone.forward_features(self.normalize(images))
         features_BD = self.backbone.forward_head(maps, pre_logits=True)
-        return StudentOutput(features_BD, self.backbone.get_classifier()(features_BD))
+        output = self.backbone.get_classifier()(features_BD)
+        if self.bank is None:
+            return StudentOutput(features_BD, output)
+        with torch.autocast(output.device.type, enabled=False):
+            logits_BC = F.normalize(output.float(), dim=1) @ self.bank_CE.T / self.temperature
+        return StudentOutput(features_BD, logits_BC, output)
+
+    def set_bank(self, bank: TextBank) -> None:
+        """Name classes with this bank from now on, of the same teacher; the class table stays that of the training.
+
+        Raises:
+            UserError: the student has a classifier, or the bank is of another teacher.
+        """
+        if self.bank is None:
+            raise UserError(
+                f"this student ({self.name}) has a classifier for its {len(self.classes)} classes and takes no others: "
+                "train one with --method openvocab"
+            )
+        bank.check_teacher(self.bank.teacher_hash, f"this student ({self.name})")
+        device = next(self.backbone.parameters()).device
+        self.bank = bank
+        self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
 
     def _try_size(self) -> None:
         """Some networks shrink a small image to nothing; better to know now than after the teacher has run."""
@@ -81,16 +121,20 @@ class Student(nn.Module):
         self.train()
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors (timm's layout) and classes.json."""
+        """Write config.json and model.safetensors (timm's layout), classes.json, and the text bank if there is one."""
         from safetensors.torch import save
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
         folder.mkdir(parents=True, exist_ok=True)
         own = {"name": self.name, "stem": self.stem, "image_size": self.image_size, "crop_mode": self.crop_mode}
+        outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
+        if self.bank is not None:
+            own, outputs = {**own, "temperature": self.temperature}, {}  # type: ignore[dict-item]
+            self.bank.save(folder / "bank.safetensors")
         save_config_for_hf(
             self.backbone,
             str(folder / "config.json"),
-            model_config={"label_names": [info.name for info in self.classes], "linnet": own},
+            model_config={**outputs, "linnet": own},
             data_config={
                 "input_size": (3, self.image_size, self.image_size),
                 "crop_pct": 1.0,
@@ -116,10 +160,14 @@ class Student(nn.Module):
 
         try:
             own = json.loads((folder / "config.json").read_text())["linnet"]
-            classes = tuple(ClassInfo(**row) for row in json.loads((folder / "classes.json").read_text()))
+            rows = json.loads((folder / "classes.json").read_text())
+            classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row.get("descriptions", ()))}) for row in rows)
+            # a student with an embedding head has a temperature, and a bank beside it
+            bank = TextBank.load(folder / "bank.safetensors") if "temperature" in own else None
+            head = {"bank": bank, "temperature": own.get("temperature", 1.0)}
             state = load_file(folder / "model.safetensors")
             crop_mode = own.get("crop_mode", "center")  # older files have none
-            student = cls(own["name"], classes, own["image_size"], stem=own["stem"], crop_mode=crop_mode)
+            student = cls(own["name"], classes, own["image_size"], stem=own["stem"], crop_mode=crop_mode, **head)
             student.backbone.load_state_dict(state)
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no saved student: is the run finished?") from error
@@ -137,7 +185,7 @@ def architectures(pattern: str = "") -> list[str]:
     return timm.list_models(pattern)
 
 
-def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -> Any:
+def _create(name: str, outputs: int, image_size: int, pretrained: bool | Path) -> Any:
     import timm
 
     known = architectures()
@@ -146,7 +194,7 @@ def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -
     model: Any = None
     for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
-            model = timm.create_model(name, num_classes=classes, pretrained=pretrained is True, **size)  # type: ignore[arg-type]
+            model = timm.create_model(name, num_classes=outputs, pretrained=pretrained is True, **size)  # type: ignore[arg-type]
             break
         except TypeError:
             continue
@@ -156,7 +204,7 @@ def _create(name: str, classes: int, image_size: int, pretrained: bool | Path) -
                 "check the network, or give --student.pretrained false (from scratch) or a path"
             ) from error
     if model is None:
-        raise UserError(f"the student '{name}' could not be built for {classes} classes at {image_size} pixels")
+        raise UserError(f"the student '{name}' could not be built with {outputs} outputs at {image_size} pixels")
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
     if isinstance(pretrained, Path):

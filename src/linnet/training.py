@@ -24,7 +24,7 @@ from linnet.errors import UserError
 from linnet.files import atomic_path
 from linnet.methods.base import Method, Progress
 from linnet.run import Run
-from linnet.students import Student, StudentOutput
+from linnet.students import Student
 
 
 class Task(nn.Module):
@@ -39,7 +39,7 @@ class Task(nn.Module):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.student(batch.images)
         with torch.autocast(device, enabled=False):  # losses are computed in float32
-            return self.method(batch, StudentOutput(output.features_BD.float(), output.logits_BC.float()), progress)
+            return self.method(batch, output.float(), progress)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -85,7 +85,8 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``best_epoch`` is the one with the best val top-1 (of equals, the last); its student is in checkpoints/best."""
+    """``best_epoch`` is the one with the best val top-1 (of equals, the last), or with ``select: last`` the last; its
+    student is in checkpoints/best, those of the last epochs that were to be kept in checkpoints/epoch-N."""
 
     best_epoch: int
     seconds: float
@@ -101,11 +102,13 @@ def train(
     seed: int,
     validate: Callable[[Student], float],
     on_epoch: Callable[[dict[str, Any]], None],
+    keep_last: int = 0,
 ) -> TrainResult:
     """Train, keeping a checkpoint of everything at each epoch's end and the best student by ``validate``.
 
     Args:
         validate: student -> val top-1. on_epoch: told the row that went into metrics.jsonl.
+        keep_last: students of this many epochs at the end are kept, too.
 
     Raises:
         UserError: the loss is no longer finite; the last good checkpoint stays.
@@ -117,6 +120,7 @@ def train(
     if accelerator.is_main_process:
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
+    task.method.hand_over(task.student)
     steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
         start = time.perf_counter()
@@ -125,11 +129,14 @@ def train(
         terms = _train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
+        task.method.hand_over(task.student)
         if accelerator.is_main_process:
             val = validate(task.student)
-            if val >= state["best_val"]:
+            if val >= state["best_val"] or config.select == "last":
                 state |= {"best_val": val, "best_epoch": epoch + 1}
                 task.student.save(run.checkpoints / "best")
+            if epoch >= epochs - keep_last:
+                task.student.save(run.checkpoints / f"epoch-{epoch + 1}")
             row = {
                 "epoch": epoch + 1,
                 "step": (epoch + 1) * len(loader),

@@ -21,12 +21,13 @@ def paths(tmp_path: Path) -> list[Path]:
 def loader(
     paths: list[Path], batch_size: int = 4, rank: int = 0, world: int = 1, limit_gb: float = 20.0, workers: int = 0,
     teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None, replay: int | None = None,
+    few: np.ndarray | None = None,
 ) -> TrainLoader:  # fmt: skip
     digests = digest_files(paths)
     return TrainLoader(
         Images(paths, digests, 32, "train", limit_gb), np.arange(len(paths)), digests,
         recipe="light", batch_size=batch_size, size=32, data_seed=0, seed=0, device=torch.device("cpu"), rank=rank, world=world, workers=workers,
-        teacher=teacher, replay=replay,
+        teacher=teacher, replay=replay, few=few,
     )  # fmt: skip
 
 
@@ -45,6 +46,25 @@ def test_each_epoch_shows_each_image_at_most_once_in_a_new_order_and_view(paths:
     orders = [torch.cat([batch.index for batch in ours.epoch(n)]).tolist() for n in range(3)]
     assert all(len(set(order)) == len(order) == 8 for order in orders)  # 10 images, batches of 4: the rest waits
     assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_few_images_fill_half_of_each_batch(paths: list[Path], count: int):
+    few = np.arange(10) < count
+    ours = loader(paths, few=few)
+    batches = [batch.index.numpy() for batch in ours.epoch(0)]
+    assert len(batches) == len(ours) == 2
+    for rows in batches:
+        assert few[rows].sum() == 2
+    seen = np.bincount(np.concatenate(batches), minlength=10)
+    assert seen[few].max() - seen[few].min() <= 1  # none is shown twice before all were shown once
+    assert seen[~few].max() - seen[~few].min() <= 1
+    assert not np.array_equal(batches, [batch.index.numpy() for batch in ours.epoch(1)])
+    if count > 1:
+        parts = [[b.index for b in loader(paths, few=few, rank=r, world=2).epoch(0)] for r in range(2)]
+        for step, (a, b) in enumerate(zip(*parts, strict=True)):
+            assert sorted(torch.cat([a, b]).tolist()) == sorted(batches[step].tolist())
+            assert few[a].sum() == few[b].sum() == 1
 
 
 def by_image(ours: TrainLoader, epoch: int) -> dict[int, torch.Tensor]:

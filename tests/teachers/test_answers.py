@@ -173,8 +173,7 @@ def test_another_recipe_or_data_seed_is_another_view(
 
 
 def zero_shot(teacher: VisionLanguageTeacher, splits: Mapping[str, Manifest]) -> torch.Tensor:
-    classes = splits["train"].classes
-    bank = class_head(teacher, [c.name for c in classes], [c.prompt_name for c in classes], ("a photo of a {}.",))
+    bank = class_head(teacher, splits["train"].classes, ("a photo of a {}.",))
     assert bank.bank_CE is not None
     return bank.bank_CE
 

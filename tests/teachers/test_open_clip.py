@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
 from linnet.teachers import class_head, load_teacher
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.open_clip import OpenClipTeacher
-from linnet.teachers.text import text_bank
+from linnet.teachers.text import text_vectors
 
 
 def load(folder: Path) -> OpenClipTeacher:
@@ -53,9 +54,12 @@ def test_fingerprint_tells_weights_apart(open_clip_folder: Callable[..., Path]):
     assert load(open_clip_folder(0)).fingerprint() != load(open_clip_folder(1)).fingerprint()
 
 
+BIRDS = (ClassInfo("a", "owl"), ClassInfo("b", "wren"))
+
+
 def test_bank_is_the_unit_mean_over_templates(open_clip_folder: Callable[..., Path]):
     teacher = load(open_clip_folder())
-    bank = text_bank(teacher, ["owl", "wren"], ("a {}.", "one {} here"))
+    bank = text_vectors(teacher, BIRDS, ("a {}.", "one {} here"))
     rows = teacher.embed_texts(["a wren.", "one wren here"])
     assert torch.allclose(bank.norm(dim=1), torch.ones(2), atol=1e-5)
     assert torch.allclose(bank[1], torch.nn.functional.normalize(rows.mean(0), dim=0), atol=1e-5)
@@ -63,7 +67,7 @@ def test_bank_is_the_unit_mean_over_templates(open_clip_folder: Callable[..., Pa
 
 def test_class_head_gives_scaled_cosines(open_clip_folder: Callable[..., Path]):
     teacher = load(open_clip_folder())
-    head = class_head(teacher, ["a", "b"], ["owl", "wren"], ("a {}.",))
+    head = class_head(teacher, BIRDS, ("a {}.",))
     rows = teacher.embed_images(torch.rand(3, 3, 32, 32))
     out = head(rows.half())
     assert head.bank_CE is not None
@@ -75,7 +79,7 @@ def test_class_head_gives_scaled_cosines(open_clip_folder: Callable[..., Path]):
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",)])
 def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[str, ...]):
     with pytest.raises(UserError, match=r"teacher.templates must be sentences with one \{\}"):
-        text_bank(load(open_clip_folder()), ["owl", "wren"], templates)
+        text_vectors(load(open_clip_folder()), BIRDS, templates)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ def load(id: str) -> ClassifierTeacher:
     return teacher
 
 
+def classes(*names: str) -> list[ClassInfo]:
+    return [ClassInfo(name, name) for name in names]
+
+
 def test_logits_are_those_of_timm_itself(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
     model = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).eval()
@@ -54,7 +58,7 @@ def test_logits_are_those_of_timm_itself(timm_folder: Path):
 
 def test_logits_are_put_in_the_order_of_the_data(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
-    head = class_head(teacher, ["ant", "bee", "cat"], ["ant", "bee", "cat"], ())
+    head = class_head(teacher, classes("ant", "bee", "cat"), ())
     rows = torch.tensor([[1.0, 2.0, 3.0]])  # bee, ant, cat
     assert head(rows).logits_BC.tolist() == [[2.0, 1.0, 3.0]]
 
@@ -62,7 +66,7 @@ def test_logits_are_put_in_the_order_of_the_data(timm_folder: Path):
 def test_another_class_table_is_refused(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
     with pytest.raises(UserError, match=r"knows 3 classes .* train a teacher on this data first"):
-        class_head(teacher, ["ant", "bee", "dog"], ["ant", "bee", "dog"], ())
+        class_head(teacher, classes("ant", "bee", "dog"), ())
 
 
 def test_classes_without_names_are_refused(timm_folder: Path):
@@ -70,7 +74,7 @@ def test_classes_without_names_are_refused(timm_folder: Path):
     del config["label_names"]
     (timm_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="knows classes without names"):
-        class_head(load(f"timm:local-dir:{timm_folder}"), ["ant", "bee", "cat"], ["a"] * 3, ())
+        class_head(load(f"timm:local-dir:{timm_folder}"), classes("ant", "bee", "cat"), ())
 
 
 def test_the_student_of_a_run_is_a_teacher(tmp_path: Path):
@@ -149,6 +153,6 @@ def test_a_method_that_needs_texts_refuses_before_fine_tuning(
 def test_class_weights_are_those_behind_the_logits(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
     weights = teacher.network.fc.weight
-    head = class_head(teacher, ["ant", "bee", "cat"], ["ant", "bee", "cat"], ())
+    head = class_head(teacher, classes("ant", "bee", "cat"), ())
     assert head.class_vectors is not None
     assert torch.equal(head.class_vectors, weights[[1, 0, 2]])  # the folder's order is bee, ant, cat

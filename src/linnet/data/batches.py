@@ -44,6 +44,7 @@ class TrainLoader:
         size: student input side. data_seed: drives views. seed: drives the order.
         teacher: (rows, view) -> outputs, or None.
         replay: epoch n shows view n modulo this number; None: a fresh view in each epoch.
+        few: (n,) bool, images that fill half of each batch, again and again; None: every image counts once.
         rank, world: this process reads every world-th image of each batch.
         workers: processes that decode when the images are not stored.
 
@@ -65,6 +66,7 @@ class TrainLoader:
         device: torch.device,
         teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None,
         replay: int | None = None,
+        few: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
@@ -77,7 +79,7 @@ class TrainLoader:
                 f"{min(batch_size, len(labels))} images a step are too few for {world} process(es), each needs 2: "
                 "raise --train.batch-size, add training images or start fewer processes"
             )
-        self.device, self.teacher, self.replay = device, teacher, replay
+        self.device, self.teacher, self.replay, self.few = device, teacher, replay, few
         self.rank, self.world, self.workers = rank, world, workers
 
     def __len__(self) -> int:
@@ -86,6 +88,11 @@ class TrainLoader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
+        if self.few is not None:
+            half, is_few = self.batch_size // 2, self.few[order]
+            few = np.resize(order[is_few], (len(self), half))
+            rest = np.resize(order[~is_few], (len(self), self.batch_size - half))
+            order = np.concatenate([few, rest], axis=1).ravel()
         rows = [
             order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world] for i in range(len(self))
         ]

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from linnet.config import DataConfig, coerce
-from linnet.data.splits import carve, limit_per_class
+from linnet.data.names import described, find_class, read_names
+from linnet.data.splits import carve, limit_per_class, seeded_order
 from linnet.errors import UserError, did_you_mean
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -36,10 +37,11 @@ DIGEST_BYTES = 16
 
 
 class ClassInfo(NamedTuple):
-    """A class: its name as found in the source, and the words that stand for it in a prompt."""
+    """A class: its name as found in the source, the words that stand for it in a prompt, and sentences about it."""
 
     name: str
     prompt_name: str
+    descriptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Manifest:
         digests: (n, 16) uint8, BLAKE2b of each file's bytes: what identifies an image everywhere in linnet.
         classes: class id -> name and prompt name.
         texts: captions of each image, or None.
+        novel: ids of the classes that are kept from training; see :mod:`linnet.data.novel`.
     """
 
     paths: tuple[Path, ...]
@@ -61,6 +64,7 @@ class Manifest:
     digests: np.ndarray
     classes: tuple[ClassInfo, ...]
     texts: tuple[tuple[str, ...], ...] | None = None
+    novel: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,11 +95,11 @@ class Manifest:
         table = sorted(
             zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.splits.tolist(), strict=True)
         )
-        return hashlib.sha256(repr((table, self.classes)).encode()).hexdigest()
+        return hashlib.sha256(repr((table, self.classes, self.novel)).encode()).hexdigest()
 
 
 def load_manifest(config: DataConfig) -> Manifest:
-    """Read a source, carve the splits that it lacks, apply the limit, and check the result.
+    """Read a source, carve the splits that it lacks, apply the limit, set classes apart, and check the result.
 
     Raises:
         UserError: no such source, no images, fewer than two classes, an empty class, a class without training images.
@@ -116,12 +120,36 @@ def load_manifest(config: DataConfig) -> Manifest:
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    manifest = replace(manifest, splits=splits)
+    classes = described(manifest.classes, config.descriptions) if config.descriptions else manifest.classes
+    manifest = replace(manifest, splits=splits, classes=classes, novel=novel_classes(manifest.classes, config))
     if config.limit_per_class is not None:
         kept = limit_per_class(manifest.labels, manifest.splits, manifest.digests, config.limit_per_class, config.seed)
         manifest = manifest.take(kept)
     _check(manifest, config.source)
     return manifest
+
+
+def novel_classes(classes: tuple[ClassInfo, ...], config: DataConfig) -> tuple[int, ...]:
+    """Ids of the classes that are kept from training: those named, or a share drawn from the seed and the names alone.
+
+    Raises:
+        UserError: both ways are used, an unknown name, or fewer than two classes on either side.
+    """
+    if config.novel is not None and config.novel_classes is not None:
+        raise UserError("data.novel and data.novel_classes exclude one another: a random share, or the classes named")
+    if config.novel_classes is not None:
+        chosen = {find_class(name, classes) for name in read_names(config.novel_classes)}
+    elif config.novel is not None:
+        order = seeded_order([info.name.encode() for info in classes], config.seed, "novel")
+        drawn = set(order[: round(config.novel * len(classes))])
+        chosen = {i for i, info in enumerate(classes) if info.name.encode() in drawn}
+    else:
+        return ()
+    if not 2 <= len(chosen) <= len(classes) - 2:
+        raise UserError(
+            f"{len(chosen)} of {len(classes)} classes would be novel: at least two must be, and two must be left"
+        )
+    return tuple(sorted(chosen))
 
 
 def _is_flat(manifest: Manifest) -> bool:
@@ -135,7 +163,7 @@ def _check(manifest: Manifest, source: str) -> None:
             "a classifier needs at least two class folders"
         )
     trained = set(manifest.labels[manifest.splits == "train"].tolist())
-    missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained]
+    missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained and i not in manifest.novel]
     if missing:
         raise UserError(
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
@@ -251,7 +279,7 @@ def _read_aviary(source: str) -> Manifest:
 
     million = 1_000_000
     allowed = {"species": (1, 10_000), "images": (1, million), "genus": (1, 100), "seed": (0, million)}
-    allowed["imbalance"] = (1, million)
+    allowed |= {"imbalance": (1, million), "bare": (0, 1)}
     options: dict[str, int] = {}
     for part in filter(None, source.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
@@ -261,6 +289,7 @@ def _read_aviary(source: str) -> Manifest:
         low, high = allowed[key]
         if not low <= options[key] <= high:
             raise UserError(f"aviary:{key} must be at least {low} and at most {high}, not {options[key]}")
+    bare = options.pop("bare", 0)
     birds = aviary.build(**options)
     paths = [bird.path for bird in birds.images]
     return Manifest(
@@ -268,13 +297,14 @@ def _read_aviary(source: str) -> Manifest:
         np.array([bird.species for bird in birds.images], dtype=np.int64),
         np.array([bird.split for bird in birds.images], dtype="<U5"),
         digest_files(paths),
-        tuple(ClassInfo(species.name, species.prompt_name) for species in birds.species),
+        tuple(ClassInfo(species.name, species.name if bare else species.prompt_name) for species in birds.species),
         tuple((bird.caption,) for bird in birds.images),
     )
 
 
 def describe(manifest: Manifest) -> str:
     """One line about a manifest for the log."""
-    counts = Counter(manifest.splits.tolist())
+    counts = Counter(manifest.splits[~np.isin(manifest.labels, manifest.novel)].tolist())
     shown = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-    return f"{len(manifest.classes)} classes, {shown} images"
+    novel = f", {len(manifest.novel)} novel classes apart" if manifest.novel else ""
+    return f"{len(manifest.classes) - len(manifest.novel)} classes, {shown} images{novel}"

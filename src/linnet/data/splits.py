@@ -1,14 +1,18 @@
 """Splits: disjoint by the bytes of the images, stratified by class, and a function of the seed and the images alone."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
 
+def seeded_order(items: Iterable[bytes], seed: int, purpose: str) -> list[bytes]:
+    """The distinct items in a seeded random order that does not depend on how they were sorted."""
+    return sorted(set(items), key=lambda item: hashlib.blake2b(item, key=f"{purpose}|{seed}".encode()).digest())
+
+
 def _order(digests: np.ndarray, seed: int, purpose: str) -> list[bytes]:
-    """The distinct digests in a seeded random order that does not depend on how the rows are sorted."""
-    distinct = {digest.tobytes() for digest in digests}
-    return sorted(distinct, key=lambda digest: hashlib.blake2b(digest, key=f"{purpose}|{seed}".encode()).digest())
+    return seeded_order((digest.tobytes() for digest in digests), seed, purpose)
 
 
 def carve(

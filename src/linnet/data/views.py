@@ -53,6 +53,9 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
     "light": Recipe(area=(0.7, 1.0), aspect=(0.9, 1.1), flip=0.5),
+    # Li et al., ICCV 2023: torchvision's RandomResizedCrop and a flip.
+    # Deviation: shares of the largest square in the image, not of the image squashed to a square.
+    "paper:openvocab": Recipe(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5),
     "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=(0.3, 0.3, 0.3, 0.0)),
     # VL2Lite (CVPR 2025) and PAND (arXiv 2602.07768): 256 x 256, a crop of 224, in it a crop of 192 to 224, and so on.
     # Deviation: one bilinear resampling of the training image (at most twice as long as wide) instead of three; crops

@@ -37,6 +37,17 @@ def student_logits(student: Student, images: Images, device: torch.device) -> np
         )
 
 
+def student_embeddings(student: Student, images: Images, device: torch.device) -> np.ndarray:
+    """(N, E) float32 embeddings of unit length, one row per image, in order, of a student with an embedding head."""
+    rows = []
+    with evaluating(student):
+        for batch in eval_batches(images):
+            embedding_BE = student(batch.to(device)).embedding_BE
+            assert embedding_BE is not None
+            rows.append(torch.nn.functional.normalize(embedding_BE.float(), dim=1).cpu().numpy())
+    return np.concatenate(rows)
+
+
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 

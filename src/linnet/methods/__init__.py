@@ -11,15 +11,16 @@ from torch import nn
 from linnet.config import GROUPS, from_dict, merge
 from linnet.data.batches import Batch
 from linnet.errors import UserError, did_you_mean
-from linnet.methods.base import Context, Method, Needs, Progress, TeacherNeed
+from linnet.methods.base import Context, Method, Needs, Progress, StudentHead, TeacherNeed
 from linnet.methods.ce import CrossEntropy
 from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
 from linnet.methods.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
+from linnet.methods.openvocab import OpenVocabulary
 from linnet.methods.pand import PAND
 from linnet.methods.vl2lite import VL2Lite
-from linnet.students import StudentOutput
+from linnet.students import Student, StudentOutput
 
 METHODS: dict[str, type[Method]] = {
     "ce": CrossEntropy,
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "figkd": FiGKD,
     "vl2lite": VL2Lite,
     "pand": PAND,
+    "openvocab": OpenVocabulary,
 }
 
 
@@ -69,6 +71,11 @@ def needs_teacher(method: str) -> set[TeacherNeed]:
     return {METHODS[id].needs.teacher for id, _ in parse(method)} - {"none"}
 
 
+def student_head(method: str) -> StudentHead:
+    """The head that a method's student ends in."""
+    return METHODS[parse(method)[0][0]].needs.head
+
+
 def check_options(method: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Every option of each part of a method, those not given at their defaults.
 
@@ -102,6 +109,10 @@ class MethodSum(Method):
         for part in self.parts:
             part.prepare(context)  # type: ignore[operator]
 
+    def hand_over(self, student: Student) -> None:
+        for part in self.parts:
+            part.hand_over(student)  # type: ignore[operator]
+
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         terms = dict(self.parts[0](batch, student, progress))
         for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
@@ -122,4 +133,5 @@ __all__ = [
     "defaults",
     "needs_teacher",
     "parse",
+    "student_head",
 ]

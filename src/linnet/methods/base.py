@@ -14,10 +14,11 @@ from linnet.config import Config
 from linnet.data.batches import Batch
 from linnet.data.manifest import ClassInfo
 from linnet.losses import cross_entropy
-from linnet.students import StudentOutput
+from linnet.students import Student, StudentOutput
 from linnet.teachers.base import ClassHead, Teacher
 
 TeacherNeed = Literal["none", "any", "vlm", "classifier"]
+StudentHead = Literal["classifier", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Needs:
     """What must be there for a method to work; checked before the teacher runs and before training."""
 
     teacher: TeacherNeed = "any"
-    head: Literal["classifier", "embedding"] = "classifier"
+    head: StudentHead = "classifier"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Context:
 
     Attributes:
         config: the run's resolved settings. classes: the class table.
+        captions: of each training image, or None.
         student_width: D, the width of the student's pooled features.
         teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM).
     """
@@ -58,6 +60,7 @@ class Context:
     student_width: int
     teacher: Teacher | None
     class_head: ClassHead | None
+    captions: tuple[tuple[str, ...], ...] | None = None
 
 
 class Method(nn.Module):
@@ -82,6 +85,9 @@ class Method(nn.Module):
     def prepare(self, context: Context) -> None:
         """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
         self.label_smoothing = context.config.train.label_smoothing
+
+    def hand_over(self, student: Student) -> None:
+        """Called before training and at each epoch's end: what of the method's state the student carries."""
 
     def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
         return cross_entropy(student.logits_BC, batch.labels, self.label_smoothing)

@@ -1,9 +1,11 @@
 """Teachers by id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError, did_you_mean
 from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, TeacherOutput, VisionLanguageTeacher
 
@@ -61,18 +63,18 @@ def knows(teacher: ClassifierTeacher, names: list[str]) -> bool:
     return teacher.class_names is not None and sorted(teacher.class_names) == sorted(names)
 
 
-def class_head(teacher: Teacher, names: list[str], prompt_names: list[str], templates: tuple[str, ...]) -> ClassHead:
+def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
     """How this teacher's rows become logits over the data's classes.
 
     Raises:
         UserError: a classifier whose class table is not the data's.
     """
     if isinstance(teacher, VisionLanguageTeacher):
-        from linnet.teachers.text import text_bank
+        from linnet.teachers.text import text_vectors
 
-        return ClassHead(bank_CE=text_bank(teacher, prompt_names, templates), scale=teacher.logit_scale)
+        return ClassHead(bank_CE=text_vectors(teacher, classes, templates).cpu(), scale=teacher.logit_scale)
     assert isinstance(teacher, ClassifierTeacher)
-    own = teacher.class_names
+    own, names = teacher.class_names, [info.name for info in classes]
     if own is None or not knows(teacher, names):
         shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from linnet.data import views
 from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import Images
-from linnet.data.manifest import Manifest
+from linnet.data.manifest import ClassInfo, Manifest
+from linnet.data.names import class_sentences
 from linnet.errors import UserError
 from linnet.evaluation.metrics import top_k_accuracy
 from linnet.progress import Bar
@@ -63,8 +65,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
             "use --teacher.views center"
         )
     classes = splits["train"].classes
-    prompt_names = [info.prompt_name for info in classes]
-    head, prompts = class_head(teacher, splits["train"].class_names, prompt_names, config.teacher.templates), {}
+    head, prompts = class_head(teacher, classes, config.teacher.templates), {}
     cache = TeacherCache(teacher, "center", config.teacher.cache, device)
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
@@ -72,7 +73,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
     val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
-        texts = _class_texts(config, prompt_names)
+        texts = _class_texts(config, classes)
         prompts = _calibrate(config, teacher, texts, splits, cache)
         calibrated = head._replace(bank_CE=prompts["bank_CE"])
         val_top1["prompt"] = _val_top1(calibrated, cache, splits)
@@ -97,6 +98,15 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     return Answers(head, name, val_top1, logits, outputs, prompts)
 
 
+def embeddings(
+    teacher: VisionLanguageTeacher, images: Manifest, part: str, folder: Path | None, device: torch.device
+) -> np.ndarray:
+    """(N, E) float32 unit embeddings of images outside the run's splits, by the teacher's own view, cached."""
+    cache = TeacherCache(teacher, "center", folder, device)
+    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
+    return _embedded(cache, images).rows_NE.numpy()
+
+
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
     start, before = time.perf_counter(), cache.computed
     with Bar(title, len(digests)) as bar:
@@ -114,10 +124,14 @@ def _embedded(cache: TeacherCache, rows: Manifest) -> Embedded:
     return Embedded(unit_NE, torch.from_numpy(rows.labels))
 
 
-def _class_texts(config: Config, prompt_names: list[str]) -> list[str]:
-    if config.prompts.text == "name":
-        return prompt_names
-    return [config.teacher.templates[0].replace("{}", name) for name in prompt_names]
+def _class_texts(config: Config, classes: Sequence[ClassInfo]) -> list[str]:
+    """What follows the context vectors: one text for each class, so the first description at most."""
+    return [class_sentences(info, prompt_templates(config))[0] for info in classes]
+
+
+def prompt_templates(config: Config) -> tuple[str, ...]:
+    """The template behind context vectors; "{}" is the bare name."""
+    return ("{}",) if config.prompts.text == "name" else config.teacher.templates[:1]
 
 
 def _calibrate(

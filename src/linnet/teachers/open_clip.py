@@ -91,7 +91,9 @@ class OpenClipTeacher(VisionLanguageTeacher):
         longer = torch.cat([before, text[:, :1].expand(-1, vectors), text], dim=1)
         kept, cut = longer[:, : tokens_NL.shape[1]], longer[:, tokens_NL.shape[1] :]
         if (cut != self._padding).any():
-            raise UserError(f"{vectors} context vectors do not fit before the texts: the end of one would be cut")
+            raise UserError(
+                f"{vectors} context vectors do not fit before the texts: the end of one would be cut; shorten it"
+            )
         return kept[:, : self._longest(kept)] if self.text_tower.can_be_cut else kept
 
     def _longest(self, tokens_NL: torch.Tensor) -> int:

@@ -1,0 +1,129 @@
+"""Base and novel classes over seeds: ``python bench/open_vocabulary.py aviary --seeds 0 1 2``; see --help.
+
+All rows of a set share data, student, budget, learning rate and selection on val; seeds differ in initialisation and
+order alone. Finished runs are kept in runs/bench and not trained again, so two terminals can share the work: give each
+its own seeds (and one thread, OMP_NUM_THREADS=1). The teacher's row is of the same images.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from table import scores, spread
+
+from linnet.data.aviary import make_species
+
+# set: settings that all of its rows share
+SETS: dict[str, dict[str, Any]] = {
+    "aviary": {
+        "data.source": "aviary:species=60,images=100",
+        "data.novel": 0.5,
+        "data.novel_images": "test",
+        "shots.count": 5,
+        "train.epochs": 8,
+        "train.batch_size": 32,
+    },
+    "animals": {  # needs --data FOLDER --teacher ID
+        "data.novel": 0.5,
+        "data.novel_images": "test",
+        "data.limit_per_class": 100,
+        "student.name": "mobilenetv3_small_100",
+        "student.pretrained": False,
+        "shots.count": 5,
+        "train.epochs": 30,
+        "train.lr": 3e-3,
+    },
+}
+WEIGHTS = ("cls", "mse", "contrast", "align")
+
+
+def only(*names: str) -> dict[str, Any]:
+    return {f"openvocab.{name}_weight": 0.0 for name in WEIGHTS if name not in names}
+
+
+BARE = {"data.source": "aviary:species=60,images=100,bare=1"}
+# row: its method and what sets it apart
+ROWS: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce"},
+    "full": {},
+    "cls only": only("cls"),
+    "mse only": only("mse"),
+    "without cls": only("mse", "contrast", "align"),
+    "without mse": only("cls", "contrast", "align"),
+    "without contrast": only("cls", "mse", "align"),
+    "without align": only("cls", "mse", "contrast"),
+    "align unfiltered": {"openvocab.filter": False},
+    "with captions": {"openvocab.caption_weight": 1.0},
+    "learned prompts": {"openvocab.learn_prompts": True, "prompts.vectors": 8},
+    "invented names": BARE,
+    "invented names, descriptions": {**BARE, "data.descriptions": "runs/bench/descriptions.json"},
+    "finetuned": {"shots.use": "finetune", "train.epochs": 4},
+}
+KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic", "generalised.harmonic")
+
+
+def cell(out: Path, row: str, seed: int, shared: dict[str, Any]) -> dict[str, Any]:
+    own = {**shared, "method": "openvocab", **ROWS[row]}
+    if row == "ce":
+        own.pop("shots.count")
+    if row == "finetuned":  # goes on from the zero-shot student of its seed
+        own["student.pretrained"] = str(out / f"full-{seed}" / "model")
+    return scores(out, row, seed, own)
+
+
+def write_descriptions(path: Path) -> None:
+    """What the prompt names of the aviary say, as descriptions of species that are called by their invented names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({species.name: f"a {species.prompt_name}" for species in make_species(60)}, indent=1))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    shared = {**SETS[arguments.set], **dict(option.split("=", 1) for option in arguments.options)}
+    shared |= {"data.source": arguments.data} if arguments.data else {}
+    shared |= {"teacher.id": arguments.teacher} if arguments.teacher else {}
+    out = Path("runs/bench") / "-".join(["open-vocabulary", arguments.set, *arguments.options])
+    write_descriptions(Path("runs/bench/descriptions.json"))
+    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows}
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            table[row].append(cell(out, row, seed, shared))
+            shown = " ".join(f"{100 * table[row][-1].get(key, float('nan')):.1f}" for key in ("val.top1", *KEYS))
+            print(f"seed {seed} {row}: {shown}", flush=True)
+    print(
+        "\n| | val | ID | OOD | harmonic | generalised | OOD of each seed | share of the teacher's OOD | OOD, last 5 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row, summaries in table.items():
+        print(f"| {row} | {' | '.join(_cells(summaries))} |")
+    reference = next(s for summaries in table.values() for s in summaries if "teacher.harmonic" in s)
+    teacher = " | ".join(f"{100 * reference['teacher.' + key]:.2f}" for key in KEYS)
+    print(f"| *teacher* | | {teacher} | | | |")
+    for row, summaries in table.items():
+        if "few_shot.retrieval.mean_per_class" in summaries[0]:
+            values = [100 * s["few_shot.retrieval.mean_per_class"] for s in summaries]
+            print(f"{row}: retrieval {spread(values)}, alpha {[s['few_shot.retrieval.alpha'] for s in summaries]}")
+
+
+def _cells(summaries: list[dict[str, Any]]) -> list[str]:
+    def values(key: str) -> list[float]:
+        return [100 * summary[key] for summary in summaries if key in summary]
+
+    first = [f"{spread(values(key))}" if values(key) else "" for key in ("val.top1", *KEYS)]
+    if not values("harmonic"):  # a classifier knows base classes alone
+        first[1] = spread(values("test.mean_per_class"))
+    each = " ".join(f"{value:.1f}" for value in values("ood.mean_per_class"))
+    share, last = values("ood.share_of_teacher"), values("last5.ood.mean_per_class")
+    return [*first, each, f"{statistics.mean(share):.1f} %" if share else "", spread(last) if last else ""]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["ce", "full", "cls only", "mse only"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", help="instead of the set's own data")
+    parser.add_argument("--teacher")
+    parser.add_argument("--options", nargs="*", default=[], help="settings for all rows, as in train.lr=0.003")
+    main(parser.parse_args())

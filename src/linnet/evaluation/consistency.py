@@ -1,0 +1,88 @@
+"""How much of the teacher's embedding space a student keeps: five measures of linnet's own.
+
+Li et al. (ICCV 2023) propose such metrics, whose definitions we do not have: these are not theirs.
+
+Shapes: N images, C classes, E embedding width, K neighbours; embeddings are of unit length.
+"""
+
+import numpy as np
+
+from linnet.evaluation.metrics import agreement, softmax
+
+NEIGHBOURS, TRIPLETS = 10, 100_000
+CHUNK = 1024  # rows of an N x N table at a time: bounds memory
+
+
+def consistency(
+    student_NE: np.ndarray, teacher_NE: np.ndarray, labels_N: np.ndarray, bank_CE: np.ndarray, temperature: float = 0.07
+) -> dict[str, float]:
+    """M1 to M5 (see the functions below), with flat keys."""
+    student_NC, teacher_NC = student_NE @ bank_CE.T, teacher_NE @ bank_CE.T
+    return {
+        "consistency.retrieval": retrieval(student_NE, teacher_NE),
+        "consistency.neighbours": neighbour_overlap(student_NE, teacher_NE),
+        "consistency.triplets": triplet_agreement(student_NE, teacher_NE),
+        "coherence.kl": coherence_kl(student_NC / temperature, teacher_NC / temperature),
+        "coherence.agreement": agreement(student_NC, teacher_NC),
+        "language.separation": language_separation(bank_CE),
+        "language.student_margin": language_margin(student_NC, labels_N),
+        "language.teacher_margin": language_margin(teacher_NC, labels_N),
+    }
+
+
+def retrieval(student_NE: np.ndarray, teacher_NE: np.ndarray) -> float:
+    """M1: share of images whose student embedding is nearest to the teacher's embedding of the same image, and to no
+    other."""
+    right = 0
+    for start in range(0, len(student_NE), CHUNK):
+        cosine = student_NE[start : start + CHUNK] @ teacher_NE.T
+        own = cosine[np.arange(len(cosine)), start + np.arange(len(cosine))]
+        right += int(((cosine >= own[:, None]).sum(axis=1) == 1).sum())
+    return right / len(student_NE)
+
+
+def neighbour_overlap(student_NE: np.ndarray, teacher_NE: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
+    """M2: share of an image's K nearest others in the student's space that are among its K in the teacher's; the
+    mean."""
+    neighbours = min(neighbours, len(student_NE) - 1)
+    shared = 0
+    for start in range(0, len(student_NE), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(student_NE)))
+        near = []
+        for space_NE in (student_NE, teacher_NE):
+            cosine = space_NE[rows] @ space_NE.T
+            cosine[np.arange(len(rows)), rows] = -np.inf
+            near.append(np.argsort(-cosine, axis=1, kind="stable")[:, :neighbours])
+        shared += sum(len(np.intersect1d(ours, theirs)) for ours, theirs in zip(*near, strict=True))
+    return shared / (len(student_NE) * neighbours)
+
+
+def triplet_agreement(student_NE: np.ndarray, teacher_NE: np.ndarray, triplets: int = TRIPLETS, seed: int = 0) -> float:
+    """M3: probability that both spaces agree on which of two other images is nearer to a third; from drawn triplets."""
+    drawn = np.random.default_rng(seed).integers(len(student_NE), size=(triplets, 3))
+    i, j, k = drawn[(drawn[:, 0] != drawn[:, 1]) & (drawn[:, 1] != drawn[:, 2]) & (drawn[:, 0] != drawn[:, 2])].T
+
+    def nearer(space_NE: np.ndarray) -> np.ndarray:
+        return np.sign((space_NE[i] * (space_NE[j] - space_NE[k])).sum(axis=1))
+
+    return float((nearer(student_NE) == nearer(teacher_NE)).mean())
+
+
+def coherence_kl(student_NC: np.ndarray, teacher_NC: np.ndarray) -> float:
+    """M4: mean KL(softmax(teacher) || softmax(student)) of cosines with the class texts / temperature, in nats."""
+    student, teacher = (np.log(softmax(logits.astype(np.float64))) for logits in (student_NC, teacher_NC))
+    return float((np.exp(teacher) * (teacher - student)).sum(axis=1).mean())
+
+
+def language_separation(bank_CE: np.ndarray) -> float:
+    """M5: mean over the classes of 1 - the cosine with the most similar other class."""
+    cosine = bank_CE @ bank_CE.T
+    np.fill_diagonal(cosine, -np.inf)
+    return float((1 - cosine.max(axis=1)).mean())
+
+
+def language_margin(cosine_NC: np.ndarray, labels_N: np.ndarray) -> float:
+    """M5, with images: mean of the cosine with the own class's text minus the largest with another's."""
+    others = cosine_NC.copy()
+    others[np.arange(len(labels_N)), labels_N] = -np.inf
+    return float((cosine_NC[np.arange(len(labels_N)), labels_N] - others.max(axis=1)).mean())

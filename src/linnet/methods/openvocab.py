@@ -1,0 +1,157 @@
+"""``openvocab``: a student that lives in its teacher's image-text space and takes class names as text (Li et al., ICCV
+2023).
+
+Shapes: B batch, C classes, E teacher embedding width, P context vectors, W token width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from linnet.config import Bounds, Count, NonNegative
+from linnet.data.batches import Batch
+from linnet.data.names import class_sentences
+from linnet.errors import UserError
+from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
+from linnet.methods.base import Context, Method, Needs, Progress
+from linnet.students import Student, StudentOutput
+from linnet.teachers.answers import prompt_templates
+from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.prompts import initial_context
+from linnet.teachers.text import text_vectors
+
+
+@dataclass(frozen=True)
+class OpenVocabularyOptions:
+    cls_weight: NonNegative = 1.0
+    """Weight of the cross-entropy over the training classes' texts."""
+    mse_weight: NonNegative = 1.0
+    """Weight of the squared distance to the teacher's image embedding."""
+    contrast_weight: NonNegative = 1.0
+    """Weight of the contrast with the teacher's embeddings of the batch."""
+    align_weight: NonNegative = 1.0
+    """Weight of the KL between the two networks' distributions over the nearest texts."""
+    caption_weight: NonNegative = 0.0
+    """Weight of the contrast with the captions of the batch, for data that have captions."""
+    temperature: Annotated[float, Bounds(0.001, 100.0)] = 0.07
+    """Divides cosines, in training and in the student's own logits."""
+    texts: Count = 256
+    """Nearest texts over which the KL is taken; all if there are fewer classes."""
+    filter: bool = True
+    """Take the KL only for images that the teacher classifies correctly."""
+    caption_temperature: Annotated[float, Bounds(0.001, 100.0)] | None = None
+    """Divides the cosines with captions; none: as they are."""
+    learn_prompts: bool = False
+    """Learn context vectors before the class texts together with the student (prompts.vectors; the paper's are 8)."""
+
+
+class OpenVocabulary(Method):
+    """The student's embedding s, of unit length, follows the teacher's image embedding v and its text embeddings t_c:
+
+    * cls: cross-entropy of softmax(s t_c / T) over the training classes.
+    * mse: |s - v|^2.
+    * contrast: s_i picks v_i among the batch's, and v_i picks s_i: :func:`linnet.losses.image_contrast`.
+    * align: KL of softmax(v t_c / T) and softmax(s t_c / T) over the nearest texts:
+      :func:`linnet.losses.nearest_text_kl`.
+    * caption: s_i picks its caption among the batch's: :func:`linnet.losses.caption_contrast`.
+
+    Descriptions of classes are the data's (``data.descriptions``); calibrated prompts (``teacher.head: prompt``) can
+    take the place of the class texts.
+
+    Reference:
+        Li et al.: Distilling Large Vision-Language Model with Out-of-Distribution Generalizability, ICCV 2023, and its
+        released code, from which weights, temperature, K and the filter are taken.
+
+    Deviation:
+        Optimiser, schedule and length are linnet's defaults for every method; the teacher sees its own view of an
+        image by default (``teacher.views: online`` shows it the student's). Between a class text and its description
+        stands ". ". Of two captions of an image the view number chooses one.
+
+    Raises:
+        UserError: every weight is 0, captions are asked for and the data have none, or ``learn_prompts`` with
+            prompts that are calibrated already.
+    """
+
+    summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
+    Options = OpenVocabularyOptions
+    needs = Needs(teacher="vlm", head="embedding")
+    bank_CE: torch.Tensor
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        options, teacher, head = self.options, context.teacher, context.class_head
+        assert isinstance(teacher, VisionLanguageTeacher)
+        assert head is not None
+        assert head.bank_CE is not None
+        weights = ("cls", "mse", "contrast", "align", "caption")
+        if not any(getattr(options, f"{name}_weight") for name in weights):
+            raise UserError("every weight of openvocab is 0: there is nothing to learn")
+        self.register_buffer("bank_CE", head.bank_CE, persistent=False)
+        self.captions: list[torch.Tensor] | None = None
+        if options.caption_weight:
+            self.captions = _embedded_captions(teacher, context.captions)
+        self.embed_classes: Callable[[torch.Tensor], torch.Tensor] | None = None
+        if options.learn_prompts:
+            self._learn_prompts(context, teacher)
+
+    def _learn_prompts(self, context: Context, teacher: VisionLanguageTeacher) -> None:
+        """The text tower stays in memory, in a closure: a frozen teacher is no part of the method's state."""
+        config, classes = context.config, context.classes
+        if config.teacher.head == "prompt":
+            raise UserError("openvocab.learn_prompts learns prompts: it excludes --teacher.head prompt")
+        templates = prompt_templates(config)
+        texts = [text for info in classes for text in class_sentences(info, templates)]
+        generator = torch.Generator().manual_seed(config.seed)
+        self.context_PW = nn.Parameter(initial_context(teacher, texts, config.prompts.vectors, generator))
+        self.templates = templates
+        self.embed_classes = lambda context_PW: text_vectors(teacher, classes, templates, context_PW)
+
+    def hand_over(self, student: Student) -> None:
+        student.temperature = self.options.temperature
+        if self.embed_classes is not None and student.bank is not None:
+            with torch.no_grad():
+                rows_CE = self.embed_classes(self.context_PW).cpu().numpy()
+            context_PW = self.context_PW.detach().cpu().numpy()
+            made = replace(student.bank, rows_CE=rows_CE, templates=self.templates, context_PW=context_PW)
+            student.set_bank(made)
+
+    def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
+        options = self.options
+        assert batch.teacher is not None
+        assert batch.teacher.embedding_BE is not None
+        assert student.embedding_BE is not None
+        student_BE, teacher_BE = F.normalize(student.embedding_BE, dim=1), batch.teacher.embedding_BE.detach()
+        bank_CE = self.bank_CE if self.embed_classes is None else self.embed_classes(self.context_PW)
+        student_BC = student_BE @ bank_CE.T / options.temperature
+        teacher_BC = (teacher_BE @ bank_CE.T / options.temperature).detach()
+        keep_B = teacher_BC.argmax(dim=1) == batch.labels if options.filter else None
+        terms = {}
+        if options.cls_weight:
+            terms["ce"] = options.cls_weight * cross_entropy(student_BC, batch.labels, self.label_smoothing)
+        if options.mse_weight:
+            terms["mse"] = options.mse_weight * embedding_error(student_BE, teacher_BE)
+        if options.contrast_weight:
+            terms["contrast"] = options.contrast_weight * image_contrast(student_BE, teacher_BE, options.temperature)
+        if options.align_weight:
+            terms["align"] = options.align_weight * nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B)
+        if self.captions is not None:
+            own = [self.captions[i] for i in batch.index.tolist()]
+            caption_BE = torch.stack([rows[batch.view % len(rows)] for rows in own]).to(student_BE)
+            contrast = caption_contrast(student_BE, caption_BE, batch.labels, options.caption_temperature)
+            terms["caption"] = options.caption_weight * contrast
+        return terms
+
+
+def _embedded_captions(
+    teacher: VisionLanguageTeacher, captions: tuple[tuple[str, ...], ...] | None
+) -> list[torch.Tensor]:
+    """(captions of an image, E) for each training image, on the CPU."""
+    if captions is None or not all(captions):
+        raise UserError("openvocab.caption_weight needs a caption of every training image, and the data have none")
+    sizes = [len(own) for own in captions]
+    embedded = teacher.embed_texts([text for own in captions for text in own]).cpu()
+    return list(embedded.split(sizes))

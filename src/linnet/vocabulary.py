@@ -1,0 +1,92 @@
+"""Class names to a text bank, with whatever can read them: a teacher, a run's teacher, or a text tower in ONNX."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from linnet.banks import TextBank
+from linnet.config import TeacherConfig
+from linnet.data.manifest import ClassInfo
+from linnet.data.names import described, read_names
+from linnet.errors import UserError
+from linnet.text_tower import OnnxTextTower
+
+TOWER = "text_tower.onnx"
+
+
+def embed(
+    classes: str | Sequence[str],
+    *,
+    teacher: str | None = None,
+    run: str | Path | None = None,
+    templates: tuple[str, ...] | None = None,
+    descriptions: Path | None = None,
+) -> TextBank:
+    """Name classes for a student with an embedding head. The same words as ``linnet embed``.
+
+    Example:
+        >>> bank = linnet.embed("heron,kingfisher", run="runs/birds")
+        >>> linnet.load("runs/birds/model.onnx", bank).predict([Path("new.jpg")])
+
+    Args:
+        classes: names, "a,b,c", or a file with one per line.
+        teacher: its id, or a text tower (``text_tower.onnx``; torch is not needed then).
+        run: instead of a teacher: a run, whose teacher, templates and learned prompts are used.
+        templates: sentences with ``{}`` for the name; by default those of the run, the text tower or linnet.
+        descriptions: a YAML or JSON file, class name -> sentence or list of sentences.
+
+    Raises:
+        UserError: neither or both of teacher and run, a teacher without texts, or bad names.
+    """
+    infos: Sequence[ClassInfo] = [ClassInfo(name, name) for name in read_names(classes)]
+    if descriptions is not None:
+        infos = described(infos, descriptions)
+    if (teacher is None) == (run is None):
+        raise UserError("give either --teacher or --run")
+    if run is not None:
+        return _like_run(Path(run), infos, templates)
+    assert teacher is not None
+    if teacher.endswith(".onnx"):
+        return OnnxTextTower(Path(teacher)).bank(infos, templates)
+    from linnet.teachers import VisionLanguageTeacher, load_teacher
+    from linnet.teachers.text import text_bank
+
+    loaded = load_teacher(teacher)
+    if not isinstance(loaded, VisionLanguageTeacher):
+        raise UserError(f"the teacher '{teacher}' is a classifier: it knows no texts")
+    return text_bank(loaded, infos, templates or TeacherConfig.templates)
+
+
+def bank_for(model: Path, classes: str | Sequence[str]) -> TextBank:
+    """Names for the student at ``model``, a run folder or an ONNX file: with the text tower that lies beside it or, for
+    a run, with its teacher.
+
+    Raises:
+        UserError: there is nothing that reads names.
+    """
+    if model.suffix != ".onnx":
+        return embed(classes, run=model)
+    tower = model.parent / TOWER
+    if not tower.is_file():
+        raise UserError(
+            f"new names need the teacher's text tower, and {tower} is not there: write it with 'linnet export RUN "
+            "--text-tower', or make a bank with 'linnet embed' and give it with --bank"
+        )
+    return embed(classes, teacher=str(tower))
+
+
+def _like_run(run: Path, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
+    folder = run / "model" if (run / "model").is_dir() else run
+    if not (folder / "bank.safetensors").is_file():
+        raise UserError(f"{run} holds no student that takes class names as text: train one with --method openvocab")
+    bank, tower = TextBank.load(folder / "bank.safetensors"), run / TOWER
+    if templates is not None and bank.context_PW is not None:
+        raise UserError(f"the prompts of {run} were learned with its own templates: leave --templates out")
+    if tower.is_file() and bank.context_PW is None:
+        return OnnxTextTower(tower).bank(infos, templates or bank.templates)
+    from linnet.teachers import VisionLanguageTeacher, load_teacher
+    from linnet.teachers.text import bank_like
+
+    teacher = load_teacher(bank.teacher)
+    assert isinstance(teacher, VisionLanguageTeacher)
+    return bank_like(teacher, replace(bank, templates=templates or bank.templates), infos)
