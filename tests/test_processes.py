@@ -61,6 +61,38 @@ def test_two_processes_train_the_student_that_one_does_and_score_every_image_onc
         linnet.distill(photos, **WORDS, out=both.folder, options={**OPTIONS, "export": False}, resume=True)
 
 
+def test_an_embedding_head_with_learned_prompts_and_few_shots_trains_on_two_processes(tmp_path: Path):
+    """Terms without a contrast in the batch: two halves train the student and the prompts that one whole does."""
+    source, words = "aviary:species=6,images=10,genus=1", {"teacher": "mini-clip", "student": "test_vit"}
+    options = {
+        **{key: value for key, value in OPTIONS.items() if not key.startswith(("pand", "prompts"))},
+        "data.novel": 0.5, "data.novel_images": "test", "openvocab.contrast_weight": 0.0, "openvocab.filter": False,
+        "openvocab.learn_prompts": True, "prompts.vectors": 2,
+    }  # fmt: skip
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**options, **words}.items()]
+    start = linnet.distill(
+        source, **words, method="openvocab", out=tmp_path / "start", options={**options, "export": False}
+    )
+    tune = {"shots.count": 2, "shots.use": "finetune", "student.pretrained": str(start.model), "train.lr": 0.01}
+    alone = linnet.distill(source, **words, method="openvocab", out=tmp_path / "alone",
+                           options={**options, **tune, "export": False})  # fmt: skip
+    flags += [
+        "--method=openvocab",
+        *(f"--{name.replace('count', '').rstrip('.')}={value}" for name, value in tune.items()),
+    ]
+    flags = [flag for flag in flags if flag != "--student.pretrained=False"]
+    done = torchrun("-m", "linnet", "distill", source, *flags, "--no-export", "--out", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    both = Run(tmp_path / "both")
+    for ours, theirs in zip(alone.metrics(), both.metrics(), strict=True):
+        for term in ("loss", "ce", "mse", "align"):
+            assert theirs[term] == pytest.approx(ours[term], rel=1e-3)
+    for name in ("model.safetensors", "bank.safetensors"):
+        first, second = (load_file(run.model / name) for run in (alone, both))
+        assert all(torch.allclose(first[key], second[key], atol=1e-4) for key in first)
+    assert both.summary()["ood.mean_per_class"] == pytest.approx(alone.summary()["ood.mean_per_class"], abs=0.02)
+
+
 def test_processes_can_train_twice_and_nobody_waits_for_one_that_failed(
     make_folder: Callable[..., Path], tmp_path: Path
 ):

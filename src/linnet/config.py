@@ -50,7 +50,7 @@ class DataConfig:
     val_fraction: Annotated[float, Bounds(0.01, 0.9)] = 0.1
     """Share of the rest of each class that becomes the validation split when the source has none."""
     limit_per_class: Count | None = None
-    """Use at most this many training images of each class."""
+    """Use at most this many training images of each class that is trained on."""
     descriptions: Path | None = None
     """A YAML or JSON file that maps each class name to a sentence or a list of them, put behind the class name."""
     novel: Annotated[float, Bounds(0.01, 0.99)] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from linnet.run import PACKAGES, version
 
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hf": ("transformers",)}
+EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"), "hf": ("transformers",)}
 DATA = {
     "FOLDER": "train/ val/ test/ (or training/ validation/ testing/ ...), each with one folder of images per class",
     "FOLDER (flat)": "one folder of images per class; 20 % test and 10 % of the rest val are carved, stratified",

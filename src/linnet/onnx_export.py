@@ -203,7 +203,7 @@ def _write(model: Any, path: Path, inputs: dict[str, np.ndarray], expected: np.n
     """Write the file if ONNX Runtime makes of it what torch does; returns the relative difference."""
     import onnx
 
-    from linnet.runtime import open_session
+    from linnet.onnx_session import open_session
 
     with atomic_path(path) as temporary:
         onnx.save_model(model, temporary)

@@ -24,7 +24,7 @@ from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, Manifest, describe, leaked, load_manifest
 from linnet.data.names import class_sentences
-from linnet.data.novel import training_part
+from linnet.data.novel import novel_data, training_part
 from linnet.data.views import RECIPES
 from linnet.errors import UserError
 from linnet.evaluation.metrics import agreement, all_metrics, top_k_accuracy
@@ -128,64 +128,51 @@ def _leave_the_others() -> None:
 
 
 def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> None:
-    name, size, device = config.student.name or "", config.student.image_size or 0, accelerator.device
+    name, device = config.student.name or "", accelerator.device
     log.info("data: %s", describe(manifest))
-    known = training_part(manifest, config.data, config.shots)
-    if duplicates := leaked(known):
+    rows = training_part(manifest, config)
+    if duplicates := leaked(rows):
         log.warning("%d val or test images are byte for byte also in train: the scores flatter every model", duplicates)
-    with_classifier = methods.student_head(config.method) == "classifier"
-    if with_classifier and config.shots.count is not None:
-        raise UserError(
-            f"--shots needs a student that takes class names as text: '{config.method}' trains a classifier"
-        )
-    if with_classifier:  # a misspelt student is known before the teacher is loaded
-        student = _student(config, known.classes)
-    splits = {part: known.take(known.rows(part)) for part in ("train", "val", "test") if len(known.rows(part))}
+    splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
+    names_as_text = methods.student_head(config.method) == "embedding"
+    if config.shots.count is not None and not names_as_text:
+        raise UserError(f"--shots needs a student that takes class names as text, and '{config.method}' trains none")
+    # a misspelt student is known before a teacher is loaded; an embedding head waits for the teacher's texts
+    student = None if names_as_text else _student(config, rows.classes)
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
-    teacher = _teacher(config, known, accelerator)
-    if not with_classifier:
+    teacher = _teacher(config, rows, accelerator)
+    if student is None:
         assert isinstance(teacher, VisionLanguageTeacher)
-        config = _with_room(config, teacher, manifest)
-        student = _student(config, known.classes, text_bank(teacher, known.classes, config.teacher.templates))
+        config = _with_room(config, teacher.to(device), manifest)
+        student = _student(config, rows.classes, text_bank(teacher, rows.classes, config.teacher.templates))
+        _check_start(config, student, manifest)
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = _decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
-    if student.bank is not None and answers and answers.prompts and isinstance(teacher, VisionLanguageTeacher):
-        context_PW = answers.prompts["context_PW"].to(device)
-        student.set_bank(text_bank(teacher, known.classes, prompt_templates(config), context_PW))
+    novel = None
+    if names_as_text:
+        assert isinstance(teacher, VisionLanguageTeacher)
+        assert answers is not None
+        if answers.prompts:
+            context_PW = answers.prompts["context_PW"].to(device)
+            student.set_bank(text_bank(teacher, rows.classes, prompt_templates(config), context_PW))
+        if manifest.novel and accelerator.is_main_process:
+            assert student.bank is not None
+            novel = NovelTest(config, novel_data(manifest, config), teacher, student.bank, device)
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
     head, captions = answers.head if answers else None, splits["train"].texts
     method.prepare(Context(config, student.classes, student.width, teacher, head, captions))
-    novel = None
-    if manifest.novel and student.bank is not None and isinstance(teacher, VisionLanguageTeacher):
-        novel = NovelTest(config, manifest, teacher, student.bank, device)
     del teacher  # its answers are cached: its memory is the student's now, unless novel classes wait for it
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = TrainLoader(
-        images["train"],
-        splits["train"].labels,
-        splits["train"].digests,
-        recipe=config.data.views or "light",
-        batch_size=config.train.batch_size,
-        size=size,
-        data_seed=config.data.seed,
-        seed=config.seed,
-        device=device,
-        teacher=answers.train if answers else None,
-        replay=config.teacher.replay,
-        few=np.isin(splits["train"].labels, manifest.novel) if config.shots.use == "finetune" else None,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        workers=config.data.workers or 0,
-    )
+    few = np.isin(splits["train"].labels, manifest.novel) if config.shots.use == "finetune" else None
     with Bar(f"{config.method} -> {name}", config.train.epochs or 0) as bar:
         result = train(
             task,
-            loader,
+            _loader(config, splits["train"], images["train"], answers, few, accelerator),
             config.train,
             run,
             accelerator,
@@ -204,6 +191,45 @@ def _student(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | No
     own = config.student
     seed_everything(config.seed, 0, 0)
     return Student(own.name or "", classes, own.image_size or 0, own.pretrained or False, own.stem, own.crop_mode, bank)
+
+
+def _check_start(config: Config, student: Student, manifest: Manifest) -> None:
+    """Few-shot finetuning goes on from a student of the same teacher that has not seen the novel classes."""
+    if config.shots.use != "finetune":
+        return
+    path = config.student.pretrained
+    earlier = Student.load(Path(str(path)))
+    if earlier.bank is None or student.bank is None:
+        raise UserError(f"the student at {path} has a classifier: finetuning goes on from one of --method openvocab")
+    student.bank.check_teacher(earlier.bank.teacher_hash, f"the student at {path}")
+    seen = {info.name for info in earlier.classes} & {manifest.classes[i].name for i in manifest.novel}
+    if seen:
+        raise UserError(
+            f"the student at {path} was trained on {len(seen)} of the classes that are novel here, such as "
+            f"'{min(seen)}': its score on them would say nothing; give both runs the same --data.novel and --data.seed"
+        )
+
+
+def _loader(
+    config: Config, rows: Manifest, images: Images, answers: Answers | None, few: np.ndarray | None, accelerator: Any
+) -> TrainLoader:
+    return TrainLoader(
+        images,
+        rows.labels,
+        rows.digests,
+        recipe=config.data.views or "light",
+        batch_size=config.train.batch_size,
+        size=config.student.image_size or 0,
+        data_seed=config.data.seed,
+        seed=config.seed,
+        device=accelerator.device,
+        teacher=answers.train if answers else None,
+        replay=config.teacher.replay,
+        few=few,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=config.data.workers or 0,
+    )
 
 
 def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
@@ -240,6 +266,14 @@ def _with_room(config: Config, teacher: VisionLanguageTeacher, manifest: Manifes
     if not manifest.novel:
         return config
     room = teacher.room([class_sentences(info, prompt_templates(config))[0] for info in manifest.classes])
+    learned = config.teacher.head == "prompt" or config.options.get("openvocab", {}).get("learn_prompts")
+    if learned and room < 1:
+        raise UserError(
+            "a text of a class fills the teacher's text tower, no context vector fits before it: shorten the "
+            "descriptions or --teacher.templates, or do without learned prompts"
+        )
+    if learned and room < config.prompts.vectors:
+        log.info("prompts: %d context vectors, as many as fit before every class text", room)
     return replace(config, prompts=replace(config.prompts, vectors=max(1, min(config.prompts.vectors, room))))
 
 

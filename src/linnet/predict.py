@@ -12,7 +12,7 @@ from linnet.data.images import CropMode, eval_pixels, read_image
 from linnet.data.manifest import find_images
 from linnet.errors import UserError
 from linnet.evaluation.metrics import softmax
-from linnet.runtime import open_session, read_meta
+from linnet.onnx_session import open_session, read_meta
 
 BATCH = 64
 
@@ -117,12 +117,23 @@ class OnnxNetwork:
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
 
-    def set_bank(self, bank: TextBank) -> None:
+    def check_takes_names(self) -> str:
+        """
+        Returns:
+            The hash of the teacher whose banks it takes.
+
+        Raises:
+            UserError: the student has a classifier.
+        """
         if self._teacher_hash is None:
             raise UserError(
-                f"{self._name} has a classifier for its {len(self.class_names)} classes and takes no others"
+                f"{self._name} has a classifier for its {len(self.class_names)} classes and takes no others: train one "
+                "with --method openvocab"
             )
-        bank.check_teacher(self._teacher_hash, self._name)
+        return self._teacher_hash
+
+    def set_bank(self, bank: TextBank) -> None:
+        bank.check_teacher(self.check_takes_names(), self._name)
         self._bank, self.class_names = {"bank": bank.rows_CE}, list(bank.names)
 
     def logits(self, images: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from linnet.files import write_atomically
 from linnet.teachers.base import Normalize
 
 Stem = Literal["auto", "lowres"]
+BANK = "bank.safetensors"  # beside the weights of a student with an embedding head
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Student(nn.Module):
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
             own, outputs = {**own, "temperature": self.temperature}, {}  # type: ignore[dict-item]
-            self.bank.save(folder / "bank.safetensors")
+            self.bank.save(folder / BANK)
         save_config_for_hf(
             self.backbone,
             str(folder / "config.json"),
@@ -163,7 +164,7 @@ class Student(nn.Module):
             rows = json.loads((folder / "classes.json").read_text())
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row.get("descriptions", ()))}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
-            bank = TextBank.load(folder / "bank.safetensors") if "temperature" in own else None
+            bank = TextBank.load(folder / BANK) if "temperature" in own else None
             head = {"bank": bank, "temperature": own.get("temperature", 1.0)}
             state = load_file(folder / "model.safetensors")
             crop_mode = own.get("crop_mode", "center")  # older files have none

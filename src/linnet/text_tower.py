@@ -1,7 +1,9 @@
 """A teacher's text tower without torch: an ONNX file that carries its tokenizer, so that new names become a bank on the
 machine that predicts."""
 
-from collections.abc import Sequence
+import html
+import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,17 @@ from linnet.banks import TextBank
 from linnet.data.manifest import ClassInfo
 from linnet.data.names import class_sentences
 from linnet.errors import UserError, require
-from linnet.runtime import open_session, read_meta
+from linnet.onnx_session import open_session, read_meta
 
 BATCH = 256
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's words: letters, one digit, other marks
-PUNCTUATION = r"[!-/:-@\[-`{-~]"
-CHECKED = ("a photo of a cat.", "Two Dogs, 3 birds & a Fox's den", "  a   naïve café-au-lait\tbird ", "word " * 200)
+CHECKED = (
+    "a photo of a cat.",
+    "Two Dogs, 3 birds &amp; a Fox’s “den”…",
+    "  a   naïve café-au-lait\tbird ",
+    "word " * 200,
+    "",
+)
 
 
 class OnnxTextTower:
@@ -33,7 +40,7 @@ class OnnxTextTower:
             raise UserError(f"{path} holds no text tower: 'linnet export RUN --text-tower' writes one")
         self.teacher, self.teacher_hash = meta["teacher"], meta["teacher_hash"]
         self.templates = tuple(meta["templates"])
-        self._tokenizer = require("tokenizers", "onnx").Tokenizer.from_str(meta["tokenizer"])
+        self._tokenizer = Tokenizer(meta["tokenizer"])
 
     def bank(self, classes: Sequence[ClassInfo], templates: tuple[str, ...] | None = None) -> TextBank:
         """One unit vector per class, from its sentences (see :func:`linnet.data.names.class_sentences`)."""
@@ -49,16 +56,28 @@ class OnnxTextTower:
     def _embed(self, texts: list[str]) -> np.ndarray:
         parts = []
         for start in range(0, len(texts), BATCH):
-            encoded = self._tokenizer.encode_batch(texts[start : start + BATCH])
-            tokens = np.array([one.ids for one in encoded], dtype=np.int64)
-            parts.append(self._session.run(None, {"tokens": tokens})[0])
+            parts.append(self._session.run(None, {"tokens": self._tokenizer(texts[start : start + BATCH])})[0])
         return np.concatenate(parts)
 
 
-def portable_tokenizer(tokenize: Any, sentences: Sequence[str]) -> str:
-    """An open_clip tokenizer as JSON of the ``tokenizers`` library, compared with it on sentences.
+class Tokenizer:
+    """Texts to tokens (n, L), int64, as open_clip does it, without torch.
 
-    Repairs of broken Unicode (ftfy) and of HTML entities are left out.
+    Args:
+        description: what :func:`portable_tokenizer` wrote.
+    """
+
+    def __init__(self, description: Mapping[str, str]):
+        self._clean = description["clean"]
+        self._tokenizer = require("tokenizers", "onnx").Tokenizer.from_str(description["tokenizer"])
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        encoded = self._tokenizer.encode_batch([_cleaned(text, self._clean) for text in texts])
+        return np.array([one.ids for one in encoded], dtype=np.int64)
+
+
+def portable_tokenizer(tokenize: Any, sentences: Sequence[str]) -> dict[str, str]:
+    """An open_clip tokenizer for :class:`Tokenizer`, compared with it on sentences.
 
     Args:
         tokenize: open_clip's SimpleTokenizer or HFTokenizer.
@@ -67,14 +86,19 @@ def portable_tokenizer(tokenize: Any, sentences: Sequence[str]) -> str:
         UserError: it is of another kind, or the two do not agree.
     """
     tokenizers = require("tokenizers", "onnx")
+    kind = getattr(getattr(tokenize, "clean_fn", None), "__name__", "").removeprefix("_clean_")
+    if kind not in ("lower", "whitespace", "canonicalize") or getattr(tokenize, "reduction_fn", None):
+        raise UserError(f"a tokenizer of the kind {type(tokenize).__name__} cannot be exported")
     own = _of_clip(tokenize, tokenizers) if hasattr(tokenize, "bpe_ranks") else _of_transformers(tokenize, tokenizers)
-    for text in [*CHECKED, *sentences]:
-        if own.encode(text).ids != tokenize([text])[0].tolist():
+    description = {"tokenizer": own.to_str(), "clean": kind}
+    texts = [*CHECKED, *sentences]
+    for text, ours, theirs in zip(texts, Tokenizer(description)(texts), tokenize(texts).numpy(), strict=True):
+        if not np.array_equal(ours, theirs):
             raise UserError(
                 f"this teacher's tokenizer ({type(tokenize).__name__}) cannot be exported: it reads '{text[:40]}' in "
                 "another way; make banks with 'linnet embed' where torch is"
             )
-    return own.to_str()
+    return description
 
 
 def _of_clip(tokenize: Any, tokenizers: Any) -> Any:
@@ -84,7 +108,6 @@ def _of_clip(tokenize: Any, tokenizers: Any) -> Any:
         vocab=dict(tokenize.encoder), merges=merges, end_of_word_suffix="</w>", continuing_subword_prefix=""
     )
     own = tokenizers.Tokenizer(model)
-    own.normalizer = _cleaning(tokenize, tokenizers)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="removed", invert=True)
     bytes_ = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     own.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, bytes_])
@@ -102,23 +125,17 @@ def _of_transformers(tokenize: Any, tokenizers: Any) -> Any:
     if getattr(inner, "backend_tokenizer", None) is None:
         raise UserError(f"a tokenizer of the kind {type(tokenize).__name__} cannot be exported")
     own = tokenizers.Tokenizer.from_str(inner.backend_tokenizer.to_str())
-    before = [_cleaning(tokenize, tokenizers), *([own.normalizer] if own.normalizer is not None else [])]
-    own.normalizer = tokenizers.normalizers.Sequence(before)
     own.enable_truncation(tokenize.context_length)
     pad = inner.pad_token
     own.enable_padding(length=tokenize.context_length, pad_id=inner.pad_token_id, pad_token=pad)
     return own
 
 
-def _cleaning(tokenize: Any, tokenizers: Any) -> Any:
+def _cleaned(text: str, kind: str) -> str:
     """open_clip's cleaning of a text, by its name."""
-    parts, kind = tokenizers.normalizers, tokenize.clean_fn.__name__
-    spaces = [parts.Replace(tokenizers.Regex(r"\s+"), " "), parts.Strip()]
-    if kind == "_clean_whitespace":
-        return parts.Sequence(spaces)
-    if kind == "_clean_lower":
-        return parts.Sequence([parts.NFC(), *spaces, parts.Lowercase()])
-    if kind == "_clean_canonicalize":
-        bare = [parts.Replace("_", " "), parts.Replace(tokenizers.Regex(PUNCTUATION), ""), parts.Lowercase()]
-        return parts.Sequence([*bare, *spaces])
-    raise UserError(f"a tokenizer that cleans texts by '{kind}' cannot be exported")
+    ftfy = require("ftfy", "onnx")
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    if kind == "canonicalize":
+        text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation))
+    text = " ".join(text.split())
+    return text if kind == "whitespace" else text.lower()

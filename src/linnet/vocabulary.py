@@ -6,9 +6,10 @@ from pathlib import Path
 
 from linnet.banks import TextBank
 from linnet.config import TeacherConfig
-from linnet.data.manifest import ClassInfo
+from linnet.data.manifest import ClassInfo, prompt_names
 from linnet.data.names import described, read_names
 from linnet.errors import UserError
+from linnet.predict import OnnxNetwork
 from linnet.text_tower import OnnxTextTower
 
 TOWER = "text_tower.onnx"
@@ -29,7 +30,7 @@ def embed(
         >>> linnet.load("runs/birds/model.onnx", bank).predict([Path("new.jpg")])
 
     Args:
-        classes: names, "a,b,c", or a file with one per line.
+        classes: names, "a,b,c", or a file with one per line; in a prompt they read as folder names do.
         teacher: its id, or a text tower (``text_tower.onnx``; torch is not needed then).
         run: instead of a teacher: a run, whose teacher, templates and learned prompts are used.
         templates: sentences with ``{}`` for the name; by default those of the run, the text tower or linnet.
@@ -38,7 +39,8 @@ def embed(
     Raises:
         UserError: neither or both of teacher and run, a teacher without texts, or bad names.
     """
-    infos: Sequence[ClassInfo] = [ClassInfo(name, name) for name in read_names(classes)]
+    names = read_names(classes)
+    infos: Sequence[ClassInfo] = [ClassInfo(*pair) for pair in zip(names, prompt_names(names), strict=True)]
     if descriptions is not None:
         infos = described(infos, descriptions)
     if (teacher is None) == (run is None):
@@ -66,6 +68,7 @@ def bank_for(model: Path, classes: str | Sequence[str]) -> TextBank:
     """
     if model.suffix != ".onnx":
         return embed(classes, run=model)
+    OnnxNetwork(model).check_takes_names()
     tower = model.parent / TOWER
     if not tower.is_file():
         raise UserError(

@@ -123,7 +123,8 @@ def load_manifest(config: DataConfig) -> Manifest:
     classes = described(manifest.classes, config.descriptions) if config.descriptions else manifest.classes
     manifest = replace(manifest, splits=splits, classes=classes, novel=novel_classes(manifest.classes, config))
     if config.limit_per_class is not None:
-        kept = limit_per_class(manifest.labels, manifest.splits, manifest.digests, config.limit_per_class, config.seed)
+        splits = np.where(np.isin(manifest.labels, manifest.novel), "", manifest.splits)  # theirs stay, for the test
+        kept = limit_per_class(manifest.labels, splits, manifest.digests, config.limit_per_class, config.seed)
         manifest = manifest.take(kept)
     _check(manifest, config.source)
     return manifest
@@ -172,7 +173,7 @@ def _check(manifest: Manifest, source: str) -> None:
     prompts = Counter(info.prompt_name for info in manifest.classes)
     if twice := [name for name, count in prompts.items() if count > 1]:
         raise UserError(f"{source}: {prompts[twice[0]]} classes read '{twice[0]}' in a prompt: rename all but one")
-    if not len(manifest.rows("val")):
+    if not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
         raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
 
 

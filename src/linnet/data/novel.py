@@ -1,17 +1,37 @@
 """Base and novel classes: what a run may learn from, and what only its last page sees.
 
-Training, selection and the in-distribution test get a manifest of base classes alone, so a novel image cannot reach
-them. Only ``shots`` images of each novel class can, if few-shot learning is asked for, and those leave the test set.
+Training, selection and the in-distribution test get a manifest of base classes alone, so no image of a novel class
+reaches them (unless a copy of it is also filed under a base class, which is warned of). Only the support images of
+few-shot finetuning do, and those leave the test set.
 """
 
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from linnet.config import DataConfig, ShotsConfig
+from linnet.config import Config, DataConfig
 from linnet.data.manifest import Manifest
 from linnet.data.splits import seeded_order
 from linnet.errors import UserError
+
+log = logging.getLogger("linnet")
+
+
+@dataclass(frozen=True)
+class NovelData:
+    """What novel classes are tested with.
+
+    Attributes:
+        base: all images of the base classes. novel: the out-of-distribution test, without support images.
+        support: a few images of each novel class, or None. base_support: as many of each base class, for choosing on
+        val, or None where nothing is chosen.
+    """
+
+    base: Manifest
+    novel: Manifest
+    support: Manifest | None
+    base_support: Manifest | None
 
 
 def of_classes(manifest: Manifest, ids: np.ndarray) -> Manifest:
@@ -29,43 +49,79 @@ def base_part(manifest: Manifest) -> Manifest:
     return of_classes(manifest, np.setdiff1d(np.arange(len(manifest.classes)), manifest.novel))
 
 
-def novel_part(manifest: Manifest, config: DataConfig) -> Manifest:
-    """The out-of-distribution test: images of the novel classes, all of them or those of the test split.
+def training_part(manifest: Manifest, config: Config) -> Manifest:
+    """What a run trains, selects and tests on: base classes, and for few-shot finetuning the support images.
 
     Raises:
-        UserError: a novel class without such an image.
+        UserError: shots without novel classes, or the other way round.
     """
-    novel = of_classes(manifest, np.array(manifest.novel))
-    if config.novel_images == "test":
-        novel = novel.take(novel.rows("test"))
+    shots = config.shots
+    if shots.count is None:
+        if shots.use == "finetune":
+            raise UserError("--shots.use finetune needs a number of images of each novel class, as in --shots 5")
+        return base_part(manifest)
+    if not manifest.novel:
+        raise UserError("--shots is for novel classes: add --data.novel 0.5 or --data.novel-classes FILE")
+    if shots.use == "retrieval":
+        return base_part(manifest)
+    return with_support(manifest, support_part(_novel_images(manifest), shots.count, config.data.seed))
+
+
+def novel_data(manifest: Manifest, config: Config) -> NovelData:
+    """What the novel classes of a manifest are tested with.
+
+    Raises:
+        UserError: a novel class without a test image, or a class with too few images for the shots.
+    """
+    base, novel, shots = base_part(manifest), novel_part(manifest, config.data), config.shots
+    trained = {digest.tobytes() for digest in base.digests[base.splits != "test"]}
+    if twins := sum(digest.tobytes() in trained for digest in novel.digests):
+        log.warning(
+            "%d images of novel classes are byte for byte also images of base classes: see to their label", twins
+        )
+    support = base_support = None
+    if shots.count is not None:
+        support = support_part(_novel_images(manifest), shots.count, config.data.seed)
+        novel = without(novel, support)
+        if shots.use == "retrieval" and shots.alpha is None and shots.form == "mean":
+            base_support = support_part(base, shots.count, config.data.seed)
     seen = set(novel.labels.tolist())
     if empty := [info.name for i, info in enumerate(novel.classes) if i not in seen]:
         raise UserError(
-            f"no {'test ' if config.novel_images == 'test' else ''}image of the novel class '{empty[0]}': "
-            "add some, choose another, or set data.novel_images to all"
+            f"no {'test ' if config.data.novel_images == 'test' else ''}image of the novel class '{empty[0]}'"
+            f"{' is left beside its support images' if support else ''}: add some, or choose another class"
         )
-    return novel
+    return NovelData(base, novel, support, base_support)
+
+
+def novel_part(manifest: Manifest, config: DataConfig) -> Manifest:
+    """The out-of-distribution test: images of the novel classes, all of them or those of the test split."""
+    novel = _novel_images(manifest)
+    return novel.take(novel.rows("test")) if config.novel_images == "test" else novel
+
+
+def _novel_images(manifest: Manifest) -> Manifest:
+    return of_classes(manifest, np.array(manifest.novel))
 
 
 def support_part(manifest: Manifest, shots: int, seed: int) -> Manifest:
-    """``shots`` training images of each novel class, in a seeded order; for more shots the same ones and others.
+    """``shots`` training images of each class, in a seeded order; for more shots the same ones and others.
 
     Raises:
         UserError: a class has fewer.
     """
-    novel = of_classes(manifest, np.array(manifest.novel))
     chosen: list[int] = []
-    for label, info in enumerate(novel.classes):
-        rows = np.flatnonzero((novel.labels == label) & (novel.splits == "train"))
-        first = {novel.digests[row].tobytes(): int(row) for row in rows[::-1]}  # of twins the first
+    for label, info in enumerate(manifest.classes):
+        rows = np.flatnonzero((manifest.labels == label) & (manifest.splits == "train"))
+        first = {manifest.digests[row].tobytes(): int(row) for row in rows[::-1]}  # of twins the first
         order = seeded_order(first, seed, "support")
         if len(order) < shots:
             raise UserError(
-                f"the novel class '{info.name}' has {len(order)} training images, fewer than {shots} shots: "
-                "lower --shots"
+                f"the class '{info.name}' has {len(order)} training images, fewer than {shots} shots: lower --shots"
+                " (base classes need as many where --shots.alpha is not given: it is chosen on them)"
             )
         chosen += [first[digest] for digest in order[:shots]]
-    return novel.take(np.array(chosen))
+    return manifest.take(np.array(chosen))
 
 
 def without(manifest: Manifest, support: Manifest) -> Manifest:
@@ -78,8 +134,7 @@ def without(manifest: Manifest, support: Manifest) -> Manifest:
 
 def with_support(manifest: Manifest, support: Manifest) -> Manifest:
     """What few-shot finetuning trains on: base images and support images, in the class table of all."""
-    is_base = ~np.isin(manifest.labels, manifest.novel)
-    base = manifest.take(np.flatnonzero(is_base))
+    base = manifest.take(np.flatnonzero(~np.isin(manifest.labels, manifest.novel)))
     texts = None if base.texts is None or support.texts is None else base.texts + support.texts
     return Manifest(
         base.paths + support.paths,
@@ -89,19 +144,3 @@ def with_support(manifest: Manifest, support: Manifest) -> Manifest:
         manifest.classes,
         texts,
     )
-
-
-def training_part(manifest: Manifest, config: DataConfig, shots: ShotsConfig) -> Manifest:
-    """What a run trains, selects and tests on.
-
-    Raises:
-        UserError: shots without novel classes, or the other way round.
-    """
-    if shots.count is None:
-        if shots.use == "finetune":
-            raise UserError("--shots.use finetune needs a number of images of each novel class, as in --shots 5")
-        return base_part(manifest)
-    if not manifest.novel:
-        raise UserError("--shots is for novel classes: add --data.novel 0.5 or --data.novel-classes FILE")
-    support = support_part(manifest, shots.count, config.seed)
-    return with_support(manifest, support) if shots.use == "finetune" else base_part(manifest)

@@ -7,7 +7,7 @@ Shapes: N images, C classes, E embedding width, K neighbours; embeddings are of 
 
 import numpy as np
 
-from linnet.evaluation.metrics import agreement, softmax
+from linnet.evaluation.metrics import agreement
 
 NEIGHBOURS, TRIPLETS = 10, 100_000
 CHUNK = 1024  # rows of an N x N table at a time: bounds memory
@@ -52,7 +52,7 @@ def neighbour_overlap(student_NE: np.ndarray, teacher_NE: np.ndarray, neighbours
         for space_NE in (student_NE, teacher_NE):
             cosine = space_NE[rows] @ space_NE.T
             cosine[np.arange(len(rows)), rows] = -np.inf
-            near.append(np.argsort(-cosine, axis=1, kind="stable")[:, :neighbours])
+            near.append(np.argpartition(-cosine, neighbours - 1, axis=1)[:, :neighbours])
         shared += sum(len(np.intersect1d(ours, theirs)) for ours, theirs in zip(*near, strict=True))
     return shared / (len(student_NE) * neighbours)
 
@@ -63,14 +63,22 @@ def triplet_agreement(student_NE: np.ndarray, teacher_NE: np.ndarray, triplets: 
     i, j, k = drawn[(drawn[:, 0] != drawn[:, 1]) & (drawn[:, 1] != drawn[:, 2]) & (drawn[:, 0] != drawn[:, 2])].T
 
     def nearer(space_NE: np.ndarray) -> np.ndarray:
-        return np.sign((space_NE[i] * (space_NE[j] - space_NE[k])).sum(axis=1))
+        parts = (slice(start, start + CHUNK) for start in range(0, len(i), CHUNK))
+        return np.concatenate(
+            [np.sign((space_NE[i[p]] * (space_NE[j[p]] - space_NE[k[p]])).sum(axis=1)) for p in parts]
+        )
 
     return float((nearer(student_NE) == nearer(teacher_NE)).mean())
 
 
 def coherence_kl(student_NC: np.ndarray, teacher_NC: np.ndarray) -> float:
     """M4: mean KL(softmax(teacher) || softmax(student)) of cosines with the class texts / temperature, in nats."""
-    student, teacher = (np.log(softmax(logits.astype(np.float64))) for logits in (student_NC, teacher_NC))
+
+    def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+        shifted = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    student, teacher = log_softmax(student_NC), log_softmax(teacher_NC)
     return float((np.exp(teacher) * (teacher - student)).sum(axis=1).mean())
 
 

@@ -6,19 +6,21 @@ Shapes: B batch, C classes, E teacher embedding width, P context vectors, W toke
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from linnet.banks import TextBank
 from linnet.config import Bounds, Count, NonNegative
 from linnet.data.batches import Batch
 from linnet.data.names import class_sentences
 from linnet.errors import UserError
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method, Needs, Progress
-from linnet.students import Student, StudentOutput
+from linnet.students import BANK, Student, StudentOutput
 from linnet.teachers.answers import prompt_templates
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.prompts import initial_context
@@ -60,7 +62,8 @@ class OpenVocabulary(Method):
     * caption: s_i picks its caption among the batch's: :func:`linnet.losses.caption_contrast`.
 
     Descriptions of classes are the data's (``data.descriptions``); calibrated prompts (``teacher.head: prompt``) can
-    take the place of the class texts.
+    take the place of the class texts. Behind learned context vectors a class has one sentence: the first template with
+    the first description.
 
     Reference:
         Li et al.: Distilling Large Vision-Language Model with Out-of-Distribution Generalizability, ICCV 2023, and its
@@ -73,7 +76,7 @@ class OpenVocabulary(Method):
 
     Raises:
         UserError: every weight is 0, captions are asked for and the data have none, or ``learn_prompts`` with
-            prompts that are calibrated already.
+            prompts that are calibrated already or without a term that reads them.
     """
 
     summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
@@ -103,10 +106,18 @@ class OpenVocabulary(Method):
         config, classes = context.config, context.classes
         if config.teacher.head == "prompt":
             raise UserError("openvocab.learn_prompts learns prompts: it excludes --teacher.head prompt")
+        if not (self.options.cls_weight or self.options.align_weight):
+            raise UserError(
+                "openvocab.learn_prompts has nothing to learn from: give cls_weight or align_weight a value"
+            )
         templates = prompt_templates(config)
-        texts = [text for info in classes for text in class_sentences(info, templates)]
+        texts = [class_sentences(info, templates)[0] for info in classes]
         generator = torch.Generator().manual_seed(config.seed)
-        self.context_PW = nn.Parameter(initial_context(teacher, texts, config.prompts.vectors, generator))
+        context_PW = initial_context(teacher, texts, config.prompts.vectors, generator)
+        if isinstance(config.student.pretrained, Path) and (file := config.student.pretrained / BANK).is_file():
+            earlier = TextBank.load(file).context_PW  # a student that goes on keeps its prompts
+            context_PW = context_PW if earlier is None else torch.from_numpy(earlier)
+        self.context_PW = nn.Parameter(context_PW)
         self.templates = templates
         self.embed_classes = lambda context_PW: text_vectors(teacher, classes, templates, context_PW)
 

@@ -25,15 +25,16 @@ def text_vectors(
     A sentence that is too long for the text tower loses its end.
 
     Args:
-        context_PW: token vectors before each sentence (see :meth:`VisionLanguageTeacher.embed_texts`).
+        context_PW: token vectors before a class's first sentence, which then stands alone and has to fit (see
+            :meth:`VisionLanguageTeacher.embed_texts`).
 
     Returns:
         (C, E) float32, on the teacher's device, differentiable in ``context_PW``.
 
     Raises:
-        UserError: no template, or one without ``{}``.
+        UserError: no template, or one without ``{}``, or no room for the context.
     """
-    sentences = [class_sentences(info, templates) for info in classes]
+    sentences = [class_sentences(info, templates)[: None if context_PW is None else 1] for info in classes]
     embedded = teacher.embed_texts([sentence for own in sentences for sentence in own], context_PW)
     means = [part.mean(dim=0) for part in embedded.split([len(own) for own in sentences])]
     return F.normalize(torch.stack(means), dim=1)

@@ -63,7 +63,8 @@ class RunTeacher(ClassifierTeacher):
 
         super().__init__(id, student, transform, words)
         self.class_names = tuple(info.name for info in student.classes)
-        self.class_weights = _last_weights(student.backbone)
+        # an embedding head compares with a bank of its classes; its own last layer knows none
+        self.class_weights = _last_weights(student.backbone) if student.bank is None else student.bank_CE.clone()
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
