@@ -8,7 +8,7 @@ import torch
 from pictures import write_image
 from PIL import Image
 
-from linnet import onnx_session
+from linnet import onnx_export
 from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, digest_files
 from linnet.errors import UserError
@@ -86,7 +86,7 @@ def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
         def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [np.full((len(inputs["images"]), 3), 7.0)]
 
-    monkeypatch.setattr(onnx_session, "open_session", Wrong)
+    monkeypatch.setattr(onnx_export, "open_session", Wrong)
     paths = collect([made / "images"])
     with pytest.raises(UserError, match="does not agree with torch"):
         export_onnx(

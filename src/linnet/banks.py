@@ -14,6 +14,8 @@ import numpy as np
 from linnet.errors import UserError, first_line
 from linnet.files import write_atomically
 
+BANK = "bank.safetensors"  # beside the weights of a student with an embedding head
+
 
 @dataclass(frozen=True)
 class TextBank:

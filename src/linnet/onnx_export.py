@@ -5,7 +5,6 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,12 @@ from linnet.data.images import Images
 from linnet.errors import UserError, first_line, require
 from linnet.evaluation.score import evaluating
 from linnet.files import atomic_path
+from linnet.onnx_session import open_session
 from linnet.students import Student
 from linnet.teachers import load_teacher
 from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.open_clip import OpenClipTeacher
+from linnet.text_tower import portable_tokenizer
 from linnet.vocabulary import TOWER
 
 TOLERANCE = 1e-3  # largest difference of an output between ONNX and torch, relative to the largest output
@@ -114,7 +116,6 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
     if bank := student.bank:
         module, inputs["bank"] = _Cosines(student), student.bank_CE
         meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
-        meta |= {"templates": list(bank.templates), "learned_prompts": bank.context_PW is not None}
     model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name)
     if bank:  # an input that has an initialiser may be left out
         model.graph.initializer.append(onnx.numpy_helper.from_array(bank.rows_CE, "bank"))
@@ -124,13 +125,13 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
     return _write(model, path, {"images": batch.numpy()}, expected, f"'{student.name}'")
 
 
-def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path, texts: Sequence[str] = ()) -> float:
+def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path) -> float:
     """Write the teacher's text tower as ONNX with its tokenizer, so that names become banks without torch.
 
     The input ``tokens`` is (texts, L) int64, the output ``embeddings`` (texts, E) of unit length.
 
     Args:
-        bank: a student's, whose templates are used again. texts: further sentences to compare on.
+        bank: a student's, whose templates are used again and whose names are compared on.
 
     Returns:
         The largest difference of a coordinate between ONNX Runtime and torch.
@@ -139,9 +140,6 @@ def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path
         UserError: the extra is not installed; the bank is of another teacher or its prompts were learned; tokenizer or
             tower cannot be exported, or do not agree with the teacher's own.
     """
-    from linnet.teachers.open_clip import OpenClipTeacher
-    from linnet.text_tower import portable_tokenizer
-
     fingerprint = teacher.fingerprint()
     bank.check_teacher(fingerprint, f"'{teacher.id}'")
     if bank.context_PW is not None:
@@ -150,8 +148,7 @@ def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path
             "'linnet embed --run RUN' where torch is"
         )
     assert isinstance(teacher, OpenClipTeacher)
-    names = [template.replace("{}", name) for template in bank.templates for name in bank.names[:256]]
-    sentences = [*names, *texts]
+    sentences = [template.replace("{}", name) for template in bank.templates for name in bank.names[:256]]
     tokenizer = portable_tokenizer(teacher.tokenize, sentences)
     tokens = teacher.tokenize(sentences[:16])
     meta = {
@@ -201,10 +198,7 @@ def _to_onnx(
 
 def _write(model: Any, path: Path, inputs: dict[str, np.ndarray], expected: np.ndarray, name: str) -> float:
     """Write the file if ONNX Runtime makes of it what torch does; returns the relative difference."""
-    import onnx
-
-    from linnet.onnx_session import open_session
-
+    onnx = require("onnx", "onnx")
     with atomic_path(path) as temporary:
         onnx.save_model(model, temporary)
         (seen,) = open_session(temporary, f"the exported {name}").run(None, inputs)

@@ -38,7 +38,8 @@ from linnet.run import Run, version
 from linnet.settings import settings
 from linnet.students import Student
 from linnet.teachers import Teacher, VisionLanguageTeacher, knows, load_teacher
-from linnet.teachers.answers import Answers, ask, prompt_templates
+from linnet.teachers.answers import Answers, ask
+from linnet.teachers.prompts import prompt_templates
 from linnet.teachers.text import text_bank
 from linnet.teachers.timm import TimmTeacher
 from linnet.training import Task, TrainResult, seed_everything, train

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.banks import TextBank
+from linnet.banks import BANK, TextBank
 from linnet.data.images import CropMode
 from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError, did_you_mean, first_line
@@ -20,7 +20,6 @@ from linnet.files import write_atomically
 from linnet.teachers.base import Normalize
 
 Stem = Literal["auto", "lowres"]
-BANK = "bank.safetensors"  # beside the weights of a student with an embedding head
 
 
 @dataclass(frozen=True)

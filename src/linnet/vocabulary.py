@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from linnet.banks import TextBank
+from linnet.banks import BANK, TextBank
 from linnet.config import TeacherConfig
 from linnet.data.manifest import ClassInfo, prompt_names
 from linnet.data.names import described, read_names
@@ -80,13 +80,15 @@ def bank_for(model: Path, classes: str | Sequence[str]) -> TextBank:
 
 def _like_run(run: Path, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
     folder = run / "model" if (run / "model").is_dir() else run
-    if not (folder / "bank.safetensors").is_file():
+    if not (folder / BANK).is_file():
         raise UserError(f"{run} holds no student that takes class names as text: train one with --method openvocab")
-    bank, tower = TextBank.load(folder / "bank.safetensors"), run / TOWER
+    bank, tower = TextBank.load(folder / BANK), run / TOWER
     if templates is not None and bank.context_PW is not None:
         raise UserError(f"the prompts of {run} were learned with its own templates: leave --templates out")
     if tower.is_file() and bank.context_PW is None:
-        return OnnxTextTower(tower).bank(infos, templates or bank.templates)
+        made = OnnxTextTower(tower).bank(infos, templates or bank.templates)
+        made.check_teacher(bank.teacher_hash, str(run))
+        return made
     from linnet.teachers import VisionLanguageTeacher, load_teacher
     from linnet.teachers.text import bank_like
 

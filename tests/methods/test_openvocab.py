@@ -86,9 +86,9 @@ def test_terms_are_the_weighted_losses_at_the_methods_temperature():
         "align": nearest_text_kl(student_BC, teacher_BC, 3, right),
         "caption": caption_contrast(s, CAPTION_ROWS[::2], labels),
     }
-    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
-        {name: term.item() for name, term in expected.items()}
-    )
+    for name, term in terms.items():  # captions are kept in half precision
+        assert term.item() == pytest.approx(expected.pop(name).item(), rel=1e-3 if name == "caption" else 1e-9)
+    assert not expected
     unfiltered = prepared(texts=3, filter=False)(data, out, NOW)
     assert unfiltered["align"].item() == pytest.approx(nearest_text_kl(student_BC, teacher_BC, 3).item())
     assert unfiltered["align"].item() != pytest.approx(terms["align"].item())
@@ -124,7 +124,8 @@ def test_views_take_an_images_captions_in_turn():
     made = prepared(caption_weight=1.0)
     first, second, third = (made(batch(view), out, NOW)["caption"].item() for view in (0, 1, 2))
     assert first == third != second
-    assert second == pytest.approx(caption_contrast(out.embedding_BE, CAPTION_ROWS[1::2], batch().labels).item())  # type: ignore[arg-type]
+    expected = caption_contrast(out.embedding_BE, CAPTION_ROWS[1::2], batch().labels)  # type: ignore[arg-type]
+    assert second == pytest.approx(expected.item(), rel=1e-3)  # captions are kept in half precision
 
 
 def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher():

@@ -13,17 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.banks import TextBank
+from linnet.banks import BANK, TextBank
 from linnet.config import Bounds, Count, NonNegative
 from linnet.data.batches import Batch
 from linnet.data.names import class_sentences
 from linnet.errors import UserError
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method, Needs, Progress
-from linnet.students import BANK, Student, StudentOutput
-from linnet.teachers.answers import prompt_templates
+from linnet.students import Student, StudentOutput
 from linnet.teachers.base import VisionLanguageTeacher
-from linnet.teachers.prompts import initial_context
+from linnet.teachers.prompts import initial_context, prompt_templates
 from linnet.teachers.text import text_vectors
 
 
@@ -94,9 +93,9 @@ class OpenVocabulary(Method):
         if not any(getattr(options, f"{name}_weight") for name in weights):
             raise UserError("every weight of openvocab is 0: there is nothing to learn")
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
-        self.captions: list[torch.Tensor] | None = None
+        self.captions: Captions | None = None
         if options.caption_weight:
-            self.captions = _embedded_captions(teacher, context.captions)
+            self.captions = Captions(teacher, context.captions)
         self.embed_classes: Callable[[torch.Tensor], torch.Tensor] | None = None
         if options.learn_prompts:
             self._learn_prompts(context, teacher)
@@ -150,19 +149,29 @@ class OpenVocabulary(Method):
         if options.align_weight:
             terms["align"] = options.align_weight * nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B)
         if self.captions is not None:
-            own = [self.captions[i] for i in batch.index.tolist()]
-            caption_BE = torch.stack([rows[batch.view % len(rows)] for rows in own]).to(student_BE)
+            caption_BE = self.captions(batch.index, batch.view).to(student_BE)
             contrast = caption_contrast(student_BE, caption_BE, batch.labels, options.caption_temperature)
             terms["caption"] = options.caption_weight * contrast
         return terms
 
 
-def _embedded_captions(
-    teacher: VisionLanguageTeacher, captions: tuple[tuple[str, ...], ...] | None
-) -> list[torch.Tensor]:
-    """(captions of an image, E) for each training image, on the CPU."""
-    if captions is None or not all(captions):
-        raise UserError("openvocab.caption_weight needs a caption of every training image, and the data have none")
-    sizes = [len(own) for own in captions]
-    embedded = teacher.embed_texts([text for own in captions for text in own]).cpu()
-    return list(embedded.split(sizes))
+class Captions:
+    """Embeddings of the captions of all training images, in half precision on the CPU; of several captions of an image
+    the view number chooses one.
+
+    Raises:
+        UserError: an image has none.
+    """
+
+    def __init__(self, teacher: VisionLanguageTeacher, captions: tuple[tuple[str, ...], ...] | None):
+        if captions is None or not all(captions):
+            raise UserError("openvocab.caption_weight needs a caption of every training image, and the data have none")
+        self.count_N = torch.tensor([len(own) for own in captions])
+        self.first_N = self.count_N.cumsum(0) - self.count_N
+        texts = [text for own in captions for text in own]
+        parts = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
+        self.rows_ME = torch.cat([teacher.embed_texts(part).cpu().half() for part in parts])
+
+    def __call__(self, index_B: torch.Tensor, view: int) -> torch.Tensor:
+        """(B, E), for rows of the training split."""
+        return self.rows_ME[self.first_N[index_B] + view % self.count_N[index_B]]

@@ -25,7 +25,7 @@ from linnet.progress import Bar
 from linnet.teachers import ClassHead, Teacher, TeacherOutput, VisionLanguageTeacher, class_head
 from linnet.teachers.cache import Pixels, TeacherCache, center_pixels, live_rows
 from linnet.teachers.probe import linear_probe
-from linnet.teachers.prompts import Embedded, calibrated_bank, step_count
+from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 
 log = logging.getLogger("linnet")
 
@@ -127,11 +127,6 @@ def _embedded(cache: TeacherCache, rows: Manifest) -> Embedded:
 def _class_texts(config: Config, classes: Sequence[ClassInfo]) -> list[str]:
     """What follows the context vectors: one text for each class, so the first description at most."""
     return [class_sentences(info, prompt_templates(config))[0] for info in classes]
-
-
-def prompt_templates(config: Config) -> tuple[str, ...]:
-    """The template behind context vectors; "{}" is the bare name."""
-    return ("{}",) if config.prompts.text == "name" else config.teacher.templates[:1]
 
 
 def _calibrate(

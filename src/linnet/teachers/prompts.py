@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
 
-from linnet.config import PromptsConfig
+from linnet.config import Config, PromptsConfig
 from linnet.errors import UserError
 from linnet.files import cache_folder, write_atomically
 from linnet.teachers.base import VisionLanguageTeacher
@@ -136,6 +136,11 @@ def initial_context(
             "shorten --teacher.templates, or use --teacher.head zero-shot or --prompts.text name"
         )
     return torch.empty(vectors, teacher.token_width).normal_(0, 0.02, generator=generator)
+
+
+def prompt_templates(config: Config) -> tuple[str, ...]:
+    """The template behind context vectors; "{}" is the bare name."""
+    return ("{}",) if config.prompts.text == "name" else config.teacher.templates[:1]
 
 
 def step_count(config: PromptsConfig, images: int) -> int:
