@@ -129,7 +129,7 @@ def _leave_the_others() -> None:
 
 
 def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> None:
-    name, device = config.student.name or "", accelerator.device
+    device = accelerator.device
     log.info("data: %s", describe(manifest))
     rows = training_part(manifest, config)
     if duplicates := leaked(rows):
@@ -138,6 +138,9 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     names_as_text = methods.student_head(config.method) == "embedding"
     if config.shots.count is not None and not names_as_text:
         raise UserError(f"--shots needs a student that takes class names as text, and '{config.method}' trains none")
+    if manifest.novel and not names_as_text:
+        log.info("novel classes are left out: '%s' trains a classifier, which cannot name them", config.method)
+    unseen = novel_data(manifest, config) if manifest.novel and names_as_text else None
     # a misspelt student is known before a teacher is loaded; an embedding head waits for the teacher's texts
     student = None if names_as_text else _student(config, rows.classes)
     if accelerator.is_main_process:
@@ -158,9 +161,9 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
         if answers.prompts:
             context_PW = answers.prompts["context_PW"].to(device)
             student.set_bank(text_bank(teacher, rows.classes, prompt_templates(config), context_PW))
-        if manifest.novel and accelerator.is_main_process:
+        if unseen and accelerator.is_main_process:
             assert student.bank is not None
-            novel = NovelTest(config, novel_data(manifest, config), teacher, student.bank, device)
+            novel = NovelTest(config, unseen, teacher, student.bank, device)
     method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
     head, captions = answers.head if answers else None, splits["train"].texts
@@ -169,11 +172,10 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    few = np.isin(splits["train"].labels, manifest.novel) if config.shots.use == "finetune" else None
-    with Bar(f"{config.method} -> {name}", config.train.epochs or 0) as bar:
+    with Bar(f"{config.method} -> {config.student.name}", config.train.epochs or 0) as bar:
         result = train(
             task,
-            _loader(config, splits["train"], images["train"], answers, few, accelerator),
+            _loader(config, splits["train"], images["train"], answers, manifest.novel, accelerator),
             config.train,
             run,
             accelerator,
@@ -212,8 +214,9 @@ def _check_start(config: Config, student: Student, manifest: Manifest) -> None:
 
 
 def _loader(
-    config: Config, rows: Manifest, images: Images, answers: Answers | None, few: np.ndarray | None, accelerator: Any
+    config: Config, rows: Manifest, images: Images, answers: Answers | None, novel: tuple[int, ...], accelerator: Any
 ) -> TrainLoader:
+    """Batches of the training rows; in few-shot finetuning half of each is of novel classes."""
     return TrainLoader(
         images,
         rows.labels,
@@ -226,7 +229,7 @@ def _loader(
         device=accelerator.device,
         teacher=answers.train if answers else None,
         replay=config.teacher.replay,
-        few=few,
+        few=np.isin(rows.labels, novel) if config.shots.use == "finetune" else None,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=config.data.workers or 0,
