@@ -41,10 +41,10 @@ def _methods() -> Iterator[str]:
     from linnet.methods import METHODS
 
     for id, method in METHODS.items():
-        yield f"{id:<8} {method.summary}"
+        yield f"{id:<9} {method.summary}"
         for option in dataclasses.fields(method.Options):
             default = "auto" if option.default is None else option.default
-            yield f"         --{id}.{option.name.replace('_', '-')}  [default: {default}]"
+            yield f"          --{id}.{option.name.replace('_', '-')}  [default: {default}]"
 
 
 def doctor_lines() -> Iterator[str]:

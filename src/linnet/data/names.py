@@ -25,7 +25,7 @@ def read_names(given: str | Sequence[str]) -> list[str]:
         path = Path(names[0])
         if _is_file(path):
             names = [line for line in read_text(path).splitlines() if not line.lstrip().startswith("#")]
-        elif path.suffix in (".txt", ".csv", ".yaml", ".json") or "/" in names[0]:
+        elif "," not in names[0] and (path.suffix in (".txt", ".csv", ".yaml", ".json") or "/" in names[0]):
             raise UserError(f"{path}: no such file (a list of class names is a,b,c or a file with one per line)")
         else:
             names = names[0].split(",")
