@@ -1,24 +1,27 @@
 """What a large text bank costs a predictor: ``python bench/names.py RUN``, a run of --method openvocab.
 
-The image side is one call of the network with a bank of 10 and of 10,000 names, in turn, on ONNX Runtime and on torch;
-the whole of a prediction adds reading the image, the softmax and the sorting. Memory is the process's own peak.
+A call of the network with a bank of 10 and of 10,000 names, and the whole prediction from a JPEG file of 500 x 375
+pixels, on ONNX Runtime and on torch; for the student of the run or, with ``--student NAME --size PIXELS``, for an
+untrained one with the same teacher. Memory is the process's peak.
 """
 
 import argparse
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from linnet.banks import TextBank
 from linnet.onnx_export import export_onnx
 from linnet.predict import Predictor, load
 from linnet.students import Student
 
-REPEATS, NAMES = 300, (10, 10_000)
+ROUNDS, NAMES = 20, (10, 10_000)
 
 
 def bank(own: TextBank, names: int) -> TextBank:
@@ -27,39 +30,54 @@ def bank(own: TextBank, names: int) -> TextBank:
     return TextBank(tuple(map(str, range(names))), rows, own.teacher, own.teacher_hash, own.templates)
 
 
-def milliseconds(calls: list[Callable[[], object]]) -> list[float]:
-    """Median time of each call; they take turns, so that all of them see the same disturbances."""
-    times: list[list[float]] = [[] for _ in calls]
-    for repeat in range(REPEATS + 10):
-        for own, call in zip(times, calls, strict=True):
-            start = time.perf_counter()
-            call()
-            if repeat >= 10:
-                own.append(1000 * (time.perf_counter() - start))
+def milliseconds(predictor: Predictor, banks: list[TextBank], call: Callable[[], object]) -> list[float]:
+    """Median time of a call with each bank. As in use, one bank stays for a while: they change after every 10 calls."""
+    times: list[list[float]] = [[] for _ in banks]
+    for _ in range(ROUNDS):
+        for own, bank in zip(times, banks, strict=True):
+            predictor.network.set_bank(bank)
+            for repeat in range(11):
+                start = time.perf_counter()
+                call()
+                if repeat:
+                    own.append(1000 * (time.perf_counter() - start))
     return [statistics.median(own) for own in times]
+
+
+def megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments: argparse.Namespace) -> None:
     student = Student.load(arguments.run / "model")
     assert student.bank is not None
-    model = arguments.run / "model.onnx"
-    if not model.exists():
-        export_onnx(student, model)
-    side = student.image_size
-    image = np.random.default_rng(1).random((1, 3, side, side), dtype=np.float32)
-    banks = [bank(student.bank, names) for names in NAMES]
-    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-    for kind, path in (("ONNX Runtime", model), ("torch", arguments.run)):
-        predictors: list[Predictor] = [load(path, own) for own in banks]
-        few, many = milliseconds([lambda p=p: p.network.logits(image) for p in predictors])  # type: ignore[misc]
-        print(f"{kind}, {student.name} at {side} px, one image: {few:.2f} ms with {NAMES[0]} names, {many:.2f} ms with "
-              f"{NAMES[1]}: {many / few:.2f} x")  # fmt: skip
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    size = banks[1].rows_CE.nbytes / 1e6
-    print(f"peak memory {peaks[0]:.0f} MB before, {peaks[-1]:.0f} MB after; {NAMES[1]} names are {size:.1f} MB")
+    if arguments.student:
+        student = Student(arguments.student, student.classes, arguments.size, bank=student.bank).eval()
+    assert student.bank is not None
+    folder = Path(tempfile.mkdtemp())
+    student.save(folder / "model")
+    export_onnx(student, folder / "model.onnx")
+    side, banks = student.image_size, [bank(student.bank, names) for names in NAMES]
+    Image.effect_noise((500, 375), 60).convert("RGB").save(folder / "photo.jpg")
+    for kind, path in (("ONNX Runtime", folder / "model.onnx"), ("torch", folder)):
+        predictor = load(path)
+        one, some = (np.random.default_rng(1).random((n, 3, side, side), dtype=np.float32) for n in (1, 16))
+        calls: dict[str, Callable[[], object]] = {
+            "1 image": lambda own=predictor, images=one: own.network.logits(images),  # type: ignore[misc]
+            "16 images": lambda own=predictor, images=some: own.network.logits(images),  # type: ignore[misc]
+            "from a file": lambda own=predictor: list(own.predict([folder / "photo.jpg"])),  # type: ignore[misc]
+        }
+        for what, call in calls.items():
+            before = megabytes()
+            few, many = milliseconds(predictor, banks, call)
+            print(f"{kind}, {student.name} at {side} px, {what}: {few:.2f} ms with {NAMES[0]} names, {many:.2f} ms "
+                  f"with {NAMES[1]}: {many / few:.2f} x; peak memory +{megabytes() - before:.0f} MB")  # fmt: skip
+    print(f"{NAMES[1]} names are {banks[1].rows_CE.nbytes / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--student")
+    parser.add_argument("--size", type=int, default=224)
     main(parser.parse_args())

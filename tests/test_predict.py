@@ -13,7 +13,7 @@ from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, digest_files
 from linnet.errors import UserError
 from linnet.onnx_export import export_onnx
-from linnet.predict import collect, load
+from linnet.predict import collect, largest, load
 from linnet.students import Student
 
 CLASSES = tuple(ClassInfo(name, name) for name in ("amsel", "bläuling", "c,d"))
@@ -47,6 +47,13 @@ def test_run_and_onnx_file_say_the_same(made: Path):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
         assert sum(a.probabilities) == pytest.approx(1)
         assert list(a.probabilities) == sorted(a.probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 50])
+def test_the_largest_are_those_of_a_stable_sort(count: int):
+    for seed in range(20):
+        row = np.random.default_rng(seed).integers(0, 12, size=30).astype(np.float32)  # many ties
+        assert np.array_equal(largest(row, count), np.argsort(-row, kind="stable")[:count])
 
 
 def test_the_onnx_file_is_all_that_is_needed(made: Path, run_python, tmp_path: Path):

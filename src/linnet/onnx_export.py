@@ -72,7 +72,8 @@ class _Cosines(nn.Module):
         self.student = student
 
     def forward(self, images: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.student(images).embedding_BE, dim=1) @ bank.T / self.student.temperature
+        # linear becomes one Gemm: a transposed bank would be copied for every image
+        return F.linear(F.normalize(self.student(images).embedding_BE, dim=1) / self.student.temperature, bank)
 
 
 class _Texts(nn.Module):

@@ -89,7 +89,7 @@ class Student(nn.Module):
         if self.bank is None:
             return StudentOutput(features_BD, output)
         with torch.autocast(output.device.type, enabled=False):
-            logits_BC = F.normalize(output.float(), dim=1) @ self.bank_CE.T / self.temperature
+            logits_BC = F.linear(F.normalize(output.float(), dim=1) / self.temperature, self.bank_CE)
         return StudentOutput(features_BD, logits_BC, output)
 
     def set_bank(self, bank: TextBank) -> None:
