@@ -91,9 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
             table[row].append(cell(out, row, seed, shared))
             shown = " ".join(f"{100 * table[row][-1].get(key, float('nan')):.1f}" for key in ("val.top1", *KEYS))
             print(f"seed {seed} {row}: {shown}", flush=True)
-    print(
-        "\n| | val | ID | OOD | harmonic | generalised | OOD of each seed | share of the teacher's OOD | OOD, last 5 |"
-    )
+    print("\n| | val | ID | OOD | harmonic | all names | OOD of each seed | share of teacher's OOD | last 5: ID, OOD |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row, summaries in table.items():
         print(f"| {row} | {' | '.join(_cells(summaries))} |")
@@ -104,6 +102,11 @@ def main(arguments: argparse.Namespace) -> None:
         if "few_shot.retrieval.mean_per_class" in summaries[0]:
             values = [100 * s["few_shot.retrieval.mean_per_class"] for s in summaries]
             print(f"{row}: retrieval {spread(values)}, alpha {[s['few_shot.retrieval.alpha'] for s in summaries]}")
+    for row, summaries in table.items():
+        for key in sorted(
+            key for key in summaries[0] if key.startswith(("ood.consistency", "ood.coherence", "ood.lang"))
+        ):
+            print(f"{row}: {key} {statistics.mean(summary[key] for summary in summaries):.3f}")
 
 
 def _cells(summaries: list[dict[str, Any]]) -> list[str]:
@@ -114,8 +117,13 @@ def _cells(summaries: list[dict[str, Any]]) -> list[str]:
     if not values("harmonic"):  # a classifier knows base classes alone
         first[1] = spread(values("test.mean_per_class"))
     each = " ".join(f"{value:.1f}" for value in values("ood.mean_per_class"))
-    share, last = values("ood.share_of_teacher"), values("last5.ood.mean_per_class")
-    return [*first, each, f"{statistics.mean(share):.1f} %" if share else "", spread(last) if last else ""]
+    share, last = values("ood.share_of_teacher"), [values(f"last5.{key}") for key in KEYS[:2]]
+    return [
+        *first,
+        each,
+        f"{statistics.mean(share):.1f} %" if share else "",
+        ", ".join(map(spread, filter(None, last))),
+    ]
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_a_text_that_leaves_no_room_for_prompts_is_reported_before_training(tmp_
     novel = load_manifest(DataConfig(source=SOURCE, novel=0.5)).novel
     file.write_text(json.dumps({info.name: "bird " * (60 if i in novel else 1) for i, info in enumerate(names)}))
     options = {**OPTIONS, "openvocab.learn_prompts": True, "data.descriptions": str(file)}
-    with pytest.raises(UserError, match="no context vector fits before it"):
+    with pytest.raises(UserError, match="no context vector fits before them"):
         linnet.distill(SOURCE, method="openvocab", out=tmp_path / "r", options=options)
 
 

@@ -266,19 +266,12 @@ def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | 
 
 
 def _with_room(config: Config, teacher: VisionLanguageTeacher, manifest: Manifest) -> Config:
-    """No more learned context vectors than fit before the names of novel classes, too, which meet them at the end."""
+    """No more context vectors than fit before the names of novel classes, too, which meet them at the end. Where none
+    fits, learning them is refused as it is for any class text."""
     if not manifest.novel:
         return config
     room = teacher.room([class_sentences(info, prompt_templates(config))[0] for info in manifest.classes])
-    learned = config.teacher.head == "prompt" or config.options.get("openvocab", {}).get("learn_prompts")
-    if learned and room < 1:
-        raise UserError(
-            "a text of a class fills the teacher's text tower, no context vector fits before it: shorten the "
-            "descriptions or --teacher.templates, or do without learned prompts"
-        )
-    if learned and room < config.prompts.vectors:
-        log.info("prompts: %d context vectors, as many as fit before every class text", room)
-    return replace(config, prompts=replace(config.prompts, vectors=max(1, min(config.prompts.vectors, room))))
+    return replace(config, prompts=replace(config.prompts, vectors=min(config.prompts.vectors, room)))
 
 
 def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:

@@ -187,11 +187,10 @@ class Run:
             raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
 
 
-def _is_read_after_training(difference: str, config: Config) -> bool:
+def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval and the export need a trained student, not another training."""
-    return difference.startswith("export:") or (
-        difference.startswith("shots.") and not difference.startswith("shots.use") and config.shots.use == "retrieval"
-    )
+    retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
+    return retrieval or changed.startswith("export:")
 
 
 def environment() -> dict[str, Any]:

@@ -143,6 +143,14 @@ def test_a_class_only_in_val_is_refused(make_folder: Callable[..., Path]):
         load_manifest(DataConfig(source=str(root)))
 
 
+def test_bare_aviary_names_tell_nothing():
+    told, bare = (load_manifest(DataConfig(source=f"aviary:species=3,images=3{end}")) for end in ("", ",bare=1"))
+    assert told.class_names == bare.class_names
+    assert [info.prompt_name for info in bare.classes] == bare.class_names
+    assert all(info.prompt_name.startswith("bird with ") for info in told.classes)
+    assert np.array_equal(told.digests, bare.digests)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -154,6 +154,8 @@ def test_shots_need_novel_classes():
         training_part(manifest(novel=()), config(count=5))
     with pytest.raises(UserError, match="finetune needs a number of images"):
         training_part(manifest(), config(use="finetune"))
+    with pytest.raises(UserError, match="no effect without --shots N"):
+        training_part(manifest(), config(alpha=0.5))
 
 
 def test_a_limit_leaves_the_novel_classes_as_they_are(make_folder: Callable[..., Path]):
@@ -203,6 +205,7 @@ def test_a_share_is_drawn_from_the_seed_and_the_names(make_folder: Callable[...,
     for bad, message in (
         ({"novel_classes": ("c1", "c77")}, "no class 'c77'"),
         ({"novel_classes": ("c1",)}, "1 of 10 classes would be novel"),
+        ({"novel_images": "test"}, "no effect without novel classes"),
         ({"novel": 0.95}, "10 of 10 classes would be novel"),
         ({"novel": 0.5, "novel_classes": ("c1", "c2")}, "exclude one another"),
     ):

@@ -148,6 +148,7 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
         ({"captions": None, "caption_weight": 1.0}, "the data have none"),
         ({"captions": (("a",), ()), "caption_weight": 1.0}, "the data have none"),
         ({f"{name}_weight": 0.0 for name in ("cls", "mse", "contrast", "align")}, "nothing to learn"),
+        ({"caption_temperature": 0.1}, "no effect without a caption_weight"),
         ({"learn_prompts": True, "cls_weight": 0.0, "align_weight": 0.0}, "nothing to learn from"),
         ({"learn_prompts": True, "head": "prompt"}, "excludes --teacher.head prompt"),
     ],

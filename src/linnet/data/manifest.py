@@ -144,6 +144,8 @@ def novel_classes(classes: tuple[ClassInfo, ...], config: DataConfig) -> tuple[i
         order = seeded_order([info.name.encode() for info in classes], config.seed, "novel")
         drawn = set(order[: round(config.novel * len(classes))])
         chosen = {i for i, info in enumerate(classes) if info.name.encode() in drawn}
+    elif config.novel_images != "all":
+        raise UserError("data.novel_images has no effect without novel classes: add --data.novel 0.5, or leave it out")
     else:
         return ()
     if not 2 <= len(chosen) <= len(classes) - 2:

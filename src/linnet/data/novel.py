@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from linnet.config import Config, DataConfig
+from linnet.config import Config, DataConfig, ShotsConfig
 from linnet.data.manifest import Manifest
 from linnet.data.splits import seeded_order
 from linnet.errors import UserError
@@ -59,6 +59,8 @@ def training_part(manifest: Manifest, config: Config) -> Manifest:
     if shots.count is None:
         if shots.use == "finetune":
             raise UserError("--shots.use finetune needs a number of images of each novel class, as in --shots 5")
+        if shots != ShotsConfig():
+            raise UserError("settings of few-shot learning have no effect without --shots N: add it, or leave them out")
         return base_part(manifest)
     if not manifest.novel:
         raise UserError("--shots is for novel classes: add --data.novel 0.5 or --data.novel-classes FILE")

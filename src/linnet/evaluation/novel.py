@@ -44,7 +44,7 @@ class NovelTest:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self._decoded(self.data.novel)
+        self._decoded(self.data.novel)  # into the image store: a broken file is found now, not after the training
 
     @property
     def known(self) -> Manifest:

@@ -4,6 +4,7 @@
 Shapes: B batch, C classes, E teacher embedding width, P context vectors, W token width.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from linnet.students import Student, StudentOutput
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.prompts import initial_context, prompt_templates
 from linnet.teachers.text import text_vectors
+
+log = logging.getLogger("linnet")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class OpenVocabulary(Method):
         stands ". ". Of two captions of an image the view number chooses one.
 
     Raises:
-        UserError: every weight is 0, captions are asked for and the data have none, or ``learn_prompts`` with
-            prompts that are calibrated already or without a term that reads them.
+        UserError: every weight is 0; captions are asked for and the data have none; ``caption_temperature`` without a
+            ``caption_weight``; ``learn_prompts`` with prompts that are calibrated already or without a term that reads
+            them.
     """
 
     summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
@@ -92,6 +96,10 @@ class OpenVocabulary(Method):
         weights = ("cls", "mse", "contrast", "align", "caption")
         if not any(getattr(options, f"{name}_weight") for name in weights):
             raise UserError("every weight of openvocab is 0: there is nothing to learn")
+        if options.caption_temperature is not None and not options.caption_weight:
+            raise UserError(
+                "openvocab.caption_temperature has no effect without a caption_weight: add one, or leave it out"
+            )
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
         self.captions: Captions | None = None
         if options.caption_weight:
@@ -116,6 +124,7 @@ class OpenVocabulary(Method):
         if isinstance(config.student.pretrained, Path) and (file := config.student.pretrained / BANK).is_file():
             earlier = TextBank.load(file).context_PW  # a student that goes on keeps its prompts
             context_PW = context_PW if earlier is None else torch.from_numpy(earlier)
+        log.info("prompts: %d context vectors, learned with the student", len(context_PW))
         self.context_PW = nn.Parameter(context_PW)
         self.templates = templates
         self.embed_classes = lambda context_PW: text_vectors(teacher, classes, templates, context_PW)
