@@ -44,7 +44,14 @@ Prompts = Annotated[PromptsConfig, _group("prompts", "")]
 Shots = Annotated[ShotsConfig, _group("shots", "count")]
 Student = Annotated[StudentConfig, _group("student", "name")]
 Train = Annotated[TrainConfig, _group("train", "")]
-MAIN_FIELDS = {"data": "data.source", "teacher": "teacher.id", "shots": "shots.count", "student": "student.name"}
+MAIN_FIELDS = {
+    "data": "data.source",
+    "teacher": "teacher.id",
+    "shots": "shots.count",
+    "student": "student.name",
+    "eval": "data.eval",
+    "image-size": "student.image_size",
+}
 
 
 def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -82,6 +89,8 @@ def distill(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     export: bool = True,
+    eval_: Annotated[str | None, Parameter(name="--eval")] = None,
+    image_size: int | None = None,
     data_: Data = DataConfig(),
     teacher: Teacher = TeacherConfig(),
     prompts: Prompts = PromptsConfig(),
@@ -102,6 +111,8 @@ def distill(
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
+        eval_: For a method that works without data (dfkd): a source like DATA that only scores the student.
+        image_size: The same as --student.image-size.
         method_options: Options of the method, as in --kd.temperature 4.
     """
     from linnet.pipeline import distill as run_distill

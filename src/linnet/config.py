@@ -43,6 +43,9 @@ NonNegative = Annotated[float, Bounds(0.0)]
 class DataConfig:
     source: str | None = None
     """A folder of images (train/ val/ test/ or flat) or aviary[:species=60,images=20]."""
+    eval: str | None = None
+    """Of a method that works without data: such a source, whose val and test images score the student and select
+    nothing."""
     test: Literal["auto", "none"] = "auto"
     """auto: the source's own test split, or 20 % of a flat source; none: no test split is made or read."""
     test_fraction: Annotated[float, Bounds(0.01, 0.9)] = 0.2

@@ -1,6 +1,7 @@
 """Losses: pure functions of tensors, in float32, each citing its source.
 
-Shapes: B batch, C classes, E embedding width, K neighbours or texts, M wavelet coefficients.
+Shapes: B batch, C classes (of maps: channels), E embedding width, H height, K neighbours or texts, M wavelet
+coefficients, W width.
 """
 
 import math
@@ -20,6 +21,11 @@ def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothi
     return total / (labels_B >= 0).sum().clamp(min=1)
 
 
+def divergence(p_BC: torch.Tensor, q_BC: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(p) || softmax(q)), mean over the batch, in nats; the gradient reaches both."""
+    return F.kl_div(F.log_softmax(q_BC, dim=1), F.log_softmax(p_BC, dim=1), reduction="batchmean", log_target=True)
+
+
 def softened_kl(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature: float) -> torch.Tensor:
     """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in nats.
 
@@ -29,9 +35,7 @@ def softened_kl(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature:
     Reference:
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2.
     """
-    student = F.log_softmax(student_BC / temperature, dim=1)
-    teacher = F.log_softmax(teacher_BC.detach() / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence(teacher_BC.detach() / temperature, student_BC / temperature)
 
 
 def standardize(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -222,3 +226,44 @@ def caption_contrast(
     same_BB = same_BB & ~torch.eye(len(labels_B), dtype=torch.bool, device=labels_B.device)
     own_B = torch.arange(len(labels_B), device=labels_B.device)
     return F.cross_entropy(cosine_BB.masked_fill(same_BB, -torch.inf), own_B)
+
+
+def statistics_distance(
+    maps_BCHW: torch.Tensor, running_mean_C: torch.Tensor, running_var_C: torch.Tensor
+) -> torch.Tensor:
+    """||mean - running mean|| + ||variance - running variance|| over the channels of a batch of feature maps.
+
+    Args:
+        maps_BCHW: what a BatchNorm layer is given, (B, C) or (B, C, H, W); the variance is the biased one.
+
+    Reference:
+        DFKD-FGVC, ICCV 2023, arXiv 2404.12037, L_BN of one layer; first in Yin et al.: DeepInversion, CVPR 2020.
+    """
+    all_but_channels = [d for d in range(maps_BCHW.ndim) if d != 1]
+    variance_C, mean_C = torch.var_mean(maps_BCHW, dim=all_but_channels, correction=0)
+    return torch.linalg.vector_norm(mean_C - running_mean_C) + torch.linalg.vector_norm(variance_C - running_var_C)
+
+
+def feature_contrast(student_BE: torch.Tensor, teacher_BE: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Each of 2B vectors picks the other network's vector of its own image among the 2B - 1 others, in nats.
+
+    Cross-entropy over cosines / temperature; 0 for a batch of one. The gradient reaches both.
+
+    Reference:
+        DFKD-FGVC, ICCV 2023, arXiv 2404.12037, the semantic feature contrast; the form is that of Chen et al.: SimCLR,
+        ICML 2020, equation 1.
+    """
+    unit_NE = F.normalize(torch.cat([student_BE, teacher_BE]), dim=1)
+    cosine_NN = (unit_NE @ unit_NE.T / temperature).fill_diagonal_(-torch.inf)
+    own_N = torch.arange(len(unit_NE), device=unit_NE.device).roll(len(student_BE))
+    return F.cross_entropy(cosine_NN, own_N)
+
+
+def class_balance(logits_BC: torch.Tensor) -> torch.Tensor:
+    """Minus the entropy of the batch's mean prediction, in nats: lowest, -ln C, where all classes are as frequent.
+
+    Reference:
+        Chen et al.: Data-Free Learning of Student Networks (DAFL), ICCV 2019, the information entropy loss.
+    """
+    mean_C = logits_BC.softmax(dim=1).mean(dim=0)
+    return -torch.special.entr(mean_C).sum()

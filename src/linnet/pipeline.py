@@ -25,24 +25,25 @@ from linnet.data.images import Images
 from linnet.data.manifest import ClassInfo, Manifest, describe, leaked, load_manifest
 from linnet.data.names import class_sentences
 from linnet.data.novel import novel_data, training_part
+from linnet.data.scored import scored_part
 from linnet.data.views import RECIPES
 from linnet.errors import UserError
-from linnet.evaluation.metrics import agreement, all_metrics, top_k_accuracy
-from linnet.evaluation.novel import LAST_EPOCHS, NovelTest, score_novel, words
-from linnet.evaluation.score import count_macs, count_parameters, student_logits, write_predictions
+from linnet.evaluation.metrics import top_k_accuracy
+from linnet.evaluation.novel import LAST_EPOCHS, NovelTest
+from linnet.evaluation.score import student_logits
 from linnet.files import cache_folder
+from linnet.finish import Evaluation, finish
 from linnet.methods.base import Context
-from linnet.onnx_export import export_onnx
 from linnet.progress import Bar
-from linnet.run import Run, version
+from linnet.run import Run
 from linnet.settings import settings
 from linnet.students import Student
-from linnet.teachers import Teacher, VisionLanguageTeacher, knows, load_teacher
-from linnet.teachers.answers import Answers, ask
+from linnet.teachers import ClassifierTeacher, Teacher, VisionLanguageTeacher, knows, load_teacher
+from linnet.teachers.answers import Answers, ask, classifier_logits
 from linnet.teachers.prompts import prompt_templates
 from linnet.teachers.text import text_bank
 from linnet.teachers.timm import TimmTeacher
-from linnet.training import Task, TrainResult, seed_everything, train
+from linnet.training import Task, seed_everything, train
 
 log = logging.getLogger("linnet")
 
@@ -85,8 +86,10 @@ def distill(
     accelerator = _accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
+    if accelerator.num_processes > 1 and not methods.needs_data(resolved.method):
+        raise UserError(f"'{resolved.method}' works in one process: start it without torchrun or accelerate")
     with accelerator.local_main_process_first():
-        manifest = load_manifest(resolved.data)
+        manifest = load_manifest(resolved.data) if methods.needs_data(resolved.method) else None
     run = Run(Path(out or default_folder(resolved)))
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -95,7 +98,10 @@ def distill(
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
-        _distill(resolved, manifest, run, accelerator)
+        if manifest is None:
+            _distill_without_data(resolved, run, accelerator)
+        else:
+            _distill(resolved, manifest, run, accelerator)
     finally:
         log.removeHandler(handler)
         handler.close()
@@ -105,9 +111,12 @@ def distill(
 
 
 def default_folder(config: Config) -> Path:
-    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``."""
-    kind, _, details = (config.data.source or "").partition(":")
-    name = f"{kind}-{details}".rstrip("-") if kind == "aviary" else Path(config.data.source or "").resolve().name
+    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``, ``runs/timm-resnet34-dfkd-s0``."""
+    source = config.data.source or config.teacher.id or ""
+    kind, _, details = source.partition(":")
+    name = (
+        f"{kind}-{details}".rstrip("-") if kind == "aviary" or not config.data.source else Path(source).resolve().name
+    )
     return Path("runs") / re.sub(r"[^\w.=+-]+", "-", f"{name}-{config.method}-s{config.seed}")
 
 
@@ -164,30 +173,74 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
         if unseen and accelerator.is_main_process:
             assert student.bank is not None
             novel = NovelTest(config, unseen, teacher, student.bank, device)
-    method = methods.build(config.method, config.options)
     seed_everything(config.seed, 0, 0)
-    head, captions = answers.head if answers else None, splits["train"].texts
-    method.prepare(Context(config, student.classes, student.width, teacher, head, captions))
+    method, head = methods.build(config.method, config.options), answers.head if answers else None
+    method.prepare(Context(config, student.classes, student.width, teacher, head, splits["train"].texts))
     del teacher  # its answers are cached: its memory is the student's now, unless novel classes wait for it
+    loader = _loader(config, splits["train"], images["train"], answers, manifest.novel, accelerator)
+    about = _about_teacher(config, answers) if answers else {}
+    evaluation = Evaluation(splits, images, answers.logits if answers else {}, about, novel)
+    _train_and_finish(config, run, accelerator, student, method, loader, evaluation)
+
+
+def _distill_without_data(config: Config, run: Run, accelerator: Any) -> None:
+    """The same for a method that makes its own images: the classes are the teacher's, data only score."""
+    teacher = load_teacher(config.teacher.id or "")
+    if not isinstance(teacher, ClassifierTeacher):
+        raise UserError(f"the method '{config.method}' needs a classifier teacher; '{teacher.id}' is a {teacher.kind}")
+    student = _student(config, teacher.classes)
+    splits = scored_part(config, student.classes) if config.data.eval else {}
+    run.pin(teacher=teacher.fingerprint(), **{f"eval {part}": rows.content_hash for part, rows in splits.items()})
+    images = _decode(config, splits) if splits else {}
+    teacher.to(accelerator.device)
+    logits = {
+        part: classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)
+        for part, rows in splits.items()
+    }
+    seed_everything(config.seed, 0, 0)
+    method = methods.build(config.method, config.options)
+    method.prepare(Context(config, student.classes, student.width, teacher, None, student_maps=student.map_shapes()))
+    evaluation = Evaluation(splits, images, logits, {"teacher.id": teacher.id, "teacher.head": "classifier"})
+    _train_and_finish(config, run, accelerator, student, method, None, evaluation)
+
+
+def _train_and_finish(
+    config: Config,
+    run: Run,
+    accelerator: Any,
+    student: Student,
+    method: methods.Method,
+    loader: TrainLoader | None,
+    evaluation: Evaluation,
+) -> None:
+    device, splits, images = accelerator.device, evaluation.splits, evaluation.images
+
+    def validate(now: Student) -> float | None:
+        if "val" not in splits:
+            return None
+        return top_k_accuracy(student_logits(now, images["val"], device), splits["val"].labels)
+
+    def note(row: dict[str, Any]) -> str:
+        val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
+        return f"loss {row['loss']:.3f}{val}"
+
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with Bar(f"{config.method} -> {config.student.name}", config.train.epochs or 0) as bar:
         result = train(
             task,
-            _loader(config, splits["train"], images["train"], answers, manifest.novel, accelerator),
+            method.batches(loader, student),
             config.train,
             run,
             accelerator,
             config.seed,
-            validate=lambda now: top_k_accuracy(student_logits(now, images["val"], device), splits["val"].labels),
-            on_epoch=lambda row: bar.update(
-                row["epoch"], f"loss {row['loss']:.3f}  val top-1 {100 * row['val.top1']:.1f} %"
-            ),
-            keep_last=LAST_EPOCHS if novel else 0,
+            validate,
+            on_epoch=lambda row: bar.update(row["epoch"], note(row)),
+            keep_last=LAST_EPOCHS if evaluation.novel else 0,
         )
     if accelerator.is_main_process:
-        _finish(config, run, result, splits, images, answers, novel, device)
+        finish(config, run, result, evaluation, device)
 
 
 def _student(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | None = None) -> Student:
@@ -244,7 +297,8 @@ def _decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]
         for part, rows in splits.items()
     }
     stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
-    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, images["train"].file.parent)
+    folder = next(iter(images.values())).file.parent
+    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, folder)
     return images
 
 
@@ -306,73 +360,6 @@ def _ask_teacher(
     return answers
 
 
-def _finish(
-    config: Config,
-    run: Run,
-    result: TrainResult,
-    splits: Mapping[str, Manifest],
-    images: Mapping[str, Images],
-    answers: Answers | None,
-    novel: NovelTest | None,
-    device: torch.device,
-) -> None:
-    """Score the selected student on val and, once, on test; save and export it; write summary.json last."""
-    teacher_logits = answers.logits if answers else {}
-    student = Student.load(run.checkpoints / "best").to(device)
-    student.save(run.model)
-    summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
-    summary |= {"data.source": config.data.source, "teacher.id": config.teacher.id if answers else None}
-    if answers:
-        summary |= {"teacher.views": config.teacher.views, "teacher.head": answers.head_name}
-        summary |= {f"teacher.{head}.val.top1": value for head, value in answers.val_top1.items()}
-    summary |= {"classes": len(student.classes), **{f"images.{part}": len(rows) for part, rows in splits.items()}}
-    summary |= _score(student, splits, images, teacher_logits, run, device)
-    if novel:
-        summary |= score_novel(novel, student, run)
-        log.info("%s", words(summary))
-    summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}
-    summary |= {"train.epochs": config.train.epochs, "train.best_epoch": result.best_epoch}
-    summary |= {"train.seconds": round(result.seconds, 2)}
-    summary |= {"train.images_per_second": round(result.images_per_second, 1), "linnet.version": version("linnet")}
-    if config.export:
-        summary |= _export(student, images["val"], run)
-    run.write_summary(summary)
-    log.info("%s: val top-1 %.1f %%%s", run.folder, 100 * summary["val.top1"], _test_words(summary))
-    if summary.get("teacher.val.top1", 1.0) < summary["val.top1"]:
-        log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
-
-
-def _score(
-    student: Student,
-    splits: Mapping[str, Manifest],
-    images: Mapping[str, Images],
-    teacher_logits: Mapping[str, np.ndarray],
-    run: Run,
-    device: torch.device,
-) -> dict[str, float]:
-    """Val, and test once, with the student alone; the teacher on the same images beside it."""
-    summary: dict[str, float] = {}
-    for name in [name for name in ("val", "test") if name in splits]:
-        logits, labels = student_logits(student, images[name], device), splits[name].labels
-        summary |= {f"{name}.{key}": value for key, value in all_metrics(logits, labels).items()}
-        if name in teacher_logits:
-            summary[f"{name}.teacher_agreement"] = agreement(logits, teacher_logits[name])
-            summary |= {
-                f"teacher.{name}.{key}": value for key, value in all_metrics(teacher_logits[name], labels).items()
-            }
-        write_predictions(run.predictions / f"{name}.parquet", splits[name], logits, teacher_logits.get(name))
-    return summary
-
-
-def _export(student: Student, images: Images, run: Run) -> dict[str, float]:
-    try:
-        return {"onnx.max_difference": export_onnx(student, run.onnx, images)}
-    except UserError as error:
-        log.warning("model.onnx was not written: %s", error)
-        return {}
-
-
-def _test_words(summary: Mapping[str, Any]) -> str:
-    if "test.top1" not in summary:
-        return " (val only: there is no test split)"
-    return f", test top-1 {100 * summary['test.top1']:.1f} % on {summary['images.test']} images"
+def _about_teacher(config: Config, answers: Answers) -> dict[str, Any]:
+    about = {"teacher.id": config.teacher.id, "teacher.views": config.teacher.views, "teacher.head": answers.head_name}
+    return about | {f"teacher.{head}.val.top1": value for head, value in answers.val_top1.items()}

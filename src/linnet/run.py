@@ -1,7 +1,7 @@
 """The run folder: everything about one training, locked while it runs, resumable after a kill.
 
-config.yaml  inputs.json  prompts.safetensors  env.json  metrics.jsonl  train.log  checkpoints/
-summary.json  model/  model.onnx  predictions/
+config.yaml  inputs.json  prompts.safetensors  env.json  metrics.jsonl  train.log  checkpoints/  gallery/
+summary.json  model/  model.onnx  predictions/  gallery.png
 """
 
 import fcntl
@@ -38,6 +38,7 @@ PACKAGES = (
 OWN_NAMES = {
     *("config.yaml", "inputs.json", "env.json", "metrics.jsonl", "train.log", "checkpoints"),
     *("summary.json", "model", "model.onnx", "text_tower.onnx", "predictions", "prompts.safetensors"),
+    *("gallery", "gallery.png"),
 }
 
 
@@ -50,6 +51,7 @@ class Run:
         self.model = folder / "model"
         self.onnx = folder / "model.onnx"
         self.predictions = folder / "predictions"
+        self.gallery = folder / "gallery"
         self._lock_file: IO[str] | None = None
 
     @classmethod

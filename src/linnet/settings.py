@@ -4,7 +4,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,12 @@ def settings(
 
 def resolve(config: Config) -> tuple[Config, list[str]]:
     """Replace every "auto" once, from the data source, the method and the hardware."""
+    if not methods.needs_data(config.method):
+        return _resolve_without_data(config)
+    if config.data.eval:
+        raise UserError(
+            f"'{config.method}' is trained on data, whose own val and test images score it: leave out --eval"
+        )
     if not config.data.source:
         raise UserError("no data given: name a folder of images or 'aviary'")
     photos = config.data.source.split(":")[0] != "aviary"
@@ -92,14 +98,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         automatic["train.lr"] = (1e-3 if sgd else 2e-4, "few-shot finetuning")
         automatic["train.epochs"] = (20, "few-shot finetuning")
         automatic["train.select"] = ("last", "val holds no image of a novel class")
-    half = supports_bf16()
-    automatic["train.precision"] = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
-    reasons = []
-    for dotted, (value, reason) in automatic.items():
-        group, name = dotted.split(".")
-        if getattr(getattr(config, group), name) is None:
-            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
-            reasons.append(f"{dotted} = {value}: {reason}")
+    config, reasons = _fill_in(config, automatic)
     if config.shots.use == "finetune" and not isinstance(config.student.pretrained, Path):
         raise UserError(
             "few-shot finetuning goes on from a student that knows the base classes: add --student.pretrained "
@@ -108,6 +107,54 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     if config.train.lr_min > (config.train.lr or 0.0):
         raise UserError(f"train.lr_min ({config.train.lr_min:g}) is above train.lr ({config.train.lr:g}): lower it")
     return config, reasons
+
+
+def _fill_in(config: Config, automatic: dict[str, tuple[Any, str]]) -> tuple[Config, list[str]]:
+    half = supports_bf16()
+    precision = ("bf16" if half else "fp32", f"bf16 is {'' if half else 'not '}computed in hardware")
+    reasons = []
+    for dotted, (value, reason) in {**automatic, "train.precision": precision}.items():
+        group, name = dotted.split(".")
+        if getattr(getattr(config, group), name) is None:
+            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+            reasons.append(f"{dotted} = {value}: {reason}")
+    return config, reasons
+
+
+# settings that a method without data still heeds; all others of their groups must stay as they are
+HEEDED_WITHOUT_DATA = {
+    "data": {"eval", "test", "test_fraction", "val_fraction", "seed", "store_limit_gb"},
+    "teacher": {"id", "cache"},
+    "prompts": set(),
+    "shots": set(),
+}
+
+
+def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
+    """The same for a method that makes its own images: their size is the teacher's."""
+    if config.data.source:
+        raise UserError(
+            f"'{config.method}' takes no data: leave '{config.data.source}' out, or give it as --eval "
+            f"{config.data.source} to score the student"
+        )
+    if config.teacher.id is None:
+        raise UserError(f"'{config.method}' needs a classifier to copy: add --teacher run:PATH or timm:NAME")
+    for group, heeded in HEEDED_WITHOUT_DATA.items():
+        given, default = getattr(config, group), getattr(Config(), group)
+        for spec in fields(given):
+            if spec.name not in heeded and getattr(given, spec.name) != getattr(default, spec.name):
+                raise UserError(
+                    f"'{config.method}' works without data: {group}.{spec.name} has no effect, leave it out"
+                )
+    automatic: dict[str, tuple[Any, str]] = {
+        "student.name": (BY_DATA["student.name"][1], "the default student"),
+        "train.channels_last": (True, "convolutions are faster in this layout"),
+    }
+    if config.student.image_size is None:
+        from linnet.teachers import load_teacher
+
+        automatic["student.image_size"] = (load_teacher(config.teacher.id).image_shape[0], "the teacher's")
+    return _fill_in(config, automatic)
 
 
 def _typical_side(folder: Path, images: int = 32) -> int | None:

@@ -25,15 +25,29 @@ Stem = Literal["auto", "lowres"]
 @dataclass(frozen=True)
 class StudentOutput:
     """What a student says about a batch: pooled features before the last layer, logits, and from an embedding head the
-    embedding (of any length)."""
+    embedding (of any length); where they were asked for, also the feature maps of its stages, (B, channels, height,
+    width) each."""
 
     features_BD: torch.Tensor
     logits_BC: torch.Tensor
     embedding_BE: torch.Tensor | None = None
+    maps: tuple[torch.Tensor, ...] = ()
 
     def float(self) -> "StudentOutput":
         embedding = None if self.embedding_BE is None else self.embedding_BE.float()
-        return StudentOutput(self.features_BD.float(), self.logits_BC.float(), embedding)
+        maps = tuple(stage.float() for stage in self.maps)
+        return StudentOutput(self.features_BD.float(), self.logits_BC.float(), embedding, maps)
+
+
+def look(network: Any, images: torch.Tensor, with_maps: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Features of a timm network before its last layer (B, D), and the feature maps of its stages, if asked for and if
+    the network tells them (timm's ``forward_intermediates``; the CIFAR networks do not)."""
+    maps: list[torch.Tensor] = []
+    if with_maps and hasattr(network, "forward_intermediates"):
+        last, maps = network.forward_intermediates(images)
+    else:
+        last = network.forward_features(images)
+    return network.forward_head(last, pre_logits=True), tuple(maps)
 
 
 class Student(nn.Module):
@@ -82,15 +96,14 @@ class Student(nn.Module):
         self.width: int = self.backbone.get_classifier().in_features
         self._try_size()
 
-    def forward(self, images: torch.Tensor) -> StudentOutput:
-        maps = self.backbone.forward_features(self.normalize(images))
-        features_BD = self.backbone.forward_head(maps, pre_logits=True)
+    def forward(self, images: torch.Tensor, with_maps: bool = False) -> StudentOutput:
+        features_BD, maps = look(self.backbone, self.normalize(images), with_maps)
         output = self.backbone.get_classifier()(features_BD)
         if self.bank is None:
-            return StudentOutput(features_BD, output)
+            return StudentOutput(features_BD, output, maps=maps)
         with torch.autocast(output.device.type, enabled=False):
             logits_BC = F.linear(F.normalize(output.float(), dim=1) / self.temperature, self.bank_CE)
-        return StudentOutput(features_BD, logits_BC, output)
+        return StudentOutput(features_BD, logits_BC, output, maps)
 
     def set_bank(self, bank: TextBank) -> None:
         """Name classes with this bank from now on, of the same teacher; the class table stays that of the training.
@@ -107,6 +120,14 @@ class Student(nn.Module):
         device = next(self.backbone.parameters()).device
         self.bank = bank
         self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
+
+    def map_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(channels, height, width) of the feature map of each stage; empty if the network does not tell them."""
+        side, device, training = self.image_size, next(self.backbone.parameters()).device, self.training
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, 3, side, side, device=device), with_maps=True).maps
+        self.train(training)
+        return tuple(tuple(stage.shape[1:]) for stage in maps)
 
     def _try_size(self) -> None:
         """Some networks shrink a small image to nothing; better to know now than after the teacher has run."""

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from linnet.config import TrainConfig
-from linnet.data.batches import Batch, TrainLoader
+from linnet.data.batches import Batch
 from linnet.errors import UserError
 from linnet.files import atomic_path
-from linnet.methods.base import Method, Progress
+from linnet.gallery import add_row, is_moment
+from linnet.methods.base import Batches, Method, Progress
 from linnet.run import Run
 from linnet.students import Student
 
@@ -37,7 +38,7 @@ class Task(nn.Module):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, torch.Tensor]:
         device = batch.images.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.student(batch.images)
+            output = self.student(batch.images, self.method.needs.maps)
         with torch.autocast(device, enabled=False):  # losses are computed in float32
             return self.method(batch, output.float(), progress)
 
@@ -95,19 +96,19 @@ class TrainResult:
 
 def train(
     task: Task,
-    loader: TrainLoader,
+    loader: Batches,
     config: TrainConfig,
     run: Run,
     accelerator: Any,
     seed: int,
-    validate: Callable[[Student], float],
+    validate: Callable[[Student], float | None],
     on_epoch: Callable[[dict[str, Any]], None],
     keep_last: int = 0,
 ) -> TrainResult:
     """Train, keeping a checkpoint of everything at each epoch's end and the best student by ``validate``.
 
     Args:
-        validate: student -> val top-1. on_epoch: told the row that went into metrics.jsonl.
+        validate: student -> val top-1, or None without val images. on_epoch: told the row that went into metrics.jsonl.
         keep_last: students of this many epochs at the end are kept, too.
 
     Raises:
@@ -132,7 +133,7 @@ def train(
         task.method.hand_over(task.student)
         if accelerator.is_main_process:
             val = validate(task.student)
-            if val >= state["best_val"] or config.select == "last":
+            if config.select == "last" or (val is not None and val >= state["best_val"]):
                 state |= {"best_val": val, "best_epoch": epoch + 1}
                 task.student.save(run.checkpoints / "best")
             if epoch >= epochs - keep_last:
@@ -143,19 +144,22 @@ def train(
                 "lr": learning_rate((epoch + 1) * len(loader) - 1, steps, config),
                 **terms,
             }
-            row |= {"val.top1": val, "seconds": round(train_seconds, 3)}
+            row |= {**task.method.numbers(), **({} if val is None else {"val.top1": val})}
+            row |= {"seconds": round(train_seconds, 3)}
+            if is_moment(epoch + 1, epochs) and (images := task.method.pictures()) is not None:
+                add_row(run.gallery, epoch + 1, images)
             run.add_metrics(row)
             save_checkpoint(run.checkpoints / "last.pt", task, optimizer, state)
             on_epoch(row)
         accelerator.wait_for_everyone()
-    images = state["epoch"] * len(loader) * loader.batch_size
-    return TrainResult(state["best_epoch"], state["seconds"], images / max(state["seconds"], 1e-9))
+    seen = state["epoch"] * len(loader) * loader.batch_size
+    return TrainResult(state["best_epoch"], state["seconds"], seen / max(state["seconds"], 1e-9))
 
 
 def _train_epoch(
     task: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: TrainLoader,
+    loader: Batches,
     config: TrainConfig,
     accelerator: Any,
     epoch: int,

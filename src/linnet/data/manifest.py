@@ -98,8 +98,11 @@ class Manifest:
         return hashlib.sha256(repr((table, self.classes, self.novel)).encode()).hexdigest()
 
 
-def load_manifest(config: DataConfig) -> Manifest:
+def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
     """Read a source, carve the splits that it lacks, apply the limit, set classes apart, and check the result.
+
+    Args:
+        training: False for a source that is only scored: it needs no training images then.
 
     Raises:
         UserError: no such source, no images, fewer than two classes, an empty class, a class without training images.
@@ -109,7 +112,7 @@ def load_manifest(config: DataConfig) -> Manifest:
     if config.source.split(":")[0] == "aviary":
         manifest = _read_aviary(config.source)
     else:
-        manifest = _read_folder(Path(config.source))
+        manifest = _read_folder(Path(config.source), training)
     if config.test == "none" and not _is_flat(manifest):
         manifest = manifest.take(np.flatnonzero(manifest.splits != "test"))
     splits = carve(
@@ -126,7 +129,7 @@ def load_manifest(config: DataConfig) -> Manifest:
         splits = np.where(np.isin(manifest.labels, manifest.novel), "", manifest.splits)  # theirs stay, for the test
         kept = limit_per_class(manifest.labels, splits, manifest.digests, config.limit_per_class, config.seed)
         manifest = manifest.take(kept)
-    _check(manifest, config.source)
+    _check(manifest, config.source, training)
     return manifest
 
 
@@ -159,7 +162,7 @@ def _is_flat(manifest: Manifest) -> bool:
     return set(manifest.splits) == {""}
 
 
-def _check(manifest: Manifest, source: str) -> None:
+def _check(manifest: Manifest, source: str, training: bool) -> None:
     if len(manifest.classes) < 2:
         raise UserError(
             f"{source}: found only the class '{manifest.classes[0].name}'; "
@@ -167,7 +170,7 @@ def _check(manifest: Manifest, source: str) -> None:
         )
     trained = set(manifest.labels[manifest.splits == "train"].tolist())
     missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained and i not in manifest.novel]
-    if missing:
+    if missing and training:
         raise UserError(
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
             "add images or remove the class"
@@ -175,7 +178,7 @@ def _check(manifest: Manifest, source: str) -> None:
     prompts = Counter(info.prompt_name for info in manifest.classes)
     if twice := [name for name, count in prompts.items() if count > 1]:
         raise UserError(f"{source}: {prompts[twice[0]]} classes read '{twice[0]}' in a prompt: rename all but one")
-    if not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
+    if training and not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
         raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
 
 
@@ -209,7 +212,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def _read_folder(root: Path) -> Manifest:
+def _read_folder(root: Path, training: bool) -> Manifest:
     if not os.path.exists(root):
         raise UserError(f"{root}: no such folder (DATA is a folder of images or 'aviary')")
     if not root.is_dir():
@@ -220,7 +223,7 @@ def _read_folder(root: Path) -> Manifest:
     if not folders:
         raise UserError(f"{root} holds no class folders: put the images of each class into a folder named after it")
     by_split = {SPLIT_FOLDERS.get(folder.name.lower(), ""): folder for folder in folders}
-    if "train" not in by_split:
+    if "train" not in by_split and (training or "" in by_split):
         if "val" in by_split or "test" in by_split:
             raise UserError(
                 f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder "

@@ -13,6 +13,7 @@ from linnet.data.batches import Batch
 from linnet.errors import UserError, did_you_mean
 from linnet.methods.base import Context, Method, Needs, Progress, StudentHead, TeacherNeed
 from linnet.methods.ce import CrossEntropy
+from linnet.methods.dfkd import DataFree
 from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
 from linnet.methods.figkd import FiGKD
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "vl2lite": VL2Lite,
     "pand": PAND,
     "openvocab": OpenVocabulary,
+    "dfkd": DataFree,
 }
 
 
@@ -55,6 +57,8 @@ def parse(method: str) -> list[tuple[str, float]]:
         raise UserError(f"'{method}' names a method twice")
     if parts[0][1] != 1.0:
         raise UserError(f"the first method of '{method}' has weight 1: put weights on the others")
+    if len(parts) > 1 and (alone := [id for id, _ in parts if not METHODS[id].needs.data]):
+        raise UserError(f"'{alone[0]}' makes its own images and stands alone: it cannot be part of '{method}'")
     if len({METHODS[id].needs.head for id, _ in parts}) > 1:
         raise UserError(f"'{method}' mixes methods with different student heads")
     return parts
@@ -69,6 +73,11 @@ def defaults(method: str) -> dict[str, Any]:
 def needs_teacher(method: str) -> set[TeacherNeed]:
     """Which kinds of teacher the parts of a method need; empty if none does."""
     return {METHODS[id].needs.teacher for id, _ in parse(method)} - {"none"}
+
+
+def needs_data(method: str) -> bool:
+    """Whether a method is trained on images that are given to it."""
+    return all(METHODS[id].needs.data for id, _ in parse(method))
 
 
 def student_head(method: str) -> StudentHead:
@@ -104,6 +113,7 @@ class MethodSum(Method):
         super().__init__()
         self.parts = nn.ModuleList([part for part, _ in parts])
         self.weights = [weight for _, weight in parts]
+        self.needs = Needs(maps=any(part.needs.maps for part, _ in parts))  # type: ignore[misc]
 
     def prepare(self, context: Context) -> None:
         for part in self.parts:
@@ -131,6 +141,7 @@ __all__ = [
     "build",
     "check_options",
     "defaults",
+    "needs_data",
     "needs_teacher",
     "parse",
     "student_head",

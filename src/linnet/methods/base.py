@@ -3,9 +3,9 @@
 The training loop knows nothing else about methods. See docs/add-a-method.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -23,10 +23,28 @@ StudentHead = Literal["classifier", "embedding"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be there for a method to work; checked before the teacher runs and before training."""
+    """What must be there for a method to work; checked before the teacher runs and before training.
+
+    Attributes:
+        teacher: the kind of teacher. head: what the student ends in. data: False for a method that makes its own images
+        and stands alone, not in sums. maps: whether the student tells the feature maps of its stages.
+    """
 
     teacher: TeacherNeed = "any"
     head: StudentHead = "classifier"
+    data: bool = True
+    maps: bool = False
+
+
+class Batches(Protocol):
+    """What the training loop reads: ``len`` is the number of steps in an epoch, :meth:`epoch` a function of its number,
+    the state of the method at its start and the global random state, so that a resumed run is exact."""
+
+    batch_size: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,7 @@ class Context:
     teacher: Teacher | None
     class_head: ClassHead | None
     captions: tuple[tuple[str, ...], ...] | None = None
+    student_maps: tuple[tuple[int, ...], ...] = ()
 
 
 class Method(nn.Module):
@@ -86,8 +105,21 @@ class Method(nn.Module):
         """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
         self.label_smoothing = context.config.train.label_smoothing
 
+    def batches(self, loader: Batches | None, student: Student) -> Batches:
+        """The batches of the training: those of the data, unless a method makes its own (``loader`` is None then)."""
+        assert loader is not None
+        return loader
+
     def hand_over(self, student: Student) -> None:
         """Called before training and at each epoch's end: what of the method's state the student carries."""
+
+    def numbers(self) -> dict[str, float]:
+        """Called at each epoch's end: what metrics.jsonl gets beside the means of the terms."""
+        return {}
+
+    def pictures(self) -> torch.Tensor | None:
+        """Called at each epoch's end: images (N, 3, S, S) in [0, 1] for the run's gallery, or None."""
+        return None
 
     def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
         return cross_entropy(student.logits_BC, batch.labels, self.label_smoothing)

@@ -22,7 +22,7 @@ from linnet.data.names import class_sentences
 from linnet.errors import UserError
 from linnet.evaluation.metrics import top_k_accuracy
 from linnet.progress import Bar
-from linnet.teachers import ClassHead, Teacher, TeacherOutput, VisionLanguageTeacher, class_head
+from linnet.teachers import ClassHead, ClassifierTeacher, Teacher, TeacherOutput, VisionLanguageTeacher, class_head
 from linnet.teachers.cache import Pixels, TeacherCache, center_pixels, live_rows
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
@@ -105,6 +105,15 @@ def embeddings(
     cache = TeacherCache(teacher, "center", folder, device)
     _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
     return _embedded(cache, images).rows_NE.numpy()
+
+
+def classifier_logits(
+    teacher: ClassifierTeacher, images: Manifest, part: str, folder: Path | None, device: torch.device
+) -> np.ndarray:
+    """(N, own classes) logits of a classifier, by its own view of each image, cached."""
+    cache = TeacherCache(teacher, "center", folder, device)
+    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
+    return cache.rows(images.digests).float().numpy()
 
 
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:

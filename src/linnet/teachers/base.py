@@ -12,20 +12,27 @@ import torch
 from PIL import Image
 from torch import nn
 
+from linnet.data.manifest import ClassInfo
+
 TeacherKind = Literal["vlm", "classifier"]
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
     """What the teacher says about a batch. ``logits_BC`` are over the data's classes, in the order of its class
-    table."""
+    table. A classifier that is watched (see :meth:`ClassifierTeacher.watch`) also tells its features before the last
+    layer and the maps of its stages."""
 
     logits_BC: torch.Tensor
     embedding_BE: torch.Tensor | None = None
+    features_BD: torch.Tensor | None = None
+    maps: tuple[torch.Tensor, ...] = ()
 
     def to(self, device: torch.device) -> "TeacherOutput":
         embedding = None if self.embedding_BE is None else self.embedding_BE.to(device)
-        return TeacherOutput(self.logits_BC.to(device), embedding)
+        features = None if self.features_BD is None else self.features_BD.to(device)
+        maps = tuple(stage.to(device) for stage in self.maps)
+        return TeacherOutput(self.logits_BC.to(device), embedding, features, maps)
 
 
 class Normalize(nn.Module):
@@ -114,15 +121,22 @@ class ClassifierTeacher(Teacher):
 
     Attributes:
         class_names: one name per logit, or None if the weights do not say.
+        classes: the class table of a student that copies it; numbers where the weights have no names.
         class_weights: (own classes, D), the rows of its last linear layer; None if it ends otherwise.
     """
 
     kind = "classifier"
     class_names: tuple[str, ...] | None
+    classes: tuple[ClassInfo, ...]
     class_weights: torch.Tensor | None
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, own classes)."""
+        raise NotImplementedError
+
+    def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
+        """Logits over its own classes, features and, on request, the maps of its stages, all differentiable in the
+        images."""
         raise NotImplementedError
 
 

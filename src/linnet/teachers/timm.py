@@ -8,9 +8,10 @@ from PIL import Image
 from torch import nn
 
 from linnet.data.images import eval_pixels
+from linnet.data.manifest import ClassInfo, prompt_names
 from linnet.errors import UserError, did_you_mean, first_line
-from linnet.students import Student, architectures
-from linnet.teachers.base import ClassifierTeacher, Normalize
+from linnet.students import Student, architectures, look
+from linnet.teachers.base import ClassifierTeacher, Normalize, TeacherOutput
 
 
 class TimmTeacher(ClassifierTeacher):
@@ -30,7 +31,7 @@ class TimmTeacher(ClassifierTeacher):
         if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
             raise UserError(f"the teacher folder {name.removeprefix('local-dir:')} has no config.json (timm's layout)")
         try:
-            network = timm.create_model(name, pretrained=True)
+            network: Any = timm.create_model(name, pretrained=True)
         except Exception as error:
             raise UserError(
                 f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network"
@@ -38,12 +39,19 @@ class TimmTeacher(ClassifierTeacher):
         settings = resolve_data_config(model=network)
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
         super().__init__(id, network, transform, repr(sorted(settings.items())))
+        self.network: Any
         self.normalize = Normalize(settings["mean"], settings["std"]).eval()
         self.class_names, self.class_weights = _label_names(network), _last_weights(network)
+        names = list(self.class_names or map(str, range(network.num_classes)))
+        self.classes = tuple(ClassInfo(*pair) for pair in zip(names, prompt_names(names), strict=True))
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(self.normalize(images)).float()
+
+    def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
+        features_BD, maps = look(self.network, self.normalize(images), with_maps)
+        return TeacherOutput(self.network.get_classifier()(features_BD), features_BD=features_BD, maps=maps)
 
 
 class RunTeacher(ClassifierTeacher):
@@ -62,13 +70,17 @@ class RunTeacher(ClassifierTeacher):
             return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
 
         super().__init__(id, student, transform, words)
-        self.class_names = tuple(info.name for info in student.classes)
+        self.classes, self.class_names = student.classes, tuple(info.name for info in student.classes)
         # an embedding head compares with a bank of its classes; its own last layer knows none
         self.class_weights = _last_weights(student.backbone) if student.bank is None else student.bank_CE.clone()
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(images).logits_BC.float()
+
+    def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
+        seen = self.network(images, with_maps)
+        return TeacherOutput(seen.logits_BC, features_BD=seen.features_BD, maps=seen.maps)
 
 
 def _last_weights(network: Any) -> torch.Tensor | None:
