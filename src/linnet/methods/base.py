@@ -70,7 +70,9 @@ class Context:
         config: the run's resolved settings. classes: the class table.
         captions: of each training image, or None.
         student_width: D, the width of the student's pooled features.
-        teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM).
+        teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM); None
+            for a method without data, whose student has the teacher's classes.
+        student_maps: (channels, height, width) of each stage of the student, for a method without data.
     """
 
     config: Config

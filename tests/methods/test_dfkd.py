@@ -1,0 +1,198 @@
+"""The method dfkd by itself: which gradients flow where, which networks are compared how, and what it detects."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from linnet.data.manifest import ClassInfo
+from linnet.errors import UserError
+from linnet.methods.base import Context, Progress
+from linnet.methods.dfkd import DataFree, DFKDOptions
+from linnet.settings import settings
+from linnet.students import Student
+from linnet.teachers.base import ClassifierTeacher, TeacherOutput
+from linnet.teachers.statistics import BatchNormStatistics
+
+CLASSES = tuple(ClassInfo(name, name) for name in ("wren", "robin", "siskin"))
+SIDE, BATCH = 32, 6
+SMALL = {"alternations": 2, "generator_steps": 2, "student_steps": 3, "width": 4}
+
+
+class StudentTeacher(ClassifierTeacher):
+    """A teacher with random weights, as RunTeacher wraps a saved student."""
+
+    def __init__(self, name: str = "test_resnet"):
+        torch.manual_seed(1)
+        network = Student(name, CLASSES, SIDE)
+        for _ in range(3):  # running statistics other than 0 and 1
+            network.train()(torch.rand(8, 3, SIDE, SIDE))
+        super().__init__(f"run:{name}", network, lambda image: torch.zeros(3, SIDE, SIDE), "")
+        self.classes = CLASSES
+
+    def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
+        seen = self.network(images, with_maps)
+        return TeacherOutput(seen.logits_BC, features_BD=seen.features_BD, maps=seen.maps)
+
+
+@pytest.fixture
+def make() -> Callable[..., tuple[DataFree, Student, StudentTeacher]]:
+    def make(student: str = "test_resnet", teacher: str = "test_resnet", **options) -> tuple:
+        config, _ = settings(
+            method="dfkd", teacher="run:none", student=student,
+            options={"student.image_size": SIDE, "train.batch_size": BATCH},
+        )  # fmt: skip
+        taught, teaching = Student(student, CLASSES, SIDE), StudentTeacher(teacher)
+        method = DataFree(DFKDOptions(**{**SMALL, **options}))
+        method.prepare(
+            Context(config, CLASSES, taught.width, teaching, None, student_maps=taught.map_shapes())
+        )  # fmt: skip
+        return method, taught, teaching
+
+    return make
+
+
+def test_a_generator_step_reaches_the_generator_through_a_frozen_teacher_and_nothing_else(make):
+    method, student, teacher = make()
+    student.train()(torch.rand(BATCH, 3, SIDE, SIDE)).logits_BC.sum().backward()
+    grads = [parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None]
+    before = {
+        f"{i}.{key}": value.clone() for i, m in enumerate((student, teacher)) for key, value in m.state_dict().items()
+    }
+    generator = [parameter.clone() for parameter in method.adversary.generator.parameters()]
+    method.batches(None, student)._train_generator(0)
+    after = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(grads, after, strict=True))
+    now = {f"{i}.{key}": value for i, m in enumerate((student, teacher)) for key, value in m.state_dict().items()}
+    assert all(torch.equal(before[key], value) for key, value in now.items()), (
+        "the student's or teacher's buffers moved"
+    )
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert student.training
+    moved = zip(generator, method.adversary.generator.parameters(), strict=True)
+    assert all(not torch.equal(a, b) for a, b in moved if a.ndim > 1)
+
+
+@pytest.mark.parametrize("term", ["kl", "bn", "one_hot", "balance"])
+def test_every_term_of_the_generator_reaches_its_images(make, term: str):
+    method, student, _ = make(one_hot_weight=1.0, balance_weight=5.0)
+    images = torch.rand(BATCH, 3, SIDE, SIDE, requires_grad=True)
+    terms = method.generator_terms(images, student.eval())
+    assert set(terms) == {"kl", "bn", "one_hot", "balance"}
+    (gradient,) = torch.autograd.grad(terms[term], images)
+    assert gradient.abs().sum() > 0
+
+
+def test_the_terms_of_the_generator_are_weighted_and_the_game_is_adversarial(make):
+    method, student, teacher = make(one_hot_weight=2.0, balance_weight=5.0, bn_weight=0.7, adversarial_weight=3.0)
+    images = torch.rand(BATCH, 3, SIDE, SIDE)
+    terms = method.generator_terms(images, student.eval())
+    with BatchNormStatistics(teacher) as statistics:
+        t = teacher.watch(images).logits_BC.log_softmax(1)
+    s = student(images).logits_BC.log_softmax(1)
+    assert terms["kl"].item() == pytest.approx(-3 * (t.exp() * (t - s)).sum(1).mean().item(), rel=1e-4)
+    assert terms["bn"].item() == pytest.approx(0.7 * statistics.distance().item(), rel=1e-4)
+    assert terms["one_hot"].item() == pytest.approx(-2 * t.max(1).values.mean().item(), rel=1e-4)
+    mean = t.exp().mean(0)
+    assert terms["balance"].item() == pytest.approx(5 * (mean * mean.log()).sum().item(), rel=1e-4)
+    other, _, _ = make(kl="student-teacher")
+    expected = (s.exp() * (s - t)).sum(1).mean().item()
+    assert other.disagreement(s, t).item() == pytest.approx(expected, rel=1e-4)
+
+
+def step_terms(method: DataFree, student: Student) -> dict[str, torch.Tensor]:
+    batch = next(iter(method.batches(None, student).epoch(0)))
+    return method(batch, student(batch.images, True).float(), Progress(0, 1, 0, 1))
+
+
+def test_the_student_and_what_belongs_to_the_method_get_gradients(make):
+    method, student, teacher = make()
+    terms = step_terms(method, student)
+    assert set(terms) == {"kl", "attention", "contrast"}
+    torch.stack(list(terms.values())).sum().backward()
+    own = [*method.lifts.parameters(), *method.attentions.parameters()]
+    own += [*method.project_student.parameters(), *method.project_teacher.parameters()]
+    assert all(parameter.grad.abs().sum() > 0 for parameter in own)
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in [*teacher.parameters(), *method.adversary.parameters()])
+
+
+def test_weights_of_zero_leave_no_module_behind(make):
+    method, student, _ = make(attention_weight=0.0, contrast_weight=0.0)
+    assert set(step_terms(method, student)) == {"kl"}
+    assert {key.split(".")[0] for key in method.state_dict()} == {"adversary"}
+    double, half = make(attention_weight=20.0), make(attention_weight=10.0)
+    for which in (double, half):
+        which[0].load_state_dict(half[0].state_dict())
+        which[1].load_state_dict(half[1].state_dict())
+    values = []
+    for found, pupil, _ in (double, half):
+        torch.manual_seed(4)
+        values.append(step_terms(found, pupil)["attention"].item())
+    assert values[0] == pytest.approx(2 * values[1], rel=1e-4)
+
+
+def test_the_teacher_is_no_state_of_the_method(make):
+    method, _, teacher = make()
+    assert not any(module is teacher for module in method.modules())
+    kinds = {key.split(".")[0] for key in method.state_dict()}
+    assert kinds == {"adversary", "lifts", "attentions", "project_student", "project_teacher"}
+
+
+@pytest.mark.parametrize(
+    ("student", "stages"), [("test_resnet", 4), ("resnet10t", 4), ("mobilenetv3_small_100", 4), ("resnet8x4", 1), ("test_vit", 1)]
+)  # fmt: skip
+def test_stages_are_compared_where_they_match(make, student: str, stages: int):
+    """The CIFAR networks tell no maps, a transformer's are of other sizes: the last features remain."""
+    method, pupil, _ = make(student=student)
+    assert len(method.lifts) == stages
+    assert method.by_stages == (stages > 1)
+    terms = step_terms(method, pupil)
+    assert 0 < terms["attention"].item() / 10 <= 4 * stages
+
+
+def test_the_batches_of_an_epoch(make):
+    method, student, _ = make()
+    batches = method.batches(None, student)
+    assert len(batches) == 2 * 3
+    seen = list(batches.epoch(4))
+    assert len(seen) == 6
+    assert all(batch.images.shape == (BATCH, 3, SIDE, SIDE) and not batch.images.requires_grad for batch in seen)
+    assert all((batch.labels == -1).all() and batch.view == 4 for batch in seen)
+    assert not torch.equal(seen[0].images, seen[1].images)
+    numbers = method.numbers()
+    assert set(numbers) == {"generator.kl", "generator.bn", "generator.spread"}
+    assert numbers["generator.bn"] > 0 > numbers["generator.kl"]
+    assert method.numbers() == {}
+
+
+def test_a_generator_that_is_kept_as_it_is(make):
+    method, student, _ = make(generator_steps=0)
+    before = {key: value.clone() for key, value in method.adversary.generator.named_parameters()}
+    assert len(list(method.batches(None, student).epoch(0))) == 6
+    assert all(torch.equal(before[key], value) for key, value in method.adversary.generator.named_parameters())
+
+
+def test_a_teacher_without_batch_norm_is_refused_unless_asked_for(make):
+    with pytest.raises(UserError, match="'run:test_vit' has no BatchNorm layers.*--dfkd.bn-weight 0"):
+        make(teacher="test_vit")
+    method, student, _ = make(teacher="test_vit", bn_weight=0.0)
+    assert set(step_terms(method, student)) == {"kl", "attention", "contrast"}
+
+
+def test_a_generator_that_diverges_is_reported_with_its_step(make, monkeypatch: pytest.MonkeyPatch):
+    method, student, _ = make()
+    monkeypatch.setattr(method, "generator_terms", lambda images, student: {"kl": images.sum() * float("nan")})
+    with pytest.raises(UserError, match="generator's loss is not finite at step 6 .*last good checkpoint is kept"):
+        next(iter(method.batches(None, student).epoch(1)))
+
+
+def test_a_generator_whose_images_are_all_alike_is_reported_with_its_step(make, monkeypatch: pytest.MonkeyPatch):
+    method, student, _ = make()
+    real = method.adversary.images
+    epoch = method.batches(None, student).epoch(0)
+    for _ in range(3):
+        next(epoch)
+    monkeypatch.setattr(method.adversary, "images", lambda count: real(count)[:1].expand(count, -1, -1, -1))
+    with pytest.raises(UserError, match="generator collapsed at step 3: .*last good checkpoint is kept"):
+        next(epoch)
