@@ -12,10 +12,11 @@ from linnet.errors import UserError
 from linnet.generator import Adversary, Generator
 
 
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 @pytest.mark.parametrize("side", [32, 64, 128, 224])
-def test_images_have_the_right_side_and_range(side: int):
+def test_images_have_the_right_side_and_range(side: int, upsampling: str):
     torch.manual_seed(0)
-    generator = Generator(side, width=8)
+    generator = Generator(side, width=8, upsampling=upsampling)
     images = generator(torch.randn(2, 100))
     assert images.shape == (2, 3, side, side)
     assert images.min() >= 0
@@ -32,15 +33,18 @@ def test_the_published_channels_and_start_map():
     assert all(parametrize.is_parametrized(k, "weight") for k in kernels)
 
 
-def test_spectral_norm_makes_the_largest_singular_value_one():
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_spectral_norm_makes_the_largest_singular_value_one(upsampling: str):
     torch.manual_seed(0)
-    generator = Generator(32, width=8)
+    generator = Generator(32, width=8, upsampling=upsampling)
     for _ in range(50):
         generator(torch.randn(4, 100))
-    for kernel in generator.modules():
-        if isinstance(kernel, nn.ConvTranspose2d) and kernel.stride == (2, 2):
-            matrix = kernel.weight.detach().transpose(0, 1).flatten(1)  # one row for each output channel
-            assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1.0, abs=0.02)
+    kernels = [module for module in generator.modules() if parametrize.is_parametrized(module, "weight")]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        weight = kernel.weight.detach()
+        matrix = weight.transpose(0, 1) if isinstance(kernel, nn.ConvTranspose2d) else weight  # output channels first
+        assert torch.linalg.matrix_norm(matrix.flatten(1), 2).item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_attention_and_batch_norm_can_be_left_out():

@@ -5,7 +5,7 @@ Shapes: B batch, S image side.
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,17 +15,20 @@ from linnet.attention import SpatialAttention
 from linnet.errors import UserError
 
 BLOCKS = 4  # each doubles the side
+Upsampling = Literal["transposed", "nearest"]
 
 
 class Generator(nn.Module):
     """Noise (B, noise) -> images (B, 3, image_size, image_size) in [0, 1].
 
-    A linear layer to a map of 8 ``width`` channels and 1/16 of the side, BatchNorm, four blocks (3x3 transposed
-    convolution of stride 2 with spectral norm, BatchNorm, LeakyReLU 0.2, spatial attention) with 4, 2, 1 and 1 times
-    ``width`` channels, a 3x3 convolution to RGB, (tanh + 1) / 2.
+    A linear layer to a map of 8 ``width`` channels and 1/16 of the side, BatchNorm, four blocks (twice the side, 3x3
+    convolution with spectral norm, BatchNorm, LeakyReLU 0.2, spatial attention) with 4, 2, 1 and 1 times ``width``
+    channels, a 3x3 convolution to RGB, (tanh + 1) / 2.
 
     Args:
         image_size: side in pixels, a multiple of 16. noise: length of the noise vectors. width: channels at the end.
+        upsampling: ``transposed``: the convolution is a transposed one of stride 2; ``nearest``: pixels are doubled
+            before it.
         attention: strength of the spatial attention; 0 for none (a DCGAN). batch_norm: BatchNorm in the blocks.
 
     Raises:
@@ -39,7 +42,13 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, noise: int = 100, width: int = 64, attention: float = 0.05, batch_norm: bool = True
+        self,
+        image_size: int,
+        noise: int = 100,
+        width: int = 64,
+        upsampling: Upsampling = "transposed",
+        attention: float = 0.05,
+        batch_norm: bool = True,
     ):
         super().__init__()
         start = max(1, image_size // 2**BLOCKS)
@@ -56,7 +65,7 @@ class Generator(nn.Module):
             nn.BatchNorm2d(channels[0]),
         )
         self.blocks = nn.Sequential(
-            *(_block(wide, narrow, attention, batch_norm) for wide, narrow in pairwise(channels))
+            *(_block(wide, narrow, upsampling, attention, batch_norm) for wide, narrow in pairwise(channels))
         )
         self.paint = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -64,9 +73,14 @@ class Generator(nn.Module):
         return (self.paint(self.blocks(self.start(noise))).tanh() + 1) / 2
 
 
-def _block(wide: int, narrow: int, attention: float, batch_norm: bool) -> nn.Sequential:
+def _block(wide: int, narrow: int, upsampling: Upsampling, attention: float, batch_norm: bool) -> nn.Sequential:
+    if upsampling == "transposed":
+        doubled: list[nn.Module] = [nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)]
+    else:
+        doubled = [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 3, padding=1)]
     layers: list[nn.Module] = [
-        spectral_norm(nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)),
+        *doubled[:-1],
+        spectral_norm(doubled[-1]),
         *([nn.BatchNorm2d(narrow)] if batch_norm else []),
         nn.LeakyReLU(0.2, inplace=True),
         *([SpatialAttention(narrow, strength=attention)] if attention else []),

@@ -18,7 +18,7 @@ from linnet.attention import HighOrderAttention
 from linnet.config import Bounds, Count, NonNegative
 from linnet.data.batches import Batch
 from linnet.errors import UserError
-from linnet.generator import Adversary, Generator
+from linnet.generator import Adversary, Generator, Upsampling
 from linnet.losses import class_balance, divergence, embedding_error, feature_contrast
 from linnet.methods.base import Batches, Context, Method, Needs, Progress
 from linnet.students import Student, StudentOutput
@@ -68,6 +68,9 @@ class DFKDOptions:
     width: Count | None = None
     """Channels of the generator's last blocks, an eighth of those of its first map; auto: half the image's side, at
     most 64."""
+    upsampling: Upsampling = "nearest"
+    """How the generator's blocks double the side: by a transposed convolution of stride 2 (the paper), or by doubled
+    pixels before a convolution."""
     spatial_attention: NonNegative = 0.05
     """Strength of the attention in the generator (lambda); 0: none, a DCGAN."""
     generator_batch_norm: bool = True
@@ -132,7 +135,8 @@ class DataFree(Method):
             )
         self.batch_size, self.totals = context.config.train.batch_size, defaultdict[str, float](float)
         width = own.width or min(64, size // 2)
-        generator = Generator(size, own.noise, width, own.spatial_attention, own.generator_batch_norm)
+        attention, batch_norm = own.spatial_attention, own.generator_batch_norm
+        generator = Generator(size, own.noise, width, own.upsampling, attention, batch_norm)
         self.adversary = Adversary(generator, own.generator_lr, own.generator_clip)
         with torch.no_grad():
             seen = teacher.watch(torch.zeros(2, 3, size, size, device=next(teacher.parameters()).device), True)

@@ -1,0 +1,106 @@
+"""A classifier copied without its data, over seeds: ``python bench/data_free.py easy --seeds 0 1``; see --help.
+
+All rows of a set share teacher, student, and the numbers of generator and student steps; ``ce`` takes as many student
+steps on the teacher's own training images, and its last state is kept like theirs: test images choose nothing. Finished
+runs are kept in runs/bench and not trained again, so two terminals can share the work: give each its own seeds (and one
+thread, OMP_NUM_THREADS=1). The first one has to train the teacher before the second one starts (``--rows teacher``).
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from table import scores, spread
+
+from linnet import distill
+from linnet.run import Run
+
+# set: the teacher's data and training, and what its students share
+SIZE = 32
+TEACHER = {"student.name": "resnet18", "student.image_size": SIZE, "train.epochs": 12, "train.lr": 3e-3}
+SETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "easy": (  # species that differ in most attributes
+        "aviary:species=8,genus=1,images=200",
+        TEACHER,
+        {"train.epochs": 10, "dfkd.alternations": 5},
+    ),
+    "lookalikes": (  # species that differ in one or two
+        "aviary:species=8,images=1000",
+        TEACHER,
+        {"train.epochs": 10, "dfkd.alternations": 5},
+    ),
+}
+SHARED = {
+    "student.name": "resnet10t",
+    "student.pretrained": False,
+    "train.optimizer": "sgd",
+    "train.nesterov": False,
+    "train.weight_decay": 5e-4,
+    "train.lr": 0.05,
+    "train.warmup": 0.0,
+    "train.select": "last",
+    "dfkd.generator_steps": 10,
+    "dfkd.student_steps": 10,
+}
+KL_ONLY = {"dfkd.attention_weight": 0.0, "dfkd.contrast_weight": 0.0}
+# row: what sets it apart
+ROWS: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce"},
+    "generator + KL": KL_ONLY,
+    "+ contrast": {"dfkd.attention_weight": 0.0},
+    "+ attention": {"dfkd.contrast_weight": 0.0},
+    "full": {},
+    "random generator": {"dfkd.generator_steps": 0},
+    "full, transposed": {"dfkd.upsampling": "transposed"},
+    "full, DCGAN": {"dfkd.upsampling": "transposed", "dfkd.spatial_attention": 0.0},
+    "full, no spatial attention": {"dfkd.spatial_attention": 0.0},
+    "DAFL": {
+        **KL_ONLY,
+        "dfkd.adversarial_weight": 0.0,
+        "dfkd.bn_weight": 0.0,
+        "dfkd.one_hot_weight": 1.0,
+        "dfkd.balance_weight": 5.0,
+    },
+}
+
+
+def cell(out: Path, row: str, seed: int, teacher: Run, data: str, shared: dict[str, Any]) -> dict[str, Any]:
+    if row != "ce":
+        own = {**shared, "method": "dfkd", "teacher.id": f"run:{teacher.folder}", "data.eval": data, **ROWS[row]}
+        return scores(out, row, seed, own)
+    steps = shared["train.epochs"] * shared["dfkd.alternations"] * shared["dfkd.student_steps"]
+    own = {key: value for key, value in shared.items() if not key.startswith("dfkd.")}
+    epochs = round(steps / (teacher.summary()["images.train"] // 64))
+    own |= {"method": "ce", "data.source": data, "train.epochs": epochs, "student.image_size": SIZE}
+    return scores(out, row, seed, own)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    data, training, shared = SETS[arguments.set]
+    out = Path("runs/bench") / f"data-free-{arguments.set}"
+    teacher = Run(out / "teacher")
+    if not teacher.is_finished:
+        distill(data, method="ce", out=teacher.folder, resume=True, options={**training, "export": False})
+    print(f"teacher: {100 * teacher.summary()['test.top1']:.1f}", flush=True)
+    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows if row != "teacher"}
+    for seed in arguments.seeds:
+        for row, summaries in table.items():
+            summaries.append(cell(out, row, seed, teacher, data, {**SHARED, **shared}))
+            last = summaries[-1]
+            print(f"seed {seed} {row}: {100 * last['test.top1']:.1f} in {last['train.seconds']:.0f} s", flush=True)
+    print("\n| | test | each seed | agrees with the teacher | seconds |\n|---|---|---|---|---|")
+    for row, summaries in table.items():
+        test, agrees = (
+            [100 * s.get(key, float("nan")) for s in summaries] for key in ("test.top1", "test.teacher_agreement")
+        )
+        seconds = ", ".join(f"{s['train.seconds']:.0f}" for s in summaries)
+        print(f"| {row} | {spread(test)} | {' '.join(f'{v:.1f}' for v in test)} | {spread(agrees)} | {seconds} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    rows = ["ce", "generator + KL", "+ contrast", "+ attention", "full", "random generator"]
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, "teacher"], default=rows)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    main(parser.parse_args())
