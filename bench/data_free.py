@@ -15,19 +15,17 @@ from table import scores, spread
 from linnet import distill
 from linnet.run import Run
 
-# set: the teacher's data and training, and what its students share
-SIZE = 32
-TEACHER = {"student.name": "resnet18", "student.image_size": SIZE, "train.epochs": 12, "train.lr": 3e-3}
+# set: the teacher's data and training, and the length of its students'
+TEACHER = {"student.name": "resnet18", "student.image_size": 32, "train.epochs": 12, "train.lr": 3e-3}
 SETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "easy": (  # species that differ in most attributes
-        "aviary:species=8,genus=1,images=200",
-        TEACHER,
-        {"train.epochs": 10, "dfkd.alternations": 5},
-    ),
-    "lookalikes": (  # species that differ in one or two
-        "aviary:species=8,images=1000",
-        TEACHER,
-        {"train.epochs": 10, "dfkd.alternations": 5},
+    # species that differ in most attributes
+    "easy": ("aviary:species=8,genus=1,images=200", TEACHER, {"train.epochs": 10, "dfkd.alternations": 5}),
+    # species that differ in one or two
+    "lookalikes": ("aviary:species=8,images=1000", TEACHER, {"train.epochs": 10, "dfkd.alternations": 5}),
+    "larger": (
+        "aviary:species=20,genus=1,images=100",
+        {**TEACHER, "student.image_size": 64, "train.epochs": 10},
+        {"train.epochs": 10, "dfkd.alternations": 3},
     ),
 }
 SHARED = {
@@ -51,6 +49,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ attention": {"dfkd.contrast_weight": 0.0},
     "full": {},
     "random generator": {"dfkd.generator_steps": 0},
+    "random generator, KL": {"dfkd.generator_steps": 0, **KL_ONLY},
     "full, transposed": {"dfkd.upsampling": "transposed"},
     "full, DCGAN": {"dfkd.upsampling": "transposed", "dfkd.spatial_attention": 0.0},
     "full, no spatial attention": {"dfkd.spatial_attention": 0.0},
@@ -64,19 +63,26 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def cell(out: Path, row: str, seed: int, teacher: Run, data: str, shared: dict[str, Any]) -> dict[str, Any]:
+def cell(out: Path, row: str, seed: int, teacher: Run, set: str) -> dict[str, Any]:
+    data, training, length = SETS[set]
+    shared = {**SHARED, **length}
     if row != "ce":
         own = {**shared, "method": "dfkd", "teacher.id": f"run:{teacher.folder}", "data.eval": data, **ROWS[row]}
         return scores(out, row, seed, own)
     steps = shared["train.epochs"] * shared["dfkd.alternations"] * shared["dfkd.student_steps"]
     own = {key: value for key, value in shared.items() if not key.startswith("dfkd.")}
     epochs = round(steps / (teacher.summary()["images.train"] // 64))
-    own |= {"method": "ce", "data.source": data, "train.epochs": epochs, "student.image_size": SIZE}
+    own |= {
+        "method": "ce",
+        "data.source": data,
+        "train.epochs": epochs,
+        "student.image_size": training["student.image_size"],
+    }
     return scores(out, row, seed, own)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    data, training, shared = SETS[arguments.set]
+    data, training, _ = SETS[arguments.set]
     out = Path("runs/bench") / f"data-free-{arguments.set}"
     teacher = Run(out / "teacher")
     if not teacher.is_finished:
@@ -85,7 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
     table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows if row != "teacher"}
     for seed in arguments.seeds:
         for row, summaries in table.items():
-            summaries.append(cell(out, row, seed, teacher, data, {**SHARED, **shared}))
+            summaries.append(cell(out, row, seed, teacher, arguments.set))
             last = summaries[-1]
             print(f"seed {seed} {row}: {100 * last['test.top1']:.1f} in {last['train.seconds']:.0f} s", flush=True)
     print("\n| | test | each seed | agrees with the teacher | seconds |\n|---|---|---|---|---|")
@@ -100,7 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=SETS)
-    rows = ["ce", "generator + KL", "+ contrast", "+ attention", "full", "random generator"]
+    rows = ["ce", "generator + KL", "+ contrast", "+ attention", "full", "random generator, KL", "random generator"]
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, "teacher"], default=rows)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     main(parser.parse_args())

@@ -113,7 +113,7 @@ def test_the_distance_reaches_the_images_and_hooks_do_not_stay():
     with BatchNormStatistics(network) as statistics:
         network(images)
     network(images)  # outside: does not count
-    assert len(statistics._inputs) == 2
+    assert len(statistics._distances) == 2
     statistics.distance().backward()
     assert images.grad.abs().sum() > 0
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

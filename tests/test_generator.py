@@ -16,7 +16,7 @@ from linnet.generator import Adversary, Generator
 @pytest.mark.parametrize("side", [32, 64, 128, 224])
 def test_images_have_the_right_side_and_range(side: int, upsampling: str):
     torch.manual_seed(0)
-    generator = Generator(side, width=8, upsampling=upsampling)
+    generator = Generator(side, upsampling, width=8)
     images = generator(torch.randn(2, 100))
     assert images.shape == (2, 3, side, side)
     assert images.min() >= 0
@@ -26,7 +26,7 @@ def test_images_have_the_right_side_and_range(side: int, upsampling: str):
 
 
 def test_the_published_channels_and_start_map():
-    generator = Generator(224)
+    generator = Generator(224, "transposed")
     kernels = [m for m in generator.modules() if isinstance(m, nn.ConvTranspose2d) and m.stride == (2, 2)]
     assert [(k.in_channels, k.out_channels) for k in kernels] == [(512, 256), (256, 128), (128, 64), (64, 64)]
     assert generator.start(torch.randn(2, 100)).shape == (2, 512, 14, 14)
@@ -36,7 +36,7 @@ def test_the_published_channels_and_start_map():
 @pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 def test_spectral_norm_makes_the_largest_singular_value_one(upsampling: str):
     torch.manual_seed(0)
-    generator = Generator(32, width=8, upsampling=upsampling)
+    generator = Generator(32, upsampling, width=8)
     for _ in range(50):
         generator(torch.randn(4, 100))
     kernels = [module for module in generator.modules() if parametrize.is_parametrized(module, "weight")]
@@ -51,21 +51,21 @@ def test_attention_and_batch_norm_can_be_left_out():
     def count(generator: Generator, kind: type[nn.Module]) -> int:
         return sum(isinstance(module, kind) for module in generator.blocks.modules())
 
-    assert count(Generator(32, width=8), SpatialAttention) == 4
-    bare = Generator(32, width=8, attention=0.0, batch_norm=False)
+    assert count(Generator(32, "nearest", width=8), SpatialAttention) == 4
+    bare = Generator(32, "nearest", width=8, attention=0.0, batch_norm=False)
     assert (count(bare, SpatialAttention), count(bare, nn.BatchNorm2d)) == (0, 0)
-    assert count(Generator(32, width=8, attention=0.0), nn.BatchNorm2d) == 4
+    assert count(Generator(32, "nearest", width=8, attention=0.0), nn.BatchNorm2d) == 4
 
 
 @pytest.mark.parametrize(("side", "near"), [(40, "32 or 48"), (8, "16 or 32")])
 def test_a_side_that_cannot_be_made_is_refused(side: int, near: str):
     with pytest.raises(UserError, match=f"multiple of 16, not {side}: choose --image-size {near}"):
-        Generator(side)
+        Generator(side, "nearest")
 
 
 def adversary(seed: int = 0) -> Adversary:
     torch.manual_seed(seed)
-    return Adversary(Generator(32, width=8), lr=1e-3, clip=5.0)
+    return Adversary(Generator(32, "nearest", width=8), lr=1e-3, clip=5.0)
 
 
 def brightness(images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -110,3 +110,10 @@ linnet.distill({str(tmp_path / "nowhere")!r}, **words, out={str(tmp_path)!r} + "
     assert done.returncode != 0
     assert done.stdout.count("top1") == 4  # two runs, two processes
     assert "nowhere" in done.stderr
+
+
+def test_a_method_without_data_works_in_one_process(tmp_path: Path):
+    done = torchrun("-m", "linnet", "distill", "--method", "dfkd", "--teacher", "run:/nowhere", "--image-size", "32")
+    assert done.returncode != 0
+    assert "linnet: 'dfkd' works in one process: start it without torchrun or accelerate" in done.stderr
+    assert "exitcode  : 2" in done.stderr

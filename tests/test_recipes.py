@@ -31,7 +31,23 @@ PAPERS = [
 
 @pytest.fixture
 def resolve(make_folder: Callable[..., Path]) -> Callable[[Path], Config]:
-    return lambda path: settings(make_folder(images=3), config=path)[0]
+    def resolve(path: Path) -> Config:
+        data = None if path.stem.startswith("dfkd") else make_folder(images=3)
+        return settings(data, config=path)[0]
+
+    return resolve
+
+
+@pytest.mark.parametrize("data", ["aircraft", "cars", "cub200"])
+def test_settings_of_data_free(data: str, resolve: Callable[[Path], Config]):
+    config = resolve(next(path for path in RECIPES if path.stem == f"dfkd_{data}_resnet18"))
+    train, own = config.train, config.options["dfkd"]
+    assert (config.method, config.student.pretrained, config.student.image_size) == ("dfkd", False, 224)
+    assert (train.epochs, train.batch_size, train.optimizer, train.nesterov) == (200, 64, "sgd", False)
+    assert (train.lr, train.weight_decay, train.schedule, train.select) == (0.01, 5e-4, "cosine", "last")
+    assert (own["generator_steps"], own["student_steps"], own["generator_lr"], own["noise"]) == (20, 15, 1e-3, 100)
+    assert (own["bn_weight"], own["attention_weight"], own["contrast_weight"], own["order"]) == (0.3, 10.0, 8.0, 3)
+    assert (own["upsampling"], own["spatial_attention"], own["width"]) == ("transposed", 0.05, 64)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -178,3 +178,16 @@ def test_a_folder_that_is_no_student(tmp_path: Path):
     weights.unlink()
     with pytest.raises(UserError, match="no saved student"):
         Student.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "resnet10t", "mobilenetv3_small_100", "convnext_atto", "test_vit"])
+def test_telling_the_maps_changes_nothing(name: str):
+    torch.manual_seed(0)
+    student = Student(name, CLASSES, 64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    plain, told = student(images), student(images, with_maps=True)
+    assert torch.allclose(plain.logits_BC, told.logits_BC, atol=1e-5)
+    assert torch.allclose(plain.features_BD, told.features_BD, atol=1e-5)
+    assert plain.maps == ()
+    assert student.map_shapes() == tuple(tuple(stage.shape[1:]) for stage in told.maps)
+    assert all(stage.dtype == torch.float32 for stage in told.float().maps)

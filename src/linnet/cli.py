@@ -50,16 +50,19 @@ MAIN_FIELDS = {
     "shots": "shots.count",
     "student": "student.name",
     "eval": "data.eval",
-    "image-size": "student.image_size",
+    "image-size": "student.image-size",
 }
 
 
 def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     _typed.clear()
+    spelled: dict[str, str] = {}
     for argument in arguments:
         for token in argument.tokens:
             name = ".".join([argument.name.removeprefix("--").removeprefix("[KEYWORD]"), *token.keys]).lstrip(".")
             key = MAIN_FIELDS.get(name, name)
+            if spelled.setdefault(key, name) != name:
+                raise UserError(f"--{spelled[key]} and --{name} are the same setting: give one of them")
             value = token.value if token.implicit_value is UNSET else token.implicit_value
             _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
 
@@ -104,7 +107,7 @@ def distill(
     Args:
         data: A folder of images (train/ val/ test/ or flat, one folder per class) or aviary[:species=60,images=20].
         method: How the student is taught: an id of 'linnet list methods', or a sum such as kd+other:0.5. [default: kd]
-        out: The run folder. [default: runs/DATA-METHOD-sSEED]
+        out: The run folder. [default: runs/DATA-METHOD-sSEED; without data the teacher's name]
         seed: Drives initialisation, order and dropout. [default: 0]
         config: A YAML file of settings, such as the config.yaml of a run; what is typed here wins over it.
         resume: Go on with a run that was stopped.

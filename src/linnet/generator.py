@@ -26,9 +26,10 @@ class Generator(nn.Module):
     channels, a 3x3 convolution to RGB, (tanh + 1) / 2.
 
     Args:
-        image_size: side in pixels, a multiple of 16. noise: length of the noise vectors. width: channels at the end.
+        image_size: side in pixels, a multiple of 16.
         upsampling: ``transposed``: the convolution is a transposed one of stride 2; ``nearest``: pixels are doubled
             before it.
+        noise: length of the noise vectors. width: channels at the end, 64 in the paper.
         attention: strength of the spatial attention; 0 for none (a DCGAN). batch_norm: BatchNorm in the blocks.
 
     Raises:
@@ -38,15 +39,16 @@ class Generator(nn.Module):
         DFKD-FGVC, ICCV 2023, arXiv 2404.12037.
 
     Deviation:
-        output padding 1 (which doubles the side exactly) and the BatchNorm in the blocks are linnet's.
+        ``nearest``, the output padding of 1 with ``transposed`` (which doubles the side exactly) and the BatchNorm in
+        the blocks are linnet's.
     """
 
     def __init__(
         self,
         image_size: int,
+        upsampling: Upsampling,
         noise: int = 100,
         width: int = 64,
-        upsampling: Upsampling = "transposed",
         attention: float = 0.05,
         batch_norm: bool = True,
     ):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,8 +88,12 @@ def distill(
         log.setLevel(logging.ERROR)  # one process tells the story
     if accelerator.num_processes > 1 and not methods.needs_data(resolved.method):
         raise UserError(f"'{resolved.method}' works in one process: start it without torchrun or accelerate")
-    with accelerator.local_main_process_first():
-        manifest = load_manifest(resolved.data) if methods.needs_data(resolved.method) else None
+    manifest = copy = None
+    if methods.needs_data(resolved.method):
+        with accelerator.local_main_process_first():
+            manifest = load_manifest(resolved.data)
+    else:
+        copy = _prepare_copy(resolved, accelerator.device)
     run = Run(Path(out or default_folder(resolved)))
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -98,10 +102,10 @@ def distill(
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
-        if manifest is None:
-            _distill_without_data(resolved, run, accelerator)
-        else:
+        if manifest:
             _distill(resolved, manifest, run, accelerator)
+        elif copy:
+            _distill_without_data(resolved, copy, run, accelerator)
     finally:
         log.removeHandler(handler)
         handler.close()
@@ -111,7 +115,7 @@ def distill(
 
 
 def default_folder(config: Config) -> Path:
-    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``, ``runs/timm-resnet34-dfkd-s0``."""
+    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``, ``runs/resnet34-dfkd-s0``."""
     source = config.data.source or config.teacher.id or ""
     kind, _, details = source.partition(":")
     name = (
@@ -183,25 +187,41 @@ def _distill(config: Config, manifest: Manifest, run: Run, accelerator: Any) -> 
     _train_and_finish(config, run, accelerator, student, method, loader, evaluation)
 
 
-def _distill_without_data(config: Config, run: Run, accelerator: Any) -> None:
-    """The same for a method that makes its own images: the classes are the teacher's, data only score."""
+class Copy(NamedTuple):
+    """What a method without data works with: all of it is checked before the run folder is touched."""
+
+    teacher: ClassifierTeacher
+    student: Student
+    method: methods.Method
+    scored: dict[str, Manifest]
+
+
+def _prepare_copy(config: Config, device: torch.device) -> Copy:
+    """Classes are the teacher's, images the method's own; data only score."""
     teacher = load_teacher(config.teacher.id or "")
-    if not isinstance(teacher, ClassifierTeacher):
-        raise UserError(f"the method '{config.method}' needs a classifier teacher; '{teacher.id}' is a {teacher.kind}")
+    assert isinstance(teacher, ClassifierTeacher)
     student = _student(config, teacher.classes)
-    splits = scored_part(config, student.classes) if config.data.eval else {}
-    run.pin(teacher=teacher.fingerprint(), **{f"eval {part}": rows.content_hash for part, rows in splits.items()})
-    images = _decode(config, splits) if splits else {}
-    teacher.to(accelerator.device)
-    logits = {
-        part: classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)
-        for part, rows in splits.items()
-    }
+    scored = scored_part(config, student.classes) if config.data.eval else {}
+    if config.train.channels_last:
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seed_everything(config.seed, 0, 0)
-    method = methods.build(config.method, config.options)
-    method.prepare(Context(config, student.classes, student.width, teacher, None, student_maps=student.map_shapes()))
-    evaluation = Evaluation(splits, images, logits, {"teacher.id": teacher.id, "teacher.head": "classifier"})
-    _train_and_finish(config, run, accelerator, student, method, None, evaluation)
+    method, shapes = methods.build(config.method, config.options), student.map_shapes()
+    method.prepare(Context(config, student.classes, student.width, teacher.to(device), None, student_maps=shapes))
+    return Copy(teacher, student, method, scored)
+
+
+def _distill_without_data(config: Config, copy: Copy, run: Run, accelerator: Any) -> None:
+    teacher, student, method, scored = copy
+    run.pin(teacher=teacher.fingerprint())
+    log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
+    about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
+    images, logits = _decode(config, scored) if scored else {}, {}
+    for part, rows in scored.items():
+        logits[part] = classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)
+        top1 = top_k_accuracy(logits[part], rows.labels)
+        log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
+        about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
+    _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
 
 
 def _train_and_finish(
@@ -226,7 +246,7 @@ def _train_and_finish(
 
     task = Task(student, method, config.train.precision or "fp32").to(device)
     if config.train.channels_last:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with Bar(f"{config.method} -> {config.student.name}", config.train.epochs or 0) as bar:
         result = train(
             task,

@@ -190,9 +190,9 @@ class Run:
 
 
 def _is_read_after_training(changed: str, config: Config) -> bool:
-    """Few-shot retrieval and the export need a trained student, not another training."""
+    """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith("export:")
+    return retrieval or changed.startswith(("export:", "data.eval:"))
 
 
 def environment() -> dict[str, Any]:

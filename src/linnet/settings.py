@@ -32,6 +32,9 @@ TEACHERS = (
 )
 
 
+METHOD_TRAINING = ("epochs", "lr", "weight_decay", "select")  # those that may be auto
+
+
 def settings(
     data: str | Path | None = None,
     *,
@@ -104,8 +107,6 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
             "few-shot finetuning goes on from a student that knows the base classes: add --student.pretrained "
             "runs/NAME/model, or use --shots.use retrieval"
         )
-    if config.train.lr_min > (config.train.lr or 0.0):
-        raise UserError(f"train.lr_min ({config.train.lr_min:g}) is above train.lr ({config.train.lr:g}): lower it")
     return config, reasons
 
 
@@ -118,42 +119,44 @@ def _fill_in(config: Config, automatic: dict[str, tuple[Any, str]]) -> tuple[Con
         if getattr(getattr(config, group), name) is None:
             config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
             reasons.append(f"{dotted} = {value}: {reason}")
+    if config.train.lr_min > (config.train.lr or 0.0):
+        raise UserError(f"train.lr_min ({config.train.lr_min:g}) is above train.lr ({config.train.lr:g}): lower it")
     return config, reasons
-
-
-# settings that a method without data still heeds; all others of their groups must stay as they are
-HEEDED_WITHOUT_DATA = {
-    "data": {"eval", "test", "test_fraction", "val_fraction", "seed", "store_limit_gb"},
-    "teacher": {"id", "cache"},
-    "prompts": set(),
-    "shots": set(),
-}
 
 
 def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
     """The same for a method that makes its own images: their size is the teacher's."""
-    if config.data.source:
+    method, source, teacher = config.method, config.data.source, config.teacher.id or ""
+    if source:
         raise UserError(
-            f"'{config.method}' takes no data: leave '{config.data.source}' out, or give it as --eval "
-            f"{config.data.source} to score the student"
+            f"'{method}' takes no data: leave '{source}' out, or give it as --eval {source} to score the student"
         )
-    if config.teacher.id is None:
-        raise UserError(f"'{config.method}' needs a classifier to copy: add --teacher run:PATH or timm:NAME")
-    for group, heeded in HEEDED_WITHOUT_DATA.items():
+    if teacher.split(":")[0] not in ("run", "timm"):
+        shown = f"; '{teacher}' is none" if teacher else ""
+        raise UserError(f"'{method}' needs a classifier to copy: add --teacher run:PATH or timm:NAME{shown}")
+    if config.train.select == "val":
+        raise UserError(f"'{method}' keeps the last state: --eval scores and never selects; leave train.select out")
+    # what still has an effect; all other settings of these groups must stay as they are
+    scoring = {"test", "test_fraction", "val_fraction", "seed", "store_limit_gb"}
+    heeded = {"data.eval", "teacher.id", "teacher.cache", *(f"data.{name}" for name in scoring if config.data.eval)}
+    for group in ("data", "teacher", "prompts", "shots"):
         given, default = getattr(config, group), getattr(Config(), group)
-        for spec in fields(given):
-            if spec.name not in heeded and getattr(given, spec.name) != getattr(default, spec.name):
-                raise UserError(
-                    f"'{config.method}' works without data: {group}.{spec.name} has no effect, leave it out"
-                )
+        for name in (spec.name for spec in fields(given)):
+            if f"{group}.{name}" not in heeded and getattr(given, name) != getattr(default, name):
+                raise UserError(f"'{method}' works without data: {group}.{name} has no effect, leave it out")
+    if config.train.label_smoothing:
+        raise UserError(f"'{method}' works without labels: train.label_smoothing has no effect, leave it out")
+    travelling = methods.defaults(method)["train"]
     automatic: dict[str, tuple[Any, str]] = {
         "student.name": (BY_DATA["student.name"][1], "the default student"),
+        "student.pretrained": (False, "it is to know what the teacher knows"),
         "train.channels_last": (True, "convolutions are faster in this layout"),
+        **{f"train.{name}": (travelling[name], f"the default of {method}") for name in METHOD_TRAINING},
     }
     if config.student.image_size is None:
         from linnet.teachers import load_teacher
 
-        automatic["student.image_size"] = (load_teacher(config.teacher.id).image_shape[0], "the teacher's")
+        automatic["student.image_size"] = (load_teacher(teacher).image_shape[0], "the teacher's")
     return _fill_in(config, automatic)
 
 

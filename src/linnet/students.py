@@ -40,14 +40,12 @@ class StudentOutput:
 
 
 def look(network: Any, images: torch.Tensor, with_maps: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Features of a timm network before its last layer (B, D), and the feature maps of its stages, if asked for and if
-    the network tells them (timm's ``forward_intermediates``; the CIFAR networks do not)."""
-    maps: list[torch.Tensor] = []
+    """What a timm network gives its head, and the feature maps of its stages, if asked for and if the network tells
+    them (timm's ``forward_intermediates``; the CIFAR networks do not)."""
     if with_maps and hasattr(network, "forward_intermediates"):
         last, maps = network.forward_intermediates(images)
-    else:
-        last = network.forward_features(images)
-    return network.forward_head(last, pre_logits=True), tuple(maps)
+        return last, tuple(maps)
+    return network.forward_features(images), ()
 
 
 class Student(nn.Module):
@@ -97,7 +95,8 @@ class Student(nn.Module):
         self._try_size()
 
     def forward(self, images: torch.Tensor, with_maps: bool = False) -> StudentOutput:
-        features_BD, maps = look(self.backbone, self.normalize(images), with_maps)
+        last, maps = look(self.backbone, self.normalize(images), with_maps)
+        features_BD = self.backbone.forward_head(last, pre_logits=True)
         output = self.backbone.get_classifier()(features_BD)
         if self.bank is None:
             return StudentOutput(features_BD, output, maps=maps)

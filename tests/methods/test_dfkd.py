@@ -13,6 +13,7 @@ from linnet.settings import settings
 from linnet.students import Student
 from linnet.teachers.base import ClassifierTeacher, TeacherOutput
 from linnet.teachers.statistics import BatchNormStatistics
+from linnet.training import Task
 
 CLASSES = tuple(ClassInfo(name, name) for name in ("wren", "robin", "siskin"))
 SIDE, BATCH = 32, 6
@@ -100,6 +101,18 @@ def test_the_terms_of_the_generator_are_weighted_and_the_game_is_adversarial(mak
     assert other.disagreement(s, t).item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_the_training_loop(make, precision: str):
+    """Under bf16 the student's maps and logits come in bf16; losses are computed in float32."""
+    method, student, _ = make()
+    task = Task(student, method, precision)
+    batch = next(iter(method.batches(None, student).epoch(0)))
+    terms = task(batch, Progress(0, 1, 0, 1))
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in method.lifts.parameters())
+
+
 def step_terms(method: DataFree, student: Student) -> dict[str, torch.Tensor]:
     batch = next(iter(method.batches(None, student).epoch(0)))
     return method(batch, student(batch.images, True).float(), Progress(0, 1, 0, 1))
@@ -120,7 +133,7 @@ def test_the_student_and_what_belongs_to_the_method_get_gradients(make):
 def test_weights_of_zero_leave_no_module_behind(make):
     method, student, _ = make(attention_weight=0.0, contrast_weight=0.0)
     assert set(step_terms(method, student)) == {"kl"}
-    assert {key.split(".")[0] for key in method.state_dict()} == {"adversary"}
+    assert {key.split(".")[0] for key in method.state_dict()} == {"adversary", "widest"}
     double, half = make(attention_weight=20.0), make(attention_weight=10.0)
     for which in (double, half):
         which[0].load_state_dict(half[0].state_dict())
@@ -136,7 +149,7 @@ def test_the_teacher_is_no_state_of_the_method(make):
     method, _, teacher = make()
     assert not any(module is teacher for module in method.modules())
     kinds = {key.split(".")[0] for key in method.state_dict()}
-    assert kinds == {"adversary", "lifts", "attentions", "project_student", "project_teacher"}
+    assert kinds == {"adversary", "widest", "lifts", "attentions", "project_student", "project_teacher"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +161,8 @@ def test_stages_are_compared_where_they_match(make, student: str, stages: int):
     assert len(method.lifts) == stages
     assert method.by_stages == (stages > 1)
     terms = step_terms(method, pupil)
-    assert 0 < terms["attention"].item() / 10 <= 4 * stages
+    assert method.needs.maps == (stages > 1)
+    assert terms["attention"].item() > 0
 
 
 def test_the_batches_of_an_epoch(make):
@@ -183,16 +197,16 @@ def test_a_teacher_without_batch_norm_is_refused_unless_asked_for(make):
 def test_a_generator_that_diverges_is_reported_with_its_step(make, monkeypatch: pytest.MonkeyPatch):
     method, student, _ = make()
     monkeypatch.setattr(method, "generator_terms", lambda images, student: {"kl": images.sum() * float("nan")})
-    with pytest.raises(UserError, match="generator's loss is not finite at step 6 .*last good checkpoint is kept"):
+    with pytest.raises(UserError, match="generator's loss is not finite before step 6 .*last good checkpoint is kept"):
         next(iter(method.batches(None, student).epoch(1)))
 
 
 def test_a_generator_whose_images_are_all_alike_is_reported_with_its_step(make, monkeypatch: pytest.MonkeyPatch):
     method, student, _ = make()
     real = method.adversary.images
-    epoch = method.batches(None, student).epoch(0)
+    epoch = method.batches(None, student).epoch(1)
     for _ in range(3):
         next(epoch)
     monkeypatch.setattr(method.adversary, "images", lambda count: real(count)[:1].expand(count, -1, -1, -1))
-    with pytest.raises(UserError, match="generator collapsed at step 3: .*last good checkpoint is kept"):
+    with pytest.raises(UserError, match="generator collapsed before step 9: .*last good checkpoint is kept"):
         next(epoch)

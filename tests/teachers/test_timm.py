@@ -156,3 +156,46 @@ def test_class_weights_are_those_behind_the_logits(timm_folder: Path):
     head = class_head(teacher, classes("ant", "bee", "cat"), ())
     assert head.class_vectors is not None
     assert torch.equal(head.class_vectors, weights[[1, 0, 2]])  # the folder's order is bee, ant, cat
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "efficientvit_m0", "dla46_c", "test_vit", "mobilenetv3_small_050"])
+def test_what_is_watched_is_what_the_teacher_says(name: str, tmp_path: Path):
+    """Heads differ: a norm before the last layer, a convolution as the last layer."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    timm.models.save_for_hf(model, tmp_path / "timm", safe_serialization=True)
+    teacher = load(f"timm:local-dir:{tmp_path / 'timm'}")
+    images = torch.rand(2, 3, *teacher.image_shape, requires_grad=True)
+    for with_maps in (False, True):
+        seen = teacher.watch(images, with_maps)
+        assert torch.allclose(seen.logits_BC, teacher.logits(images), atol=1e-4)
+        assert seen.features_BD.ndim == 2
+        assert bool(seen.maps) == with_maps
+    (gradient,) = torch.autograd.grad(seen.logits_BC.sum(), images)
+    assert gradient.abs().sum() > 0
+    assert [info.name for info in teacher.classes] == ["0", "1", "2"]
+
+
+def test_the_student_of_a_run_is_watched_too(tmp_path: Path):
+    torch.manual_seed(0)
+    Student("test_resnet", CLASSES, 32).save(tmp_path / "run" / "model")
+    teacher, images = load(f"run:{tmp_path / 'run'}"), torch.rand(2, 3, 32, 32)
+    seen = teacher.watch(images, with_maps=True)
+    assert torch.equal(seen.logits_BC, teacher.logits(images))
+    assert torch.equal(seen.features_BD, teacher.network(images).features_BD)
+    assert [tuple(stage.shape[1:]) for stage in seen.maps] == list(teacher.network.map_shapes())
+    assert teacher.classes == CLASSES
+
+
+def test_class_names_that_occur_twice_are_told_apart(tmp_path: Path):
+    """ImageNet has two cranes."""
+    model = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(
+        model, tmp_path / "timm", model_config={"label_names": ["crane", "ant", "crane"]}, safe_serialization=True
+    )
+    names = [info.name for info in load(f"timm:local-dir:{tmp_path / 'timm'}").classes]
+    assert names == ["crane 0", "ant", "crane 2"]

@@ -19,9 +19,10 @@ def scored_part(config: Config, classes: tuple[ClassInfo, ...]) -> dict[str, Man
     manifest = load_manifest(replace(config.data, source=config.data.eval), training=False)
     own, names = [info.name for info in classes], manifest.class_names
     if sorted(own) != sorted(names):
+        only = [sorted(set(a) - set(b))[:3] for a, b in ((names, own), (own, names))]
         raise UserError(
-            f"{config.data.eval} has {len(names)} classes ({', '.join(names[:3])} ...), the teacher {len(own)} "
-            f"({', '.join(own[:3])} ...): the names must be the same"
+            f"{config.data.eval} has {len(names)} classes, the teacher {len(own)}, and the names must be the same "
+            f"(only in the data: {', '.join(only[0]) or 'none'}; only the teacher's: {', '.join(only[1]) or 'none'})"
         )
     order = np.array([own.index(name) for name in names])
     manifest = replace(manifest, labels=order[manifest.labels], classes=classes)

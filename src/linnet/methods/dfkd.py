@@ -7,7 +7,8 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from linnet.attention import HighOrderAttention
 from linnet.config import Bounds, Count, NonNegative
 from linnet.data.batches import Batch
-from linnet.errors import UserError
+from linnet.errors import UserError, first_line
 from linnet.generator import Adversary, Generator, Upsampling
 from linnet.losses import class_balance, divergence, embedding_error, feature_contrast
 from linnet.methods.base import Batches, Context, Method, Needs, Progress
@@ -30,7 +31,7 @@ log = logging.getLogger("linnet")
 STAGES = 4  # those of the paper's networks, from the end; timm counts a stem before them
 PROJECTION = 128
 PICTURES = 10
-COLLAPSED = 0.005  # healthy runs have 0.1 and more, with a teacher that has hardly learned 0.02
+COLLAPSED = 0.01  # of the widest spread so far
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class DataFree(Method):
 
     In turn, ``generator_steps`` steps of the generator, with new noise each, which minimise
 
-        bn_weight * L_BN - adversarial_weight * KL + one_hot_weight * CE(teacher, its argmax) + balance_weight * H,
+        bn_weight * L_BN - adversarial_weight * KL
+        + one_hot_weight * CE(teacher, its argmax) - balance_weight * entropy of the teacher's mean prediction,
 
     and ``student_steps`` steps of the student.
 
@@ -91,24 +93,29 @@ class DataFree(Method):
       mixed high-order attention, and their unit vectors are compared: 2 - 2 cos, mean over the batch, sum over stages.
     * L_SFCL: the features before the last layer, through a small network each, pick one another among the batch's.
 
-    Networks whose stages differ in number or size are compared by the features before the last layer alone.
+    Networks whose last four stages differ in height or width are compared by the features before the last layer alone.
+    The generator's steps are computed in float32, whatever ``train.precision``.
 
     Reference:
         DFKD-FGVC, ICCV 2023, arXiv 2404.12037.
 
     Deviation:
         the attention of a stage is shared by both networks and trained through the student's side alone, and the maps
-        are compared as unit vectors (free attention can make any two maps equal); the generator sees the student in
-        evaluation mode; both gradients are clipped.
+        are compared as unit vectors (free attention can make any two maps equal). The generator doubles pixels before
+        its convolutions (``upsampling``), is narrower below 128 pixels (``width``) and sees the student in evaluation
+        mode. Both gradients are clipped. KL(teacher, student) where the paper prints KL(student, teacher). Stages match
+        by the size of their maps, so those of MobileNets do. Projections of 128, temperature 0.1, 50 alternations an
+        epoch, and no weight decay on norms and biases, where the paper is silent.
 
     Raises:
-        UserError: a teacher without BatchNorm layers (unless ``bn_weight`` is 0), an image size that the generator
-            cannot make; a generator that diverges or collapses.
+        UserError: a teacher without BatchNorm layers (unless ``bn_weight`` is 0) or that cannot look at such images, an
+            image size that the generator cannot make, a generator with nothing to learn, or that diverges or collapses.
     """
 
+    widest: torch.Tensor
     summary = "no data: images of a generator that seeks what the student does not know (DFKD-FGVC, ICCV 2023)"
     Options = DFKDOptions
-    needs = Needs(teacher="classifier", data=False, maps=True)
+    needs = Needs(teacher="classifier", data=False)
     defaults: ClassVar[dict[str, Any]] = {
         "student": {"pretrained": False},
         "train": {
@@ -133,30 +140,37 @@ class DataFree(Method):
                 f"the teacher '{teacher.id}' has no BatchNorm layers, whose statistics tell the generator what its "
                 "training images were like: use another teacher, or do without by --dfkd.bn-weight 0"
             )
+        if own.generator_steps and not any(
+            (own.bn_weight, own.adversarial_weight, own.one_hot_weight, own.balance_weight)
+        ):
+            raise UserError("all weights of the generator's loss are 0: raise one, or keep it with generator_steps 0")
         self.batch_size, self.totals = context.config.train.batch_size, defaultdict[str, float](float)
-        width = own.width or min(64, size // 2)
-        attention, batch_norm = own.spatial_attention, own.generator_batch_norm
-        generator = Generator(size, own.noise, width, own.upsampling, attention, batch_norm)
+        generator = Generator(
+            size,
+            own.upsampling,
+            own.noise,
+            own.width or min(64, size // 2),
+            own.spatial_attention,
+            own.generator_batch_norm,
+        )
+        self.register_buffer("widest", torch.zeros(()))
         self.adversary = Adversary(generator, own.generator_lr, own.generator_clip)
-        with torch.no_grad():
-            seen = teacher.watch(torch.zeros(2, 3, size, size, device=next(teacher.parameters()).device), True)
-        assert seen.features_BD is not None
-        student_width, teacher_width = context.student_width, seen.features_BD.shape[1]
-        student_maps = context.student_maps[-STAGES:]
-        teacher_maps = tuple(tuple(stage.shape[1:]) for stage in seen.maps[-STAGES:])
+        student_width, student_maps = context.student_width, context.student_maps[-STAGES:]
+        teacher_width, teacher_maps = _shapes(teacher, size)
         self.by_stages = bool(student_maps) and [s[1:] for s in student_maps] == [t[1:] for t in teacher_maps]
-        if not self.by_stages:
-            log.info("dfkd: the stages of student and teacher differ: only their last features are compared")
-            student_maps, teacher_maps = ((student_width,),), ((teacher_width,),)
         if own.attention_weight:
-            self.lifts = nn.ModuleList(
-                nn.Conv2d(s[0], t[0], 1) for s, t in zip(student_maps, teacher_maps, strict=True)
-            )
-            self.attentions = nn.ModuleList(HighOrderAttention(t[0], own.order) for t in teacher_maps)
+            widths = [(student_width, teacher_width)]
+            if self.by_stages:
+                widths = [(s[0], t[0]) for s, t in zip(student_maps, teacher_maps, strict=True)]
+                self.needs = replace(self.needs, maps=True)  # type: ignore[misc]
+            self.lifts = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in widths)
+            self.attentions = nn.ModuleList(HighOrderAttention(teacher, own.order) for _, teacher in widths)
         if own.contrast_weight:
             self.project_student, self.project_teacher = projection(student_width), projection(teacher_width)
 
     def batches(self, loader: Batches | None, student: Student) -> Batches:
+        if self.options.attention_weight and not self.by_stages:
+            log.info("dfkd: the stages of student and teacher differ: only their last features are compared")
         return Alternations(self, student)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
@@ -165,9 +179,7 @@ class DataFree(Method):
         assert teacher.features_BD is not None
         terms = {"kl": self.disagreement(student.logits_BC, teacher.logits_BC)}
         if own.attention_weight:
-            pairs = zip(
-                *(self._stages(output) for output in (student, teacher)), self.lifts, self.attentions, strict=True
-            )
+            pairs = zip(self._compared(student), self._compared(teacher), self.lifts, self.attentions, strict=True)
             stages = [attended_distance(s, t, lift, attention) for s, t, lift, attention in pairs]
             terms["attention"] = own.attention_weight * torch.stack(stages).sum()
         if own.contrast_weight:
@@ -180,16 +192,17 @@ class DataFree(Method):
             return divergence(teacher_BC, student_BC)
         return divergence(student_BC, teacher_BC)
 
-    def _stages(self, output: StudentOutput | TeacherOutput) -> tuple[torch.Tensor, ...]:
+    def _compared(self, output: StudentOutput | TeacherOutput) -> tuple[torch.Tensor, ...]:
         assert output.features_BD is not None
         return output.maps[-STAGES:] if self.by_stages else (output.features_BD[:, :, None, None],)
 
     def generator_terms(self, images: torch.Tensor, student: Student) -> dict[str, torch.Tensor]:
         """The weighted terms that the generator minimises; gradients reach the images."""
-        own = self.options
-        with self.statistics:
+        own, terms = self.options, {}
+        with self.statistics if own.bn_weight else nullcontext():
             teacher_BC = self.watch(images).logits_BC.float()
-        terms = {"kl": -own.adversarial_weight * self.disagreement(student(images).logits_BC.float(), teacher_BC)}
+        if own.adversarial_weight:
+            terms["kl"] = -own.adversarial_weight * self.disagreement(student(images).logits_BC.float(), teacher_BC)
         if own.bn_weight:
             terms["bn"] = own.bn_weight * self.statistics.distance()
         if own.one_hot_weight:
@@ -199,6 +212,7 @@ class DataFree(Method):
         return terms
 
     def numbers(self) -> dict[str, float]:
+        """Means over the epoch: the generator's weighted terms, and the spread of the teacher's logits."""
         means = {f"generator.{name}": total / self.options.alternations for name, total in self.totals.items()}
         self.totals.clear()
         return means
@@ -211,7 +225,7 @@ class Alternations:
     """The batches of an epoch: before every ``student_steps`` of them the generator takes its steps.
 
     Raises:
-        UserError: the generator's loss is not finite, or the teacher cannot tell its images apart.
+        UserError: the generator's loss is not finite, or the teacher can no longer tell its images apart.
     """
 
     def __init__(self, method: DataFree, student: Student):
@@ -221,41 +235,69 @@ class Alternations:
         return self.method.options.alternations * self.method.options.student_steps
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        own = self.method.options
-        for start in range(number * len(self), (number + 1) * len(self), own.student_steps):
+        steps, maps = self.method.options.student_steps, self.method.needs.maps
+        if number == 0:  # what the untrained generator's images are to the teacher
+            with torch.no_grad():
+                self._spread(self.method.watch(self.method.adversary.images(self.batch_size)).logits_BC)
+        for start in range(number * len(self), (number + 1) * len(self), steps):
             self._train_generator(start)
-            for i in range(own.student_steps):
+            for i in range(steps):
                 images = self.method.adversary.images(self.batch_size)
                 with torch.no_grad():
-                    teacher = self.method.watch(images, with_maps=self.method.by_stages)
+                    teacher = self.method.watch(images, with_maps=maps)
                 if i == 0:
-                    self._check(teacher.logits_BC, start)
-                yield Batch(torch.arange(len(images)), number, images, torch.full((len(images),), -1), teacher)
+                    self._check_spread(teacher.logits_BC, start)
+                unlabelled = torch.full((len(images),), -1, device=images.device)
+                yield Batch(torch.arange(len(images)), number, images, unlabelled, teacher)
 
     def _train_generator(self, step: int) -> None:
-        terms: dict[str, torch.Tensor] = {}
+        """The generator's steps before student step number ``step``."""
+        own, sums = self.method.options, defaultdict[str, Any](float)
         self.student.eval()  # its batch statistics are no secret that the generator could use
-        for _ in range(self.method.options.generator_steps):
+        for _ in range(own.generator_steps):
             terms = self.method.adversary.step(
                 self.batch_size, lambda images: self.method.generator_terms(images, self.student)
             )
+            for name, value in terms.items():
+                sums[name] += value
         self.student.train()
-        for name, value in terms.items():
-            self.method.totals[name] += value.item()
-            if not math.isfinite(value):
+        for name, total in sums.items():
+            self.method.totals[name] += total.item() / own.generator_steps
+            if not math.isfinite(total):
                 raise UserError(
-                    f"the generator's loss is not finite at step {step} ({name} {value:g}): lower --dfkd.generator-lr; "
+                    f"the generator's loss is not finite before step {step} ({name}): lower --dfkd.generator-lr; "
                     "the last good checkpoint is kept"
                 )
 
-    def _check(self, teacher_BC: torch.Tensor, step: int) -> None:
-        spread = logit_spread(teacher_BC.float()).item()
+    def _spread(self, teacher_BC: torch.Tensor) -> float:
+        """Of the teacher's logits over a batch; the widest so far is kept in the checkpoints."""
+        spread = logit_spread(teacher_BC.float())
+        self.method.widest.copy_(torch.maximum(self.method.widest, spread))
+        return spread.item()
+
+    def _check_spread(self, teacher_BC: torch.Tensor, step: int) -> None:
+        spread, widest = self._spread(teacher_BC), self.method.widest.item()
         self.method.totals["spread"] += spread
-        if self.method.options.generator_steps and not spread > COLLAPSED:
+        if not spread > COLLAPSED * widest:
             raise UserError(
-                f"the generator collapsed at step {step}: the teacher finds its images alike (spread of the logits "
-                f"{spread:.2g}); lower --dfkd.generator-lr or raise --dfkd.bn-weight; the last good checkpoint is kept"
+                f"the generator collapsed before step {step}: the teacher finds its images alike (spread of the logits "
+                f"{spread:.2g}, once {widest:.2g}); lower --dfkd.generator-lr or raise --dfkd.bn-weight; the last good "
+                "checkpoint is kept"
             )
+
+
+def _shapes(teacher: ClassifierTeacher, size: int) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """The teacher's width before its last layer, and (channels, height, width) of its last stages, at this side."""
+    try:
+        with torch.no_grad():
+            seen = teacher.watch(torch.zeros(2, 3, size, size, device=next(teacher.parameters()).device), True)
+        assert seen.features_BD is not None
+        return seen.features_BD.shape[1], tuple(tuple(stage.shape[1:]) for stage in seen.maps[-STAGES:])
+    except (RuntimeError, AssertionError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"the teacher '{teacher.id}' cannot look at images of {size} x {size} pixels and tell its features "
+            f"({first_line(error)}): choose another --image-size or another teacher"
+        ) from error
 
 
 def attended_distance(

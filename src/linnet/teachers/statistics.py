@@ -24,12 +24,12 @@ class BatchNormStatistics:
     def __init__(self, network: nn.Module):
         found = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         self.layers = [layer for layer in found if layer.running_mean is not None]
-        self._inputs: list[tuple[_BatchNorm, torch.Tensor]] = []
+        self._distances: list[torch.Tensor] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "BatchNormStatistics":
-        self._inputs = []
-        self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in self.layers]
+        self._distances = []
+        self._hooks = [layer.register_forward_pre_hook(self._compare) for layer in self.layers]
         return self
 
     def __exit__(
@@ -38,16 +38,14 @@ class BatchNormStatistics:
         for hook in self._hooks:
             hook.remove()
 
-    def _remember(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _compare(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(layer, _BatchNorm)
-        self._inputs.append((layer, inputs[0]))
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        running = layer.running_mean.float(), layer.running_var.float()
+        self._distances.append(statistics_distance(inputs[0].float(), *running))
 
     def distance(self) -> torch.Tensor:
         """Sum over the layers of ||mean - running mean|| + ||variance - running variance||; see
         :func:`linnet.losses.statistics_distance`."""
-        parts = []
-        for layer, maps in self._inputs:
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            parts.append(statistics_distance(maps.float(), layer.running_mean.float(), layer.running_var.float()))
-        return torch.stack(parts).sum()
+        return torch.stack(self._distances).sum()

@@ -43,6 +43,7 @@ class TimmTeacher(ClassifierTeacher):
         self.normalize = Normalize(settings["mean"], settings["std"]).eval()
         self.class_names, self.class_weights = _label_names(network), _last_weights(network)
         names = list(self.class_names or map(str, range(network.num_classes)))
+        names = [name if names.count(name) == 1 else f"{name} {i}" for i, name in enumerate(names)]  # ImageNet's cranes
         self.classes = tuple(ClassInfo(*pair) for pair in zip(names, prompt_names(names), strict=True))
 
     @torch.no_grad()
@@ -50,8 +51,9 @@ class TimmTeacher(ClassifierTeacher):
         return self.network(self.normalize(images)).float()
 
     def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
-        features_BD, maps = look(self.network, self.normalize(images), with_maps)
-        return TeacherOutput(self.network.get_classifier()(features_BD), features_BD=features_BD, maps=maps)
+        last, maps = look(self.network, self.normalize(images), with_maps)
+        features_BD = self.network.forward_head(last, pre_logits=True).flatten(1)
+        return TeacherOutput(self.network.forward_head(last), features_BD=features_BD, maps=maps)
 
 
 class RunTeacher(ClassifierTeacher):
