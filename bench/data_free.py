@@ -39,6 +39,7 @@ SHARED = {
     "train.select": "last",
     "dfkd.generator_steps": 10,
     "dfkd.student_steps": 10,
+    "dfkd.upsampling": "nearest",  # not the default: see docs/LOG.md
 }
 KL_ONLY = {"dfkd.attention_weight": 0.0, "dfkd.contrast_weight": 0.0}
 # row: what sets it apart

@@ -69,9 +69,9 @@ class DFKDOptions:
     width: Count | None = None
     """Channels of the generator's last blocks, an eighth of those of its first map; auto: half the image's side, at
     most 64."""
-    upsampling: Upsampling = "nearest"
-    """How the generator's blocks double the side: by a transposed convolution of stride 2 (the paper), or by doubled
-    pixels before a convolution."""
+    upsampling: Upsampling = "transposed"
+    """How the generator's blocks double the side: by a transposed convolution of stride 2, or by doubled pixels before
+    a convolution."""
     spatial_attention: NonNegative = 0.05
     """Strength of the attention in the generator (lambda); 0: none, a DCGAN."""
     generator_batch_norm: bool = True
@@ -101,11 +101,11 @@ class DataFree(Method):
 
     Deviation:
         the attention of a stage is shared by both networks and trained through the student's side alone, and the maps
-        are compared as unit vectors (free attention can make any two maps equal). The generator doubles pixels before
-        its convolutions (``upsampling``), is narrower below 128 pixels (``width``) and sees the student in evaluation
-        mode. Both gradients are clipped. KL(teacher, student) where the paper prints KL(student, teacher). Stages match
-        by the size of their maps, so those of MobileNets do. Projections of 128, temperature 0.1, 50 alternations an
-        epoch, and no weight decay on norms and biases, where the paper is silent.
+        are compared as unit vectors (free attention can make any two maps equal). The generator is narrower below 128
+        pixels (``width``) and sees the student in evaluation mode. Both gradients are clipped. KL(teacher, student)
+        where the paper prints KL(student, teacher). Stages match by the size of their maps, so those of MobileNets do.
+        Projections of 128, temperature 0.1, 50 alternations an epoch, and no weight decay on norms and biases, where
+        the paper is silent.
 
     Raises:
         UserError: a teacher without BatchNorm layers (unless ``bn_weight`` is 0) or that cannot look at such images, an
