@@ -17,6 +17,7 @@ from linnet.data.scored import scored_part
 from linnet.errors import UserError
 from linnet.gallery import is_moment
 from linnet.methods.dfkd import DataFree
+from linnet.pipeline import default_folder
 from linnet.run import Run
 from linnet.settings import settings
 from linnet.students import Student
@@ -152,6 +153,7 @@ def test_the_size_may_differ_from_the_teachers_and_the_classes_may_lie_in_anothe
     resolved, reasons = settings(method="dfkd", teacher=f"run:{teacher.folder}")
     assert resolved.student.image_size == 32
     assert "student.image_size = 32: the teacher's" in reasons
+    assert default_folder(resolved) == Path("runs/teacher-dfkd-s0")
     assert (resolved.student.pretrained, resolved.train.select, resolved.train.optimizer) == (False, "last", "sgd")
     run = free(teacher, tmp_path / "run", **{"student.image_size": 48})
     assert Student.load(run.model).image_size == 48

@@ -153,9 +153,10 @@ class StudentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count | None = None
-    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning."""
+    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning. Without data
+    (dfkd) as many alternations as the method says, 200 times."""
     select: Literal["val", "last"] | None = None
-    """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning last."""
+    """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning and without data last."""
     batch_size: Annotated[int, Bounds(2)] = 64
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"

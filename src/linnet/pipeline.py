@@ -102,9 +102,9 @@ def distill(
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
-        if manifest:
+        if manifest is not None:
             _distill(resolved, manifest, run, accelerator)
-        elif copy:
+        elif copy is not None:
             _distill_without_data(resolved, copy, run, accelerator)
     finally:
         log.removeHandler(handler)
@@ -116,11 +116,9 @@ def distill(
 
 def default_folder(config: Config) -> Path:
     """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``, ``runs/resnet34-dfkd-s0``."""
-    source = config.data.source or config.teacher.id or ""
+    source = config.data.source or (config.teacher.id or "").partition(":")[2]  # without data: what is copied
     kind, _, details = source.partition(":")
-    name = (
-        f"{kind}-{details}".rstrip("-") if kind == "aviary" or not config.data.source else Path(source).resolve().name
-    )
+    name = f"{kind}-{details}".rstrip("-") if kind == "aviary" else Path(source).resolve().name
     return Path("runs") / re.sub(r"[^\w.=+-]+", "-", f"{name}-{config.method}-s{config.seed}")
 
 
