@@ -153,8 +153,8 @@ class StudentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count | None = None
-    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning; without data
-    (dfkd) 200 times its alternations."""
+    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning; 200 times the
+    alternations of dfkd."""
     select: Literal["val", "last"] | None = None
     """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning and without data last."""
     batch_size: Annotated[int, Bounds(2)] = 64
