@@ -153,8 +153,8 @@ class StudentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count | None = None
-    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning, 200 for dfkd,
-    whose epochs are alternations."""
+    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning, 200 for
+    dfkd, whose epochs are alternations."""
     select: Literal["val", "last"] | None = None
     """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning and dfkd last."""
     batch_size: Annotated[int, Bounds(2)] = 64
