@@ -254,18 +254,43 @@ def test_the_resolved_settings_start_the_same_run(teacher: Run, tmp_path: Path):
     assert read_yaml(run.folder / "config.yaml")["options"]["dfkd"]["alternations"] == 2
 
 
-@pytest.mark.slow
-def test_more_classes_and_larger_images_take_longer_but_go_the_same_way(tmp_path: Path):
-    """20 species at 64 pixels, as far as a quarter of an hour goes; bench/data_free.py larger goes further."""
-    data = "aviary:species=20,genus=1,images=100"
-    options = {"train.epochs": 10, "train.lr": 3e-3, "student.image_size": 64, "export": False}
+SHORT = {
+    "train.lr": 0.05, "train.epochs": 10, "export": False,
+    "dfkd.generator_steps": 10, "dfkd.student_steps": 10, "dfkd.upsampling": "nearest",
+}  # fmt: skip
+
+
+def copies(tmp_path: Path, data: str, image_size: int, epochs: int, **rows: dict) -> tuple[float, dict[str, float]]:
+    """Test accuracy of a ResNet-18 and of its copies, one for each row of options."""
+    options = {"train.epochs": epochs, "train.lr": 3e-3, "student.image_size": image_size, "export": False}
     teacher = linnet.distill(data, method="ce", student="resnet18", out=tmp_path / "teacher", options=options)
-    assert teacher.summary()["test.top1"] > 0.9
-    options = {
-        "data.eval": data, "train.epochs": 5, "train.lr": 0.05, "export": False,
-        "dfkd.alternations": 4, "dfkd.generator_steps": 10, "dfkd.student_steps": 10,
-    }  # fmt: skip
-    same = {"teacher": f"run:{teacher.folder}", "student": "resnet10t", "method": "dfkd"}
-    run = linnet.distill(**same, out=tmp_path / "free", options=options)
-    control = linnet.distill(**same, out=tmp_path / "control", options={**options, "dfkd.generator_steps": 0})
-    assert run.summary()["test.top1"] > 0.2 > 0.12 > control.summary()["test.top1"]  # chance is 0.05
+    scores = {}
+    for name, own in rows.items():
+        options = {"data.eval": data, **SHORT, **own}
+        same = {"teacher": f"run:{teacher.folder}", "student": "resnet10t", "method": "dfkd"}
+        scores[name] = linnet.distill(**same, out=tmp_path / name, options=options).summary()["test.top1"]
+    return teacher.summary()["test.top1"], scores
+
+
+KL_OF_NOISE = {"dfkd.generator_steps": 0, "dfkd.attention_weight": 0.0, "dfkd.contrast_weight": 0.0}
+
+
+@pytest.mark.slow
+def test_eight_species_are_copied_and_noise_does_not_do(tmp_path: Path):
+    """The easy set of bench/data_free.py: about ten minutes on two cores."""
+    few = {"dfkd.alternations": 5}
+    data = "aviary:species=8,genus=1,images=200"
+    teacher, scores = copies(tmp_path, data, 32, 12, full=few, control={**few, **KL_OF_NOISE})
+    assert teacher >= 0.95
+    assert scores["full"] >= 0.75
+    assert scores["control"] < 0.30
+
+
+@pytest.mark.slow
+def test_more_classes_and_larger_images_go_the_same_way(tmp_path: Path):
+    """20 species at 64 pixels, as far as a quarter of an hour on two cores goes; bench/data_free.py larger goes on."""
+    few = {"dfkd.alternations": 2}
+    data = "aviary:species=20,genus=1,images=100"
+    teacher, scores = copies(tmp_path, data, 64, 10, full=few, control={**few, **KL_OF_NOISE})
+    assert teacher > 0.9
+    assert scores["full"] > 0.2 > 0.12 > scores["control"]  # chance is 0.05
