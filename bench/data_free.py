@@ -50,7 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ attention": {"dfkd.contrast_weight": 0.0},
     "full": {},
     "random generator": {"dfkd.generator_steps": 0},
-    "random generator, transposed": {"dfkd.generator_steps": 0, "dfkd.upsampling": "transposed"},
+    "random generator, transposed, KL": {"dfkd.generator_steps": 0, "dfkd.upsampling": "transposed", **KL_ONLY},
     "random generator, KL": {"dfkd.generator_steps": 0, **KL_ONLY},
     "full, transposed": {"dfkd.upsampling": "transposed"},
     "full, DCGAN": {"dfkd.upsampling": "transposed", "dfkd.spatial_attention": 0.0},

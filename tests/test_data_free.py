@@ -256,7 +256,7 @@ def test_the_resolved_settings_start_the_same_run(teacher: Run, tmp_path: Path):
 
 SHORT = {
     "train.lr": 0.05, "train.epochs": 10, "export": False,
-    "dfkd.generator_steps": 10, "dfkd.student_steps": 10, "dfkd.upsampling": "nearest",
+    "dfkd.generator_steps": 10, "dfkd.student_steps": 10,
 }  # fmt: skip
 
 
@@ -277,7 +277,7 @@ KL_OF_NOISE = {"dfkd.generator_steps": 0, "dfkd.attention_weight": 0.0, "dfkd.co
 
 @pytest.mark.slow
 def test_eight_species_are_copied_and_noise_does_not_do(tmp_path: Path):
-    """The easy set of bench/data_free.py: about ten minutes on two cores."""
+    """The easy set of bench/data_free.py with the published generator: about ten minutes on two cores."""
     few = {"dfkd.alternations": 5}
     data = "aviary:species=8,genus=1,images=200"
     teacher, scores = copies(tmp_path, data, 32, 12, full=few, control={**few, **KL_OF_NOISE})
@@ -291,6 +291,7 @@ def test_more_classes_and_larger_images_go_the_same_way(tmp_path: Path):
     """20 species at 64 pixels, as far as a quarter of an hour on two cores goes; bench/data_free.py larger goes on."""
     few = {"dfkd.alternations": 2}
     data = "aviary:species=20,genus=1,images=100"
-    teacher, scores = copies(tmp_path, data, 64, 10, full=few, control={**few, **KL_OF_NOISE})
+    full = {**few, "dfkd.upsampling": "nearest"}
+    teacher, scores = copies(tmp_path, data, 64, 10, full=full, control={**few, **KL_OF_NOISE})
     assert teacher > 0.9
     assert scores["full"] > 0.2 > 0.12 > scores["control"]  # chance is 0.05
