@@ -77,7 +77,7 @@ def test_no_data_in_a_student_with_a_gallery_out(teacher: Run, tmp_path: Path):
 def test_the_student_learns_what_real_birds_are_without_having_seen_one(teacher: Run, tmp_path: Path):
     options = {
         "data.eval": DATA, "train.batch_size": 32, "train.lr": 0.05, "dfkd.width": 8,
-        "dfkd.alternations": 8, "dfkd.generator_steps": 5, "dfkd.student_steps": 5,
+        "dfkd.alternations": 8, "dfkd.generator_steps": 5, "dfkd.student_steps": 5, "dfkd.upsampling": "nearest",
     }  # fmt: skip
     assert teacher.summary()["test.top1"] > 0.8
     kl_of_noise = {"dfkd.generator_steps": 0, "dfkd.attention_weight": 0.0, "dfkd.contrast_weight": 0.0}
