@@ -108,7 +108,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=SETS)
-    rows = ["ce", "generator + KL", "+ contrast", "+ attention", "full", "random generator, KL", "random generator"]
+    rows = [row for row in ROWS if row not in ("full, DCGAN", "full, no spatial attention", "DAFL")]
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, "teacher"], default=rows)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     main(parser.parse_args())
