@@ -86,14 +86,12 @@ def distill(
     accelerator = _accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
-    if accelerator.num_processes > 1 and not methods.needs_data(resolved.method):
-        raise UserError(f"'{resolved.method}' works in one process: start it without torchrun or accelerate")
     manifest = copy = None
     if methods.needs_data(resolved.method):
         with accelerator.local_main_process_first():
             manifest = load_manifest(resolved.data)
     else:
-        copy = _prepare_copy(resolved, accelerator.device)
+        copy = _prepare_copy(resolved, accelerator)
     run = Run(Path(out or default_folder(resolved)))
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -194,17 +192,20 @@ class Copy(NamedTuple):
     scored: dict[str, Manifest]
 
 
-def _prepare_copy(config: Config, device: torch.device) -> Copy:
+def _prepare_copy(config: Config, accelerator: Any) -> Copy:
     """Classes are the teacher's, images the method's own; data only score."""
+    if accelerator.num_processes > 1:
+        raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")
     teacher = load_teacher(config.teacher.id or "")
     assert isinstance(teacher, ClassifierTeacher)
     student = _student(config, teacher.classes)
     scored = scored_part(config, student.classes) if config.data.eval else {}
     if config.train.channels_last:
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher.to(accelerator.device)
     seed_everything(config.seed, 0, 0)
     method, shapes = methods.build(config.method, config.options), student.map_shapes()
-    method.prepare(Context(config, student.classes, student.width, teacher.to(device), None, student_maps=shapes))
+    method.prepare(Context(config, student.classes, student.width, teacher, None, student_maps=shapes))
     return Copy(teacher, student, method, scored)
 
 
