@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,12 +87,11 @@ def distill(
     accelerator = _accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
-    manifest = copy = None
     if methods.needs_data(resolved.method):
         with accelerator.local_main_process_first():
-            manifest = load_manifest(resolved.data)
+            story = partial(_distill, resolved, load_manifest(resolved.data))
     else:
-        copy = _prepare_copy(resolved, accelerator)
+        story = partial(_distill_without_data, resolved, _prepare_copy(resolved, accelerator))
     run = Run(Path(out or default_folder(resolved)))
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -100,10 +100,7 @@ def distill(
     try:
         for reason in reasons:
             log.info("auto: %s", reason)
-        if manifest is not None:
-            _distill(resolved, manifest, run, accelerator)
-        elif copy is not None:
-            _distill_without_data(resolved, copy, run, accelerator)
+        story(run, accelerator)
     finally:
         log.removeHandler(handler)
         handler.close()
