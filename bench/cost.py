@@ -5,35 +5,24 @@ pass on logits of that batch. Medians, one process, on the CPU with the threads 
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
 from linnet import methods
 from linnet.config import Config
-from linnet.data.batches import Batch
-from linnet.data.manifest import ClassInfo
-from linnet.methods import Context, Progress
-from linnet.students import Student, StudentOutput
-from linnet.teachers.base import ClassHead, Teacher, TeacherOutput
-
-
-def median_ms(work: Callable[[], None], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[3:])
+from linnet.methods import Context
+from linnet.step import Batch, Progress, StudentOutput, TeacherOutput
+from linnet.students.student import Student
+from linnet.teachers.base import ClassHead, Teacher
+from linnet.text.classes import class_table
+from linnet.timing import median_ms
 
 
 def main(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     count = arguments.batch_size
-    classes = tuple(ClassInfo(str(c), str(c)) for c in range(arguments.classes))
+    classes = class_table([str(c) for c in range(arguments.classes)])
     student = Student(arguments.student, classes, arguments.image_size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(student.parameters())
     images = torch.rand(count, 3, arguments.image_size, arguments.image_size)
@@ -51,7 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{shown}: {whole:.1f} ms a step")
     for row in arguments.rows:
         id, *options = row.split(",")
-        method = methods.build(id, {id: dict(option.split("=") for option in options)})
+        given = {id: dict(option.split("=") for option in options)}
+        method = methods.build(id, methods.check_options(id, given))
         frozen = Teacher("none", torch.nn.Identity(), lambda image: torch.zeros(3, 8, 8), "")
         frozen.kind = "classifier"  # type: ignore[misc]
         head = ClassHead(weights_CD=torch.randn(len(classes), 64))
@@ -60,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
         def alone(method: methods.Method = method, features_BD: torch.Tensor = features_BD) -> None:
             output = StudentOutput(features_BD, torch.randn(count, len(classes), requires_grad=True))
-            terms = method(batch, output, Progress(1, 2, 1, 2))
+            terms = method(batch, output, Progress(1, 2))
             torch.stack([term for name, term in terms.items() if name != "ce"]).sum().backward()
 
         cost = median_ms(alone, 200)

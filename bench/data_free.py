@@ -10,9 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from table import scores, spread
-
-from linnet import distill
+from linnet.commands.comparison import Comparison, Summary, finished, mean_sd, percent
 from linnet.run import Run
 
 # set: the teacher's data and training, and the length of its students'
@@ -65,44 +63,43 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def cell(out: Path, row: str, seed: int, teacher: Run, set: str) -> dict[str, Any]:
+def ce_row(set: str, teacher: Summary) -> dict[str, Any]:
+    """The same student on the teacher's own images, for as many steps."""
     data, training, length = SETS[set]
     shared = {**SHARED, **length}
-    if row != "ce":
-        own = {**shared, "method": "dfkd", "teacher.id": f"run:{teacher.folder}", "data.eval": data, **ROWS[row]}
-        return scores(out, row, seed, own)
     steps = shared["train.epochs"] * shared["dfkd.alternations"] * shared["dfkd.student_steps"]
-    own = {key: value for key, value in shared.items() if not key.startswith("dfkd.")}
-    epochs = round(steps / (teacher.summary()["images.train"] // 64))
-    own |= {
+    return {
+        **{key: value for key, value in shared.items() if not key.startswith("dfkd.")},
         "method": "ce",
         "data.source": data,
-        "train.epochs": epochs,
+        "train.epochs": round(steps / (teacher["images.train"] // 64)),
         "student.image_size": training["student.image_size"],
     }
-    return scores(out, row, seed, own)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    data, training, _ = SETS[arguments.set]
+    data, training, length = SETS[arguments.set]
     out = Path("runs/bench") / f"data-free-{arguments.set}"
     teacher = Run(out / "teacher")
-    if not teacher.is_finished:
-        distill(data, method="ce", out=teacher.folder, resume=True, options={**training, "export": False})
-    print(f"teacher: {100 * teacher.summary()['test.top1']:.1f}", flush=True)
-    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows if row != "teacher"}
-    for seed in arguments.seeds:
-        for row, summaries in table.items():
-            summaries.append(cell(out, row, seed, teacher, arguments.set))
-            last = summaries[-1]
-            print(f"seed {seed} {row}: {100 * last['test.top1']:.1f} in {last['train.seconds']:.0f} s", flush=True)
+    summary = finished(
+        teacher, {"data.source": data, "method": "ce", **training, "export": False, "train.precision": "fp32"}
+    )
+    print(f"teacher: {100 * summary['test.top1']:.1f}", flush=True)
+    free = {**SHARED, **length, "method": "dfkd", "teacher.id": f"run:{teacher.folder}", "data.eval": data}
+    rows = {row: {**free, **ROWS[row]} for row in arguments.rows if row not in ("teacher", "ce")}
+    if "ce" in arguments.rows:
+        rows = {"ce": ce_row(arguments.set, summary), **rows}
+    comparison = Comparison(out, {"export": False, "train.precision": "fp32"}, rows, arguments.seeds)
+
+    def told(row: str, seed: int, summary: Summary) -> None:
+        print(f"seed {seed} {row}: {100 * summary['test.top1']:.1f} in {summary['train.seconds']:.0f} s", flush=True)
+
+    table = comparison.table(told)
     print("\n| | test | each seed | agrees with the teacher | seconds |\n|---|---|---|---|---|")
     for row, summaries in table.items():
-        test, agrees = (
-            [100 * s.get(key, float("nan")) for s in summaries] for key in ("test.top1", "test.teacher_agreement")
-        )
+        test, agrees = percent(summaries, "test.top1"), percent(summaries, "test.teacher_agreement")
         seconds = ", ".join(f"{s['train.seconds']:.0f}" for s in summaries)
-        print(f"| {row} | {spread(test)} | {' '.join(f'{v:.1f}' for v in test)} | {spread(agrees)} | {seconds} |")
+        print(f"| {row} | {mean_sd(test)} | {' '.join(f'{v:.1f}' for v in test)} | {mean_sd(agrees)} | {seconds} |")
 
 
 if __name__ == "__main__":

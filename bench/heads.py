@@ -6,14 +6,14 @@ the prompt names away: of an aviary only the invented names are left, which say 
 """
 
 import argparse
-import statistics
 from dataclasses import replace
 
 import torch
 
-from linnet.data.manifest import load_manifest
-from linnet.evaluation.metrics import top_k_accuracy
-from linnet.settings import settings
+from linnet.commands.comparison import mean_sd
+from linnet.data.load import load_manifest
+from linnet.defaults import settings
+from linnet.metrics import top_k_accuracy
 from linnet.teachers import load_teacher
 from linnet.teachers.answers import ask
 
@@ -24,22 +24,21 @@ def main(arguments: argparse.Namespace) -> None:
         scores: dict[str, list[float]] = {"before": [], "val": [], "test": []}
         for seed in arguments.seeds if head == "prompt" else [0]:
             config, _ = settings(
-                arguments.data, teacher=arguments.teacher, seed=seed, options={**options, "teacher.head": head}
+                arguments.data,
+                teacher=arguments.teacher,
+                seed=seed,
+                options={"train.precision": "fp32", **options, "teacher.head": head},
             )
             manifest = load_manifest(config.data)
             if arguments.names:
                 classes = tuple(info._replace(prompt_name=info.name) for info in manifest.classes)
                 manifest = replace(manifest, classes=classes)
             splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test")}
-            answers = ask(config, load_teacher(config.teacher.id or ""), splits, torch.device("cpu"))
+            answers = ask(config, load_teacher(config.teacher.id), splits, torch.device("cpu"))
             scores["before"].append(100 * answers.val_top1[head])
             for part in ("val", "test"):
                 scores[part].append(100 * top_k_accuracy(answers.logits[part], splits[part].labels))
-        shown = [
-            f"{statistics.mean(v):.2f}" + (f" ± {statistics.stdev(v):.2f}" if len(v) > 1 else "")
-            for v in scores.values()
-        ]
-        print(f"| {head} | {' | '.join(shown)} |", flush=True)
+        print(f"| {head} | {' | '.join(map(mean_sd, scores.values()))} |", flush=True)
 
 
 if __name__ == "__main__":

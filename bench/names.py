@@ -9,17 +9,18 @@ import argparse
 import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from linnet.banks import TextBank
-from linnet.onnx_export import export_onnx
-from linnet.predict import Predictor, load
-from linnet.students import Student
+from linnet.deploy.export import export_onnx
+from linnet.deploy.predictor import Predictor, load
+from linnet.run import Run
+from linnet.students.student import Student
+from linnet.text.bank import TextBank
+from linnet.timing import median_ms
 
 ROUNDS, NAMES = 20, (10, 10_000)
 
@@ -36,11 +37,7 @@ def milliseconds(predictor: Predictor, banks: list[TextBank], call: Callable[[],
     for _ in range(ROUNDS):
         for own, bank in zip(times, banks, strict=True):
             predictor.network.set_bank(bank)
-            for repeat in range(11):
-                start = time.perf_counter()
-                call()
-                if repeat:
-                    own.append(1000 * (time.perf_counter() - start))
+            own.append(median_ms(call, repeats=10, warm_up=1))
     return [statistics.median(own) for own in times]
 
 
@@ -49,7 +46,7 @@ def megabytes() -> float:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    student = Student.load(arguments.run / "model")
+    student = Student.load(Run(arguments.run).model)
     assert student.bank is not None
     if arguments.student:
         student = Student(arguments.student, student.classes, arguments.size, bank=student.bank).eval()

@@ -8,11 +8,11 @@ its own seeds (and one thread, OMP_NUM_THREADS=1). The teacher's row is of the s
 import argparse
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from table import scores, spread
-
+from linnet.commands.comparison import Comparison, Summary, mean_sd, percent
 from linnet.data.aviary import make_species
 
 # set: settings that all of its rows share
@@ -46,7 +46,7 @@ def only(*names: str) -> dict[str, Any]:
 BARE = {"data.source": "aviary:species=60,images=100,bare=1"}
 # row: its method and what sets it apart
 ROWS: dict[str, dict[str, Any]] = {
-    "ce": {"method": "ce"},
+    "ce": {"method": "ce", "shots.count": None},
     "full": {},
     "cls only": only("cls"),
     "mse only": only("mse"),
@@ -64,15 +64,6 @@ ROWS: dict[str, dict[str, Any]] = {
 KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic", "generalised.harmonic")
 
 
-def cell(out: Path, row: str, seed: int, shared: dict[str, Any]) -> dict[str, Any]:
-    own = {**shared, "method": "openvocab", **ROWS[row]}
-    if row == "ce":
-        own.pop("shots.count")
-    if row == "finetuned":  # goes on from the zero-shot student of its seed
-        own["student.pretrained"] = str(out / f"full-{seed}" / "model")
-    return scores(out, row, seed, own)
-
-
 def write_descriptions(path: Path) -> None:
     """What the prompt names of the aviary say, as descriptions of species that are called by their invented names."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,17 +71,24 @@ def write_descriptions(path: Path) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    shared = {**SETS[arguments.set], **dict(option.split("=", 1) for option in arguments.options)}
+    shared = {"method": "openvocab", "export": False, "train.precision": "fp32", **SETS[arguments.set]}
+    shared |= dict(option.split("=", 1) for option in arguments.options)
     shared |= {"data.source": arguments.data} if arguments.data else {}
     shared |= {"teacher.id": arguments.teacher} if arguments.teacher else {}
     out = Path("runs/bench") / "-".join(["open-vocabulary", arguments.set, *arguments.options])
     write_descriptions(Path("runs/bench/descriptions.json"))
-    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows}
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            table[row].append(cell(out, row, seed, shared))
-            shown = " ".join(f"{100 * table[row][-1].get(key, float('nan')):.1f}" for key in ("val.top1", *KEYS))
-            print(f"seed {seed} {row}: {shown}", flush=True)
+    comparison = Comparison(out, shared, {}, arguments.seeds)
+
+    def finetuned(seed: int) -> dict[str, Any]:
+        """It goes on from the zero-shot student of its seed."""
+        return {**ROWS["finetuned"], "student.pretrained": str(comparison.run("full", seed).model)}
+
+    def told(row: str, seed: int, summary: Summary) -> None:
+        shown = " ".join(f"{100 * summary.get(key, float('nan')):.1f}" for key in ("val.top1", *KEYS))
+        print(f"seed {seed} {row}: {shown}", flush=True)
+
+    rows = {row: finetuned if row == "finetuned" else ROWS[row] for row in arguments.rows}
+    table = replace(comparison, rows=rows).table(told)
     print("\n| | val | ID | OOD | harmonic | all names | OOD of each seed | share of teacher's OOD | last 5: ID, OOD |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row, summaries in table.items():
@@ -100,8 +98,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"| *teacher* | | {teacher} | | | |")
     for row, summaries in table.items():
         if "few_shot.retrieval.mean_per_class" in summaries[0]:
-            values = [100 * s["few_shot.retrieval.mean_per_class"] for s in summaries]
-            print(f"{row}: retrieval {spread(values)}, alpha {[s['few_shot.retrieval.alpha'] for s in summaries]}")
+            values = percent(summaries, "few_shot.retrieval.mean_per_class")
+            print(f"{row}: retrieval {mean_sd(values)}, alpha {[s['few_shot.retrieval.alpha'] for s in summaries]}")
     for row, summaries in table.items():
         for key in sorted(
             key for key in summaries[0] if key.startswith(("ood.consistency", "ood.coherence", "ood.lang"))
@@ -109,20 +107,17 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"{row}: {key} {statistics.mean(summary[key] for summary in summaries):.3f}")
 
 
-def _cells(summaries: list[dict[str, Any]]) -> list[str]:
-    def values(key: str) -> list[float]:
-        return [100 * summary[key] for summary in summaries if key in summary]
-
-    first = [f"{spread(values(key))}" if values(key) else "" for key in ("val.top1", *KEYS)]
-    if not values("harmonic"):  # a classifier knows base classes alone
-        first[1] = spread(values("test.mean_per_class"))
-    each = " ".join(f"{value:.1f}" for value in values("ood.mean_per_class"))
-    share, last = values("ood.share_of_teacher"), [values(f"last5.{key}") for key in KEYS[:2]]
+def _cells(summaries: list[Summary]) -> list[str]:
+    first = [mean_sd(percent(summaries, key)) for key in ("val.top1", *KEYS)]
+    if not percent(summaries, "harmonic"):  # a classifier knows base classes alone
+        first[1] = mean_sd(percent(summaries, "test.mean_per_class"))
+    each = " ".join(f"{value:.1f}" for value in percent(summaries, "ood.mean_per_class"))
+    share, last = percent(summaries, "ood.share_of_teacher"), [percent(summaries, f"last5.{key}") for key in KEYS[:2]]
     return [
         *first,
         each,
         f"{statistics.mean(share):.1f} %" if share else "",
-        ", ".join(map(spread, filter(None, last))),
+        ", ".join(map(mean_sd, filter(None, last))),
     ]
 
 

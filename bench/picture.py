@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from linnet.commands.comparison import Comparison
 from linnet.data.aviary import BACKGROUNDS, draw_bird, make_species, seeded
-from linnet.run import Run
 
 RUNS, SEEDS, COLUMNS = Path("runs/bench/aviary"), range(5), 6
 METHODS = {"ce": "labels only", "kd": "logits", "vl2lite": "embeddings", "pand": "embeddings,\nneighbours"}
@@ -23,7 +23,8 @@ def birds() -> np.ndarray:
 
 
 def main(out: Path = Path("docs/demo.png")) -> None:
-    summaries = {method: [Run(RUNS / f"{method}-{seed}").summary() for seed in SEEDS] for method in METHODS}
+    comparison = Comparison(RUNS, {}, {method: {} for method in METHODS}, SEEDS)
+    summaries = {method: [comparison.run(method, seed).summary() for seed in SEEDS] for method in METHODS}
     scores = {method: [100 * s["test.top1"] for s in rows] for method, rows in summaries.items()}
     teacher = 100 * summaries["kd"][0]["teacher.test.top1"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), width_ratios=(1, 1.15))

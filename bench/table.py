@@ -6,15 +6,11 @@ give each its own seeds (and one thread, OMP_NUM_THREADS=1).
 """
 
 import argparse
-import statistics
 from pathlib import Path
 from typing import Any
 
-from linnet import distill
-from linnet.config import Config, difference, from_dict, read_yaml
-from linnet.demo import DATA, OPTIONS
-from linnet.run import Run
-from linnet.settings import settings
+from linnet.commands.comparison import Comparison, baseline, gains, mean_sd, percent
+from linnet.commands.demo import DATA, OPTIONS
 
 # set: settings that all of its rows share
 SETS: dict[str, dict[str, Any]] = {
@@ -61,53 +57,26 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def is_finished(run: Run, config: Config) -> bool:
-    """Whether the folder holds a finished run of exactly these settings."""
-    return run.is_finished and not difference(from_dict(Config, read_yaml(run.folder / "config.yaml")), config)
-
-
-def folder_name(row: str, seed: int) -> str:
-    return f"{row.replace(', ', '-').replace(' ', '-').replace(':', '')}-{seed}"
-
-
-def scores(out: Path, row: str, seed: int, own: dict[str, Any]) -> dict[str, Any]:
-    """The summary of one cell, a run with its own settings; it is trained if that has not been done."""
-    run, options = Run(out / folder_name(row, seed)), {"export": False, **own, "seed": seed}
-    if not is_finished(run, settings(options=options)[0]):
-        distill(out=run.folder, overwrite=True, options=options)
-    return run.summary()
-
-
-def spread(values: list[float]) -> str:
-    sd = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):6.2f} ± {sd:.2f}"
-
-
 def main(arguments: argparse.Namespace) -> None:
-    shared = {**SETS[arguments.set], **dict(option.split("=", 1) for option in arguments.options)}
+    shared = {"export": False, "train.precision": "fp32", **SETS[arguments.set]}
+    shared |= dict(option.split("=", 1) for option in arguments.options)
     shared |= {"data.source": arguments.data} if arguments.data else {}
     shared |= {"teacher.id": arguments.teacher} if arguments.teacher else {}
     given = [Path(arguments.data).name] if arguments.data else []
     out = Path("runs/bench") / "-".join([arguments.set, *given, *arguments.options])
-    table: dict[str, list[dict[str, Any]]] = {row: [] for row in arguments.rows}
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            table[row].append(scores(out, row, seed, {**shared, **ROWS[row]}))
-            print(f"seed {seed} {row}: val {100 * table[row][-1]['val.top1']:.2f}", flush=True)
-    seeds = ", ".join(map(str, arguments.seeds))
-    print(f"\ntop-1, mean ± sd of seeds {seeds}")
-    # ce counts with the views that suit it on val; a table without ce compares with its first row
-    candidates = [row for row in arguments.rows if ROWS[row]["method"] == "ce"] or arguments.rows[:1]
-    baseline = max(candidates, key=lambda row: statistics.mean(summary["val.top1"] for summary in table[row]))
-    print(f"| | val | test | test - {baseline} | test of each seed |\n|---|---|---|---|---|")
-    first = [100 * summary["test.top1"] for summary in table[baseline]]
+    comparison = Comparison(out, shared, {row: ROWS[row] for row in arguments.rows}, arguments.seeds)
+    table = comparison.table(
+        lambda row, seed, summary: print(f"seed {seed} {row}: val {100 * summary['val.top1']:.2f}", flush=True)
+    )
+    print(f"\ntop-1, mean ± sd of seeds {', '.join(map(str, arguments.seeds))}")
+    reference = baseline(table) or arguments.rows[0]  # a table without ce compares with its first row
+    print(f"| | val | test | test - {reference} | test of each seed |\n|---|---|---|---|---|")
     for row, summaries in table.items():
-        val, test = ([100 * summary[f"{split}.top1"] for summary in summaries] for split in ("val", "test"))
-        gains = [after - before for before, after in zip(first, test, strict=True)]
-        print(f"| {row} | {spread(val)} | {spread(test)} | {spread(gains)} | {' '.join(f'{v:.1f}' for v in test)} |")
-    teachers = {
-        f"{100 * s['teacher.test.top1']:.2f}" for summaries in table.values() for s in summaries if s["teacher.id"]
-    }
+        test = percent(summaries, "test.top1")
+        cells = [percent(summaries, "val.top1"), test, gains(table, row, reference)]
+        print(f"| {row} | {' | '.join(map(mean_sd, cells))} | {' '.join(f'{v:.1f}' for v in test)} |")
+    taught = [summary for summaries in table.values() for summary in summaries if summary["teacher.id"]]
+    teachers = {f"{value:.2f}" for value in percent(taught, "teacher.test.top1")}
     print(f"teacher, test: {', '.join(sorted(teachers))}")
 
 

@@ -1,7 +1,7 @@
 """Trains the mini-CLIP that ships with linnet: random birds and their captions, none of a combination that a species
 may have.
 
-    python scripts/train_mini_clip.py --out src/linnet/data/mini_clip
+    python scripts/train_mini_clip.py --out src/linnet/teachers/mini_clip
 
 A batch holds families of four birds that differ in one or two attributes, so that the contrastive loss (CLIP,
 Radford et

@@ -23,6 +23,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bf16() -> Iterator[None]:
+    """Nothing is timed and nothing trained in bf16 by luck of the machine: "auto" is fp32 here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("linnet.students.precision.computes_bf16", lambda: False)
+        yield
+
+
 COLOURS = {"red_bird": (200, 40, 40), "green_bird": (40, 180, 60), "blue_bird": (40, 60, 200)}
 
 
@@ -120,3 +128,29 @@ def open_clip_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of random weights (run/model and run/model.onnx) and images."""
+    import torch
+
+    from linnet.data.images import Images
+    from linnet.data.manifest import digest_files
+    from linnet.deploy.export import export_onnx
+    from linnet.students.student import Student
+    from linnet.text.classes import class_table
+
+    root = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    student = Student("test_resnet", class_table(["amsel", "bläuling", "c,d"]), image_size=32)
+    for module in student.modules():  # running statistics that are not 0 and 1
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+    student.eval()
+    paths = [
+        write_image(root / "images" / f"{i}.jpg", (60 * i, 20, 200 - 40 * i), seed=i, size=(50, 44)) for i in range(4)
+    ]
+    student.save(root / "run" / "model")
+    assert export_onnx(student, root / "run" / "model.onnx", Images(paths, digest_files(paths), 32, "eval")) < 1e-4
+    return root

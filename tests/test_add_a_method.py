@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "add-a-method.md"
 
 
 @pytest.fixture
-def registered(tmp_path: Path):
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     (tmp_path / "cosine.py").write_text("\n".join(["from linnet.methods import METHODS", *blocks]))
     spec = importlib.util.spec_from_file_location("cosine", tmp_path / "cosine.py")
     assert spec and spec.loader
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "cosine", module)  # the sentences below its options are read from its file
+    spec.loader.exec_module(module)
     yield METHODS["cosine"]
     del METHODS["cosine"]
 
@@ -41,7 +44,7 @@ def test_its_needs_are_checked(registered, tmp_path: Path):
     options = {"student.image_size": 32, "train.epochs": 1, "export": False}
     data = "aviary:species=3,images=8"
     teacher = linnet.distill(data, student="test_resnet", method="ce", out=tmp_path / "teacher", options=options)
-    with pytest.raises(linnet.UserError, match="needs a vlm teacher; 'run:.*' is a classifier"):
+    with pytest.raises(linnet.UserError, match="needs a vision-language model as teacher; 'run:.*' is a classifier"):
         linnet.distill(
             data,
             teacher=f"run:{teacher.folder}",

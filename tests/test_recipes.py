@@ -9,9 +9,10 @@ import pytest
 import timm
 
 from linnet.config import Config
-from linnet.data.manifest import ClassInfo, novel_classes
-from linnet.settings import settings
-from linnet.students import architectures
+from linnet.data.novel import novel_classes
+from linnet.defaults import settings
+from linnet.students.network import architectures
+from linnet.text.classes import ClassInfo
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 TEMPLATES = {

@@ -10,38 +10,57 @@ from pathlib import Path
 
 import pytest
 import torch
+from hand_made import SCALE, B, bank, fake_teacher, text_batch
 from safetensors.torch import load_file
 
 import linnet
-from linnet import pipeline
-from linnet.config import TrainConfig
+from linnet import methods
+from linnet.config import Config, TrainConfig
+from linnet.defaults import settings
+from linnet.methods.base import Context
 from linnet.run import Run
-from linnet.settings import settings
-from linnet.training import learning_rate, make_optimizer
+from linnet.step import Batch, Progress, TeacherOutput
+from linnet.students.student import Student
+from linnet.teachers.base import ClassHead
+from linnet.text.classes import class_table
+from linnet.training import Task, learning_rate, make_optimizer
 
 DATA = "aviary:species=4,images=16"
-OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 12, "export": False}
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
-    words = [
-        f"--{key.replace('_', '-')}={value}" if key != "export" else "--no-export" for key, value in OPTIONS.items()
-    ]
+OPTIONS = {
+    "student.image_size": 32, "train.batch_size": 16, "train.epochs": 12, "train.precision": "fp32", "export": False,
+}  # fmt: skip
+# "linnet", but from epoch 6 on it waits to be killed, however fast the machine
+WAITS = """
+import time
+from linnet.cli import main
+from linnet.run import Run
+add_metrics = Run.add_metrics
+def wait(run, row):
+    add_metrics(run, row)
+    time.sleep(60 * (row["epoch"] >= 6))
+Run.add_metrics = wait
+main()
+"""
+
+
+def start(out: Path, *more: str, waits: bool = False) -> subprocess.Popen:
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in OPTIONS.items() if key != "export"]
+    program = ["-c", WAITS] if waits else ["-m", "linnet"]
     command = [
         sys.executable,
-        "-m",
-        "linnet",
+        *program,
         "distill",
         DATA,
-        "--student",
-        "test_resnet",
-        "--out",
-        str(out),
+        "--student=test_resnet",
+        "--no-export",
+        f"--out={out}",
         *words,
-        *more,
     ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
@@ -67,7 +86,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(whole, tmp_path: Path, aft
     Once while data and teacher are being prepared or the first epoch runs, once after a checkpoint was written.
     """
     out = tmp_path / "killed"
-    process = start(out)
+    process = start(out, waits=True)
     deadline = time.monotonic() + 120
     while not (out / after).exists():
         assert process.poll() is None, process.communicate()[1]
@@ -102,7 +121,7 @@ def test_stopped_and_resumed_with_half_a_line_of_metrics(whole, tmp_path: Path, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.Bar, "update", interrupt)
+        patch.setattr("linnet.commands.distill.Bar.update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             linnet.distill(DATA, student="test_resnet", method="kd", out=out, options=OPTIONS)
     with (out / "metrics.jsonl").open("a") as file:
@@ -125,9 +144,6 @@ def test_training_that_diverges_stops_with_the_step_and_keeps_the_checkpoint(tmp
             options={**OPTIONS, "train.optimizer": "sgd", "train.lr": 99.0, "train.clip_norm": None, "train.warmup": 0.0},
         )  # fmt: skip
     assert not (tmp_path / "r" / "summary.json").exists()
-
-
-# ------------------------------------------------------------------------------------------------ schedules, optimiser
 
 
 def test_cosine_with_warmup_by_hand():
@@ -225,3 +241,22 @@ def test_sgds_second_step_looks_ahead_or_does_not(nesterov: bool):
         weight.grad = torch.ones(1)
         optimizer.step()
     assert -weight.item() == pytest.approx((1 + 0.9 + 1 + 0.9 * 1.9) if nesterov else (1 + 1.9))
+
+
+@pytest.mark.parametrize("method", ["kd", "vl2lite", "pand"])
+def test_losses_are_float32_under_bf16(method: str):
+    net = Student("test_resnet", class_table("abcd"), 32)
+    head = ClassHead(bank_CE=bank().float(), scale=SCALE)
+    made = methods.build(method, {})
+    made.prepare(Context(Config(), net.classes, net.width, fake_teacher("vlm"), head))
+    seen: list[torch.dtype] = []
+    for module in made.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    data = text_batch()
+    outputs = TeacherOutput(data.teacher.logits_BC.float(), data.teacher.embedding_BE.float())
+    data = Batch(data.index, 0, torch.rand(B, 3, 32, 32), data.labels, outputs)
+    terms = Task(net, made, "bf16")(data, Progress(1, 10))
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert set(seen) <= {torch.float32}
+    assert len(seen) == (0 if method == "kd" else 4)

@@ -11,18 +11,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from linnet.commands.distill import distill as distill
+    from linnet.commands.embed import embed as embed
+    from linnet.commands.export import export as export
     from linnet.config import Config as Config
+    from linnet.deploy.predictor import load as load
     from linnet.errors import UserError as UserError
-    from linnet.onnx_export import export as export
-    from linnet.pipeline import distill as distill
-    from linnet.predict import load as load
-    from linnet.vocabulary import embed as embed
 
 _HOME = {
-    "distill": "linnet.pipeline",
-    "embed": "linnet.vocabulary",
-    "export": "linnet.onnx_export",
-    "load": "linnet.predict",
+    "distill": "linnet.commands.distill",
+    "embed": "linnet.commands.embed",
+    "export": "linnet.commands.export",
+    "load": "linnet.deploy.predictor",
     "Config": "linnet.config",
     "UserError": "linnet.errors",
 }

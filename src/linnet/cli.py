@@ -1,25 +1,23 @@
-"""The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
+"""The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs.
 
-import json
+The settings of ``distill`` are those of :mod:`linnet.config`: a new one, or a new group, needs no edit here.
+"""
+
+import inspect
 import logging
 import os
 import sys
+import typing
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter, UnusedCliTokensError
 
-from linnet.config import (
-    Config,
-    DataConfig,
-    PromptsConfig,
-    ShotsConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from linnet.config import AUTO, GROUPS, Auto, Config, field_sentences
 from linnet.errors import UserError, closest
+from linnet.processes import is_first
 
 app = App(
     name="linnet",
@@ -27,42 +25,33 @@ app = App(
     version_flags=["--version"],
 )
 
+BASIC = Group("Basic", help="What you will need first.", sort_key=1)
+RUN = Group("The run", help="Starting, resuming and checking a run.", sort_key=2)
+PANELS = {
+    spec.name: Group(spec.name.capitalize(), help=spec.metadata["words"], sort_key=3 + i)
+    for i, spec in enumerate(spec for spec in fields(Config) if spec.name in GROUPS)
+}
+# settings that have a short name, and those that most people want to set: they are shown first
+SHORT = {"data.eval": "eval", "student.image_size": "image-size"} | {
+    f"{spec.name}.{spec.metadata['main']}": spec.name for spec in fields(Config) if spec.metadata.get("main")
+}
+FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
+
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export")  # of distill
+
 # What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
 _typed: dict[str, Any] = {}
 
 
-def _group(prefix: str, main: str) -> Parameter:
-    """``--teacher`` for the main field of a group, ``--teacher.views`` for the others."""
-    return Parameter(
-        name="*", name_transform=lambda field: prefix if field == main else f"{prefix}.{field.replace('_', '-')}"
-    )
-
-
-Data = Annotated[DataConfig, _group("data", "source")]
-Teacher = Annotated[TeacherConfig, _group("teacher", "id")]
-Prompts = Annotated[PromptsConfig, _group("prompts", "")]
-Shots = Annotated[ShotsConfig, _group("shots", "count")]
-Student = Annotated[StudentConfig, _group("student", "name")]
-Train = Annotated[TrainConfig, _group("train", "")]
-MAIN_FIELDS = {
-    "data": "data.source",
-    "teacher": "teacher.id",
-    "shots": "shots.count",
-    "student": "student.name",
-    "eval": "data.eval",
-    "image-size": "student.image-size",
-}
-
-
 def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     _typed.clear()
-    spelled: dict[str, str] = {}
+    settings = {short: dotted for dotted, short in SHORT.items()}
     for argument in arguments:
+        own = argument.name.removeprefix("--").removeprefix("[KEYWORD]")
         for token in argument.tokens:
-            name = ".".join([argument.name.removeprefix("--").removeprefix("[KEYWORD]"), *token.keys]).lstrip(".")
-            key = MAIN_FIELDS.get(name, name)
-            if spelled.setdefault(key, name) != name:
-                raise UserError(f"--{spelled[key]} and --{name} are the same setting: give one of them")
+            if own == "" and token.keys[0] in WORDS:  # --config.x
+                raise UserError(f"unknown option '--{'.'.join(token.keys)}': --{token.keys[0]} has no parts")
+            key = ".".join([settings.get(own, own), *token.keys]).lstrip(".")
             value = token.value if token.implicit_value is UNSET else token.implicit_value
             _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
 
@@ -79,54 +68,97 @@ def _typed_settings() -> dict[str, Any]:
     return {key: value for key, value in _typed.items() if "." in key or key in ("method", "seed", "export")}
 
 
+def _as_typed(kind: Any, tokens: Any) -> Any:
+    """No conversion: what was typed is checked with the rest of the settings, which may also come from a file."""
+    return tokens
+
+
+def _settings() -> Iterator[inspect.Parameter]:
+    """The settings of :mod:`linnet.config` as options of a verb."""
+    for group, kind in GROUPS.items():
+        sentences, hints = field_sentences(kind), typing.get_type_hints(kind, include_extras=True)
+        for spec in fields(kind):
+            key, name = f"{group}.{spec.name}", f"{group}_{spec.name}"
+            if key == "data.source":  # that is DATA
+                continue
+            names = [f"--{SHORT[key]}"] if key in SHORT else []
+            if SHORT.get(key) != group:
+                names.append(f"--{group}.{spec.name.replace('_', '-')}")
+            plain = hints[spec.name]
+            plain = typing.get_args(plain)[0] if typing.get_origin(plain) is Annotated else plain
+            automatic = Auto in typing.get_args(hints[spec.name])
+            option = Parameter(
+                name=names,
+                help=sentences[spec.name],
+                group=RUN if key == "data.eval" else BASIC if name in FIRST else PANELS[group],
+                negative=() if plain is not bool else None,
+                show_default=_shown if automatic or spec.default is not None else False,
+                converter=_as_typed,
+            )
+            yield inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=Annotated[plain, option]
+            )
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
+    return "auto" if default is AUTO else str(default)
+
+
+def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the settings of a run as options, in the order in which the help shows them."""
+    own = inspect.signature(verb)
+    data, *named, rest = own.parameters.values()
+    options = [*named, *_settings()]
+    options.sort(key=lambda option: FIRST.index(option.name) if option.name in FIRST else len(FIRST))
+    parameters = [data, *options, rest]
+    verb.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return verb
+
+
 @app.command
+@_with_settings
 def distill(
     data: str | None = None,
     /,
     *,
-    method: str | None = None,
-    out: Path | None = None,
-    seed: int | None = None,
-    config: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
-    export: bool = True,
-    eval_: Annotated[str | None, Parameter(name="--eval")] = None,
-    image_size: int | None = None,
-    data_: Data = DataConfig(),
-    teacher: Teacher = TeacherConfig(),
-    prompts: Prompts = PromptsConfig(),
-    shots: Shots = ShotsConfig(),
-    student: Student = StudentConfig(),
-    train: Train = TrainConfig(),
-    **method_options: dict[str, str],
+    method: Annotated[str | None, Parameter(group=BASIC)] = None,
+    out: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    seed: Annotated[int | None, Parameter(group=BASIC, converter=_as_typed)] = None,
+    config: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    resume: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    export: Annotated[bool, Parameter(group=RUN)] = True,
+    **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
 
+    Options of a method start with its name, as in --kd.temperature 4; 'linnet list methods METHOD' shows them.
+
     Args:
-        data: A folder of images (train/ val/ test/ or flat, one folder per class) or aviary[:species=60,images=20].
+        data: A folder of images (train/ val/ test/, or one folder per class), or another source that 'linnet list data'
+            shows.
         method: How the student is taught: an id of 'linnet list methods', or a sum such as kd+other:0.5. [default: kd]
-        out: The run folder. [default: runs/DATA-METHOD-sSEED; without data the teacher's name]
+        out: The run folder. [default: runs/DATA-METHOD-sSEED, with the teacher's name where there is no DATA]
         seed: Drives initialisation, order and dropout. [default: 0]
-        config: A YAML file of settings, such as the config.yaml of a run; what is typed here wins over it.
+        config: A YAML file of settings, such as the config.yaml of a run; options given here override it.
         resume: Go on with a run that was stopped.
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
-        eval_: For a method that works without data (dfkd): a source like DATA that only scores the student.
-        image_size: The same as --student.image-size.
-        method_options: Options of the method, as in --kd.temperature 4.
     """
-    from linnet.pipeline import distill as run_distill
-    from linnet.settings import settings
+    from linnet.commands.distill import distill as run_distill
+    from linnet.defaults import settings as resolve_settings
 
     options = _typed_settings()
     if dry_run:
-        _print_settings(*settings(data, config=config, options=options))
+        _print_settings(*resolve_settings(data, config=config, options=options, out=out, resume=resume))
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one is enough
+    if is_first():
         print(run.folder)
 
 
@@ -149,7 +181,7 @@ def predict(
     classes: str | None = None,
     bank: Path | None = None,
     top: int = 5,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Name the images in files and folders.
@@ -159,55 +191,14 @@ def predict(
         images: Image files and folders.
         classes: Other classes than those of the training, for a student of --method openvocab: a,b,c or a file with
             one per line.
-        bank: The same as a file that 'linnet embed' wrote.
+        bank: The same, as a bank file written by 'linnet embed'.
         top: How many classes to show for each image.
-        json_: One JSON object per line.
+        json: One JSON object per line.
         csv: Comma-separated path, class, probability.
     """
-    from linnet.banks import TextBank
-    from linnet.predict import collect, load
-    from linnet.vocabulary import bank_for
+    from linnet.commands.predict import predict as run_predict
 
-    if top < 1:
-        raise UserError(f"--top must be at least 1, not {top}")
-    if classes is not None and bank is not None:
-        raise UserError("--classes and --bank exclude one another")
-    names = None if bank is None else TextBank.load(bank)
-    if classes is not None:
-        names = bank_for(model, classes)
-    predictor = load(model, names)
-    failed = 0
-    show = _json_line if json_ else _csv_line if csv else _table_line
-    for prediction in predictor.predict(collect(images), top):
-        failed += prediction.error is not None
-        if prediction.error is not None:
-            print(f"linnet: {prediction.error}", file=sys.stderr)
-        if json_ or prediction.error is None:
-            print(show(prediction), flush=True)
-    if failed:
-        raise UserError(f"{failed} image(s) could not be read")
-
-
-def _json_line(prediction: Any) -> str:
-    return json.dumps(prediction.as_dict(), ensure_ascii=False)
-
-
-def _csv_line(prediction: Any) -> str:
-    import csv
-    import io
-
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(
-        [prediction.path, prediction.classes[0], f"{prediction.probabilities[0]:.4f}"]
-    )
-    return line.getvalue()
-
-
-def _table_line(prediction: Any) -> str:
-    shown = "   ".join(
-        f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
-    )
-    return f"{prediction.path}   {shown}"
+    run_predict(model, images, classes, bank, top, json, csv)
 
 
 @app.command
@@ -217,7 +208,7 @@ def embed(
     out: Path,
     teacher: str | None = None,
     run: Path | None = None,
-    templates: tuple[str, ...] | None = None,
+    templates: Annotated[tuple[str, ...] | None, Parameter(negative="")] = None,
     descriptions: Path | None = None,
 ) -> None:
     """Write class names as a text bank, for predict --bank.
@@ -230,7 +221,7 @@ def embed(
         templates: Sentences around a class name, as in "a photo of a {}."; their embeddings are averaged.
         descriptions: A YAML or JSON file that maps each class name to a sentence or a list of them.
     """
-    from linnet.vocabulary import embed as make_bank
+    from linnet.commands.embed import embed as make_bank
 
     bank = make_bank(classes, teacher=teacher, run=run, templates=templates, descriptions=descriptions)
     bank.save(out)
@@ -245,10 +236,10 @@ def export(
 
     Args:
         run: A finished run.
-        text_tower: The text tower and its tokenizer, so that new class names need no torch.
+        text_tower: Write the text tower and its tokenizer instead, so that new class names need no torch.
         out: The file. [default: model.onnx or text_tower.onnx in the run]
     """
-    from linnet.onnx_export import export as write
+    from linnet.commands.export import export as write
 
     print(write(run, text_tower=text_tower, out=out))
 
@@ -258,10 +249,10 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
     """Distil the shipped mini-CLIP on drawn look-alike birds: ce, kd and pand at equal budget, one table.
 
     Args:
-        out: Folder of the runs; an earlier demo in it is overwritten.
+        out: Folder of the runs; runs that an earlier demo finished there are kept.
         seed: Seed of the students.
     """
-    from linnet.demo import demo as run_demo
+    from linnet.commands.demo import demo as run_demo
 
     run_demo(out, seed)
 
@@ -271,10 +262,10 @@ def list_(what: Literal["methods", "teachers", "students", "data"] = "methods", 
     """List what can be chosen.
 
     Args:
-        what: methods with their options, kinds of teachers, students (timm architectures), or kinds of data.
-        pattern: For students and teachers, as in 'resnet*'.
+        what: methods, kinds of teachers, students (timm architectures), or kinds of data.
+        pattern: A method, to show its options; or a pattern for students or teachers, as in 'resnet*'.
     """
-    from linnet.listing import lines
+    from linnet.commands.listing import lines
 
     for line in lines(what, pattern):
         print(line)
@@ -283,9 +274,9 @@ def list_(what: Literal["methods", "teachers", "students", "data"] = "methods", 
 @app.command
 def doctor() -> None:
     """Versions, device and extras of this installation."""
-    from linnet.listing import doctor_lines
+    from linnet.commands.doctor import lines
 
-    for line in doctor_lines():
+    for line in lines():
         print(line)
 
 
@@ -311,23 +302,28 @@ def main(arguments: list[str] | None = None) -> None:
 def _in_one_line(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         unexpected = ", ".join(map(repr, error.unused_tokens or []))
-        return f"unexpected {unexpected} (a switch such as --no-export takes no value)"
+        return (
+            f"unexpected {unexpected} (a switch such as --no-export takes no value; to give several values, repeat the "
+            "option)"
+        )
     words = " ".join(str(error).split())
     if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
         return words
     typed = words.partition(" for ")[2].partition(":")[0]  # "Invalid value for --lr: unable to convert ..."
     option = typed.lstrip("-")
-    groups = {
-        "data": DataConfig,
-        "teacher": TeacherConfig,
-        "prompts": PromptsConfig,
-        "shots": ShotsConfig,
-        "student": StudentConfig,
-        "train": TrainConfig,
-    }
-    known = {spec.name.replace("_", "-"): group for group, kind in groups.items() for spec in fields(kind)}
+    if option == "data":
+        return "DATA is given without a name, as in 'linnet distill photos/'"
+    known = {word: word for word in WORDS}
+    for group, kind in GROUPS.items():
+        for spec in fields(kind):
+            name, dotted = spec.name.replace("_", "-"), f"{group}.{spec.name}"
+            if dotted == "data.source":
+                continue
+            right = SHORT.get(dotted, f"{group}.{name}")
+            known.setdefault(name, right)
+            known[f"{group}-{name}"] = right
     best = closest(option, known)
-    return f"unknown option '{typed}'." + (f" Did you mean '--{known[best]}.{best}'?" if best else "")
+    return f"unknown option '{typed}'." + (f" Did you mean '--{known[best]}'?" if best else "")
 
 
 def _leave(message: str) -> None:

@@ -1,8 +1,11 @@
 """Every setting of a run, in one frozen tree: read from the command line, a YAML file or Python, resolved once,
 written back.
 
-Precedence: command line or Python argument, then file, then the method's own defaults, then the defaults below.
-``None`` stands for "auto": :func:`linnet.settings.resolve` replaces it and logs the reason.
+Precedence: command line or Python argument, then file, then the method's own defaults, then the defaults below. A field
+marked ``Auto`` may be left open (AUTO; null or auto in a file): :mod:`linnet.defaults` fills it in and says why, so a
+resolved configuration has a value there, as the field's type says.
+
+A group of settings is one dataclass here and one field of :class:`Config`: the command line derives the rest.
 """
 
 import dataclasses
@@ -35,6 +38,12 @@ class Pattern:
     words: str
 
 
+class Auto:
+    """Marks a field that may be "auto" (AUTO) until it is resolved."""
+
+
+AUTO: Any = None
+
 Count = Annotated[int, Bounds(1)]
 NonNegative = Annotated[float, Bounds(0.0)]
 
@@ -42,10 +51,9 @@ NonNegative = Annotated[float, Bounds(0.0)]
 @dataclass(frozen=True)
 class DataConfig:
     source: str | None = None
-    """A folder of images (train/ val/ test/ or flat) or aviary[:species=60,images=20]."""
+    """DATA: a folder of images, or another source that 'linnet list data' shows."""
     eval: str | None = None
-    """Of a method that works without data: such a source, whose val and test images score the student and select
-    nothing."""
+    """For dfkd only: data that score the finished student; they never influence training."""
     test: Literal["auto", "none"] = "auto"
     """auto: the source's own test split, or 20 % of a flat source; none: no test split is made or read."""
     test_fraction: Annotated[float, Bounds(0.01, 0.9)] = 0.2
@@ -55,32 +63,33 @@ class DataConfig:
     limit_per_class: Count | None = None
     """Use at most this many training images of each class that is trained on."""
     descriptions: Path | None = None
-    """A YAML or JSON file that maps each class name to a sentence or a list of them, put behind the class name."""
+    """A YAML or JSON file that maps each class name to a sentence or a list of them, put after the class name."""
     novel: Annotated[float, Bounds(0.01, 0.99)] | None = None
-    """Share of the classes that is kept from training, drawn from data.seed, to be recognised by name alone."""
+    """Share of the classes that are kept out of training, drawn from data.seed, to be recognised by name only."""
     novel_classes: tuple[str, ...] | None = None
-    """The classes that are kept from training, by name or number: a list, or a file with one per line."""
+    """The classes that are kept out of training, by name or number: a list, or a file with one per line."""
     novel_images: Literal["all", "test"] = "all"
-    """Images of novel classes that are scored: all of them, or those of the test split."""
+    """Which images of novel classes are scored: all of them, or those of the test split."""
     seed: Annotated[int, Bounds(0)] = 0
     """Drives splits, limits, novel classes and views, so that rows of a comparison see the same data."""
-    views: (
-        Literal["none", "light", "standard", "paper:vl2lite", "paper:openvocab", "paper:cifar", "paper:tiny-imagenet"]
-        | None
-    ) = None
+    views: Annotated[
+        Literal["none", "light", "standard", "paper:vl2lite", "paper:openvocab", "paper:cifar", "paper:tiny-imagenet"],
+        Auto,
+    ] = AUTO
     """How training images are varied: light is crop and flip, standard adds rotation and colour, paper:vl2lite is that
     of VL2Lite and PAND, paper:openvocab that of Li et al., paper:cifar and paper:tiny-imagenet are those of the
     mdistiller benchmark."""
     store_limit_gb: NonNegative = 20.0
-    """Decoded images are kept on disk up to this size for each split; a larger one is decoded in every epoch."""
-    workers: Annotated[int, Bounds(0)] | None = None
+    """Decoded images are kept on disk up to this size for each split; a larger split is decoded again
+    in every epoch."""
+    workers: Annotated[int, Bounds(0), Auto] = AUTO
     """Processes that decode images when they are not stored."""
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    id: str | None = None
-    """mini-clip, open_clip:ARCH/TAG, open_clip:local-dir:PATH, open_clip:hf-hub:ORG/NAME, timm:NAME or run:PATH."""
+    id: Annotated[str | None, Auto] = AUTO
+    """A teacher of 'linnet list teachers', as in open_clip:ViT-B-16-SigLIP2/webli, timm:NAME or run:PATH."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Sentences around a class name; their text embeddings are averaged."""
     head: Literal["zero-shot", "prompt", "probe"] = "zero-shot"
@@ -108,41 +117,41 @@ class PromptsConfig:
     epochs: Count = 200
     """Passes over the cached training embeddings."""
     max_steps: Count | None = 400
-    """Ends the calibration earlier; none: never."""
+    """Steps after which the calibration ends in any case; none: no such limit."""
     batch_size: Count = 128
     """Embeddings per step."""
     lr: Annotated[float, Bounds(1e-8, 100.0)] = 0.02
     """Peak learning rate of SGD with momentum 0.9; it falls to 0 as a cosine."""
     patience: Count = 50
-    """Epochs without a better val score (accuracy, of equals the lower cross-entropy) that end the calibration."""
+    """Stop after this many epochs without a better val score (accuracy; ties go to the lower cross-entropy)."""
 
 
 @dataclass(frozen=True)
 class ShotsConfig:
     count: Count | None = None
-    """Training images of each novel class that few-shot learning may use; they leave the test set."""
+    """Training images of each novel class that few-shot learning may use; they are removed from the test set."""
     use: Literal["retrieval", "finetune"] = "retrieval"
     """retrieval: as keys beside the class texts, without training; finetune: in half of each batch, from the weights of
     an earlier run (student.pretrained)."""
     views: Count = 10
-    """Of retrieval: RandAugment views of each image that the teacher looks at."""
+    """Retrieval only: RandAugment views of each image that the teacher looks at."""
     form: Literal["mean", "released"] = "mean"
-    """Of retrieval: the mean over a class's keys, at the scale of the texts; released: the unscaled sum of the
+    """Retrieval only: the mean over a class's keys, at the scale of the texts; released: the unscaled sum of the
     authors' code."""
     alpha: NonNegative | None = None
-    """Of retrieval: weight of the keys; auto: chosen on val, among the base classes (form released: 1)."""
+    """Retrieval only: weight of the keys; auto: chosen on val, among the base classes (form released: 1)."""
     beta: NonNegative = 5.5
-    """Of retrieval: how fast a key's say falls with its distance."""
+    """Retrieval only: how fast a key's influence falls with its distance."""
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    name: str | None = None
-    """Any timm architecture."""
-    pretrained: bool | Path | None = None
+    name: Annotated[str, Auto] = AUTO
+    """Any timm architecture, or a network of 'linnet list students'."""
+    pretrained: Annotated[bool | Path, Auto] = AUTO
     """true: timm's weights; false: from scratch; a path: a timm checkpoint, or runs/NAME/model to go on from its
     weights."""
-    image_size: Annotated[int, Bounds(16, 2048)] | None = None
+    image_size: Annotated[int, Bounds(16, 2048), Auto] = AUTO
     """Side of the square image that the student sees, in pixels."""
     stem: Literal["auto", "lowres"] = "auto"
     """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
@@ -152,21 +161,22 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: Count | None = None
-    """Passes over the training images; auto: 30 for the aviary, 60 for photos, 20 for few-shot finetuning, 200 for
-    dfkd, whose epochs are alternations."""
-    select: Literal["val", "last"] | None = None
-    """The epoch that is kept: the best on val, or the last; auto: val, for few-shot finetuning and dfkd last."""
+    epochs: Annotated[int, Bounds(1), Auto] = AUTO
+    """Passes over the training images; auto: 30 for drawn birds, 60 for photos, 20 for few-shot finetuning, 200 for
+    dfkd (an epoch there is a number of alternations)."""
+    select: Annotated[Literal["val", "last"], Auto] = AUTO
+    """The epoch that is kept: the best on val, or the last; auto: val; last for few-shot finetuning and
+    dfkd."""
     batch_size: Annotated[int, Bounds(2)] = 64
     """Images per step over all processes; at most the number of training images."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     nesterov: bool = True
-    """Of SGD: momentum that looks ahead."""
-    lr: Annotated[float, Bounds(1e-8, 100.0)] | None = None
+    """SGD only: Nesterov's momentum."""
+    lr: Annotated[float, Bounds(1e-8, 100.0), Auto] = AUTO
     """Peak learning rate; auto: AdamW 0.006 from scratch, 0.001 from pretrained weights; SGD 0.05 and 0.01; few-shot
     finetuning 0.0002 and 0.001."""
-    weight_decay: NonNegative | None = None
+    weight_decay: Annotated[float, Bounds(0.0), Auto] = AUTO
     """Applied to weight matrices and kernels only, not to norms and biases; auto: 0.05 for AdamW, 0.0005 for SGD."""
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
@@ -181,23 +191,29 @@ class TrainConfig:
     half_cycles: Count = 1
     """Half-waves of schedule cosine: 1 goes down once, 3 goes down, up and down again."""
     clip_norm: Annotated[float, Bounds(1e-6)] | None = 5.0
-    """Gradient norm above which gradients are scaled down; none: never."""
+    """Gradient norm above which gradients are scaled down; none: they never are."""
     label_smoothing: Annotated[float, Bounds(0.0, 0.99)] = 0.0
     """Label smoothing of the cross-entropy term."""
-    precision: Literal["fp32", "bf16"] | None = None
-    """bf16 where the hardware computes in it, else fp32."""
-    channels_last: bool | None = None
-    """Memory layout of the kernels, which the activations follow."""
+    precision: Annotated[Literal["fp32", "bf16"], Auto] = AUTO
+    """fp32 or bf16; auto: on a CPU bf16 if a timed step is at least a fifth faster in it, on a GPU bf16 where the
+    hardware has it."""
+    channels_last: Annotated[bool, Auto] = AUTO
+    """Keep channels last in memory, which makes convolutions faster."""
+
+
+def _group(kind: type, words: str, main: str = "") -> Any:
+    """A group of settings: what it is about, and its main field, which the command line calls like the group."""
+    return field(default_factory=kind, metadata={"words": words, "main": main})
 
 
 @dataclass(frozen=True)
 class Config:
-    data: DataConfig = field(default_factory=DataConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
-    shots: ShotsConfig = field(default_factory=ShotsConfig)
-    student: StudentConfig = field(default_factory=StudentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = _group(DataConfig, "Which images are trained on, and how they are split and varied.", "source")
+    student: StudentConfig = _group(StudentConfig, "The network that is trained.", "name")
+    teacher: TeacherConfig = _group(TeacherConfig, "The network that it learns from.", "id")
+    train: TrainConfig = _group(TrainConfig, "Length, batch size, optimiser and precision.")
+    prompts: PromptsConfig = _group(PromptsConfig, "Calibrated prompts: --teacher.head prompt, and pand.")
+    shots: ShotsConfig = _group(ShotsConfig, "Few-shot learning of novel classes, with openvocab.", "count")
     method: str = "kd"
     """How the student is taught: a method id, or a sum such as kd+other:0.5."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -209,7 +225,33 @@ class Config:
 
 
 T = typing.TypeVar("T")
-GROUPS = ("data", "teacher", "prompts", "shots", "student", "train")
+GROUPS: dict[str, type] = {
+    spec.name: spec.default_factory  # type: ignore[misc]
+    for spec in dataclasses.fields(Config)
+    if "words" in spec.metadata
+}
+
+
+AUTOMATIC = {  # the settings that may be left open, by dotted name
+    f"{group}.{name}"
+    for group, kind in GROUPS.items()
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items()
+    if Auto in typing.get_args(hint)
+}
+
+
+def field_sentences(cls: type) -> dict[str, str]:
+    """What the docstring below each field of a dataclass says, by the field's name, inherited fields among them.
+
+    Fields without one, and classes whose source text cannot be read, are left out.
+    """
+    from docstring_parser import parse_from_object
+
+    try:
+        parsed = [parse_from_object(base).params for base in reversed(cls.__mro__[:-1])]
+    except (OSError, TypeError):  # there is no source text, as in a notebook
+        return {}
+    return {own.arg_name: " ".join((own.description or "").split()) for params in parsed for own in params}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -254,6 +296,10 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return value if isinstance(value, kind) else from_dict(kind, value, f"{where}.")
     if origin is Annotated:
+        if Auto in args and (value is AUTO or value == "auto"):
+            return AUTO
+        if Auto in args and value == "none" and value not in typing.get_args(args[0]):
+            raise UserError(f"{where} cannot be none: give a value, or auto")
         value = coerce(value, args[0], where)
         for mark in args[1:]:
             if isinstance(mark, Bounds) and not mark.low <= value <= mark.high:
@@ -297,6 +343,31 @@ def _coerce_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     return coerce(value, kinds[-1], where)
 
 
+TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+
+
+def allowed(kind: Any) -> str:
+    """The values that a setting of this type takes, in words."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        for mark in args[1:]:
+            if isinstance(mark, Bounds):
+                above = mark.high == float("inf")
+                words = f"of at least {mark.low:g}" if above else f"from {mark.low:g} to {mark.high:g}"
+                return f"{allowed(args[0])} {words}"
+            if isinstance(mark, Pattern):
+                return mark.words
+        return allowed(args[0])
+    if origin is Literal:
+        *most, last = map(str, args)
+        return f"{', '.join(most)} or {last}"
+    if origin is tuple:
+        return f"{allowed(args[0])}, or several"
+    if args:  # X | None
+        return " or ".join(allowed(arg) for arg in args if arg is not type(None))
+    return TYPE_WORDS[kind]
+
+
 def _coerce_plain(value: Any, kind: type, where: str) -> Any:
     if kind is bool:
         words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -317,7 +388,7 @@ def _coerce_plain(value: Any, kind: type, where: str) -> Any:
         return Path(value)
     elif kind is str and isinstance(value, str):
         return value
-    raise UserError(f"{where} must be {'true or false' if kind is bool else f'a {kind.__name__}'}, not {value!r}")
+    raise UserError(f"{where} must be {TYPE_WORDS[kind]}, not {value!r}")
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,7 +434,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded or {}, Mapping):
         raise UserError(f"{path} must hold a mapping of settings")
-    return dict(loaded or {})
+    return _with_underscores(loaded or {})
+
+
+def _with_underscores(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings may be spelled with - or _; method ids, which name groups of options, stay as they are."""
+
+    def names(own: Any) -> Any:
+        return {str(key).replace("-", "_"): value for key, value in own.items()} if isinstance(own, Mapping) else own
+
+    plain = {key: names(value) if key in GROUPS else value for key, value in values.items()}
+    if isinstance(plain.get("options"), Mapping):
+        plain["options"] = {id: names(own) for id, own in plain["options"].items()}
+    return plain
 
 
 def write_yaml(config: Config, path: Path) -> None:
@@ -373,7 +456,8 @@ def write_yaml(config: Config, path: Path) -> None:
 
 
 def difference(old: Config, new: Config) -> list[str]:
-    """``train.epochs: 30 -> 60`` for each setting in which two configurations differ."""
+    """``train.epochs: 30 -> 60`` for each setting in which two configurations differ; what is still AUTO in the new one
+    differs from nothing."""
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         rows: dict[str, Any] = {}
@@ -383,4 +467,5 @@ def difference(old: Config, new: Config) -> list[str]:
 
     before, after = flat(to_dict(old)), flat(to_dict(new))
     keys = [key for key in before | after if before.get(key) != after.get(key)]
+    keys = [key for key in keys if not (after.get(key) is AUTO and key in AUTOMATIC)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]

@@ -35,4 +35,4 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"'{module}' is needed for this and not installed: pip install 'linnet[{extra}]'") from error
+        raise UserError(f"'{module}' is needed for this and is not installed: pip install 'linnet[{extra}]'") from error

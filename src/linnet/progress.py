@@ -1,11 +1,12 @@
 """A bar with an ETA on a terminal, plain lines elsewhere."""
 
-import os
 import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from linnet.processes import is_first
 
 PLAIN_SECONDS = 10.0  # without a terminal, at most one line in this time
 
@@ -16,7 +17,7 @@ class Bar:
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
         self.console = Console(stderr=True)
-        self.silent = os.environ.get("RANK", "0") != "0"  # of several processes one is enough
+        self.silent = not is_first()  # of several processes one is enough
         self._progress: Progress | None = None
         self._last = 0.0
 

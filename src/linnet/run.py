@@ -1,58 +1,61 @@
-"""The run folder: everything about one training, locked while it runs, resumable after a kill.
+"""The run folder: everything about one training, locked while it runs, resumable after a kill."""
 
-config.yaml  inputs.json  prompts.safetensors  env.json  metrics.jsonl  train.log  checkpoints/  gallery/
-summary.json  model/  model.onnx  predictions/  gallery.png
-"""
-
-import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from linnet.config import Config, difference, from_dict, read_yaml, write_yaml
+from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.files import write_atomically
 
-PACKAGES = (
-    "linnet",
-    "torch",
-    "torchvision",
-    "timm",
-    "open_clip_torch",
-    "accelerate",
-    "numpy",
-    "safetensors",
-    "onnx",
-    "onnxruntime",
-)
-
-# What linnet writes into a run folder; anything else is somebody's, and is never deleted.
-OWN_NAMES = {
-    *("config.yaml", "inputs.json", "env.json", "metrics.jsonl", "train.log", "checkpoints"),
-    *("summary.json", "model", "model.onnx", "text_tower.onnx", "predictions", "prompts.safetensors"),
-    *("gallery", "gallery.png"),
-}
-
 
 class Run:
-    """A run folder. :meth:`create` makes one and locks it; of several processes only the first one does."""
+    """A run folder. :meth:`create` makes one and locks it; of several processes only the first one does.
+
+    Its attributes are the only names that linnet writes into it, beside hidden files; whatever else lies there is
+    somebody's, and is never deleted.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.checkpoints = folder / "checkpoints"
-        self.model = folder / "model"
-        self.onnx = folder / "model.onnx"
-        self.predictions = folder / "predictions"
-        self.gallery = folder / "gallery"
+        self._names: set[str] = set()
+        self.config = self._own("config.yaml")
+        self.inputs = self._own("inputs.json")
+        self.environment = self._own("env.json")
+        self.prompts = self._own("prompts.safetensors")
+        self.log = self._own("train.log")
+        self.metrics_file = self._own("metrics.jsonl")
+        self.checkpoints = self._own("checkpoints")
+        self.gallery = self._own("gallery")
+        self.gallery_picture = self._own("gallery.png")
+        self.model = self._own("model")
+        self.onnx = self._own("model.onnx")
+        self.text_tower = self._own("text_tower.onnx")
+        self.predictions = self._own("predictions")
+        self.summary_file = self._own("summary.json")
+        self.last_checkpoint = self.checkpoints / "last.pt"
+        self.best_student = self.checkpoints / "best"
         self._lock_file: IO[str] | None = None
+
+    def _own(self, name: str) -> Path:
+        self._names.add(name)
+        return self.folder / name
+
+    def epoch_student(self, epoch: int) -> Path:
+        """Where the student of an epoch that is to be kept lies; counted from 1."""
+        return self.checkpoints / f"epoch-{epoch}"
+
+    def epoch_students(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("epoch-*"))
+
+    def predictions_of(self, part: str) -> Path:
+        """The predictions on val, test, or novel classes ("ood")."""
+        return self.predictions / f"{part}.parquet"
 
     @classmethod
     def create(cls, folder: Path, config: Config, resume: bool = False, overwrite: bool = False) -> "Run":
@@ -60,7 +63,7 @@ class Run:
 
         Raises:
             UserError: it is in use; it holds a training and neither ``resume`` nor ``overwrite`` is set; it holds
-                anything that linnet did not write; it was made with other settings than those to be resumed (the
+                anything that linnet did not write; it was started with other settings than those to be resumed (the
                 difference is shown).
         """
         run = cls(folder)
@@ -71,26 +74,37 @@ class Run:
             run.close()
             raise
         run._add_environment()
-        write_yaml(config, folder / "config.yaml")
+        write_yaml(config, run.config)
         return run
 
     def _claim(self, config: Config, resume: bool, overwrite: bool) -> None:
         """Make sure that what lies in the folder may be continued or deleted."""
-        contents = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
-        own = (self.folder / "env.json").exists() and {path.name for path in contents} <= OWN_NAMES
-        trained = (self.checkpoints / "last.pt").exists() or self.model.exists()
+        contents = self._contents()
         if contents and resume:
             self._check_same(config)
-        elif contents and not own:  # somebody's config.yaml does not make his folder ours
-            raise UserError(f"{self.folder} is not empty and not only a run of linnet: choose another --out")
-        elif contents and trained and not overwrite:  # a run that was refused at its start is no loss
+        else:
+            self.check_free(overwrite)
+            for path in sorted(contents, key=lambda path: path == self.environment):  # a kill leaves it recognisable
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _contents(self) -> list[Path]:
+        return [path for path in self.folder.glob("*") if not path.name.startswith(".")]
+
+    def check_free(self, overwrite: bool) -> None:
+        """
+        Raises:
+            UserError: what lies in the folder must not be deleted.
+        """
+        contents = self._contents()
+        own = self.environment.exists() and {path.name for path in contents} <= self._names
+        trained = self.last_checkpoint.exists() or self.model.exists()
+        if contents and not own:  # somebody's config.yaml does not make his folder ours
+            raise UserError(f"{self.folder} holds files that linnet did not write: choose another --out")
+        if contents and trained and not overwrite:  # a run that was refused at its start is no loss
             raise UserError(
                 f"{self.folder} is not empty: go on with --resume, start again with --overwrite, "
                 "or choose another --out"
             )
-        else:
-            for path in sorted(contents, key=lambda path: path.name == "env.json"):  # a kill leaves it recognisable
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _lock(self) -> None:
         try:
@@ -98,6 +112,8 @@ class Run:
             self._lock_file = (self.folder / ".lock").open("w")
         except OSError as error:
             raise UserError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
+        import fcntl  # not on every system, and only a training needs it
+
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -106,9 +122,8 @@ class Run:
 
     def _add_environment(self) -> None:
         """env.json has one entry for each time that the run was started or resumed."""
-        path = self.folder / "env.json"
-        earlier = json.loads(path.read_text()) if path.exists() else []
-        write_atomically(path, json.dumps([*earlier, environment()], indent=1))
+        earlier = json.loads(self.environment.read_text()) if self.environment.exists() else []
+        write_atomically(self.environment, json.dumps([*earlier, environment()], indent=1))
 
     def pin(self, **inputs: str) -> None:
         """Note the hashes of what a run is made from; refuse to resume it on something else.
@@ -116,12 +131,11 @@ class Run:
         Raises:
             UserError: the data or the teacher is not what the run was started with.
         """
-        path = self.folder / "inputs.json"
-        pinned = json.loads(path.read_text()) if path.exists() else {}
+        pinned = json.loads(self.inputs.read_text()) if self.inputs.exists() else {}
         for name, value in inputs.items():
             if pinned.get(name, value) != value:
                 raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
-        write_atomically(path, json.dumps({**pinned, **inputs}, indent=1))
+        write_atomically(self.inputs, json.dumps({**pinned, **inputs}, indent=1))
 
     def write_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Keep the calibrated context vectors and the text bank that they give; refuse to resume with others."""
@@ -129,25 +143,36 @@ class Run:
 
         content = save(dict(prompts))
         self.pin(prompts=hashlib.sha256(content).hexdigest())
-        write_atomically(self.folder / "prompts.safetensors", content)
+        write_atomically(self.prompts, content)
+
+    def changes(self, config: Config) -> list[str]:
+        """Settings that were others when this training was started; those that only matter after it do not count."""
+        changed = difference(self.settings(), config)
+        return [line for line in changed if not _is_read_after_training(line, config)]
 
     def _check_same(self, config: Config) -> None:
-        if not (self.folder / "config.yaml").exists():
+        if not self.config.exists():
             raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
-        changed = difference(from_dict(Config, read_yaml(self.folder / "config.yaml")), config)
-        changed = [line for line in changed if not _is_read_after_training(line, config)]
-        if changed:
+        if changed := self.changes(config):
             raise UserError(
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
                 "resume it with its own, or choose another --out"
             )
+
+    def settings(self) -> Config:
+        """The resolved settings that the run was started with.
+
+        Raises:
+            UserError: there are none, or they are damaged.
+        """
+        return from_dict(Config, read_yaml(self.config))
 
     def close(self) -> None:
         if self._lock_file is not None:
             self._lock_file.close()
 
     def log_to_file(self) -> logging.Handler:
-        handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+        handler = logging.FileHandler(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("linnet")
         logger.addHandler(handler)
@@ -157,25 +182,25 @@ class Run:
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's row to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
+        path = self.metrics_file
         rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(row) for row in rows if row.endswith("}")]  # a kill can leave half a line
 
     def cut_metrics(self, epochs: int) -> None:
         """Drop the rows of epochs that the checkpoint does not know."""
         rows = [row for row in self.metrics() if row["epoch"] <= epochs]
-        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_atomically(self.summary_file, json.dumps(summary, indent=1) + "\n")
 
     @property
     def is_finished(self) -> bool:
-        return (self.folder / "summary.json").exists()
+        return self.summary_file.exists()
 
     def summary(self) -> dict[str, Any]:
         """The finished run's numbers.
@@ -184,7 +209,7 @@ class Run:
             UserError: the run is not finished.
         """
         try:
-            return json.loads((self.folder / "summary.json").read_text())
+            return json.loads(self.summary_file.read_text())
         except FileNotFoundError as error:
             raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
 
@@ -193,26 +218,3 @@ def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
     return retrieval or changed.startswith(("export:", "data.eval:"))
-
-
-def environment() -> dict[str, Any]:
-    """What a number was measured with."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "packages": {name: version(name) for name in PACKAGES},
-    }
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from linnet.config import TrainConfig
-from linnet.data.batches import Batch
 from linnet.errors import UserError
 from linnet.files import atomic_path
-from linnet.gallery import add_row, is_moment
-from linnet.methods.base import Batches, Method, Progress
+from linnet.methods.base import Batches, Method
+from linnet.processes import seed_everything
+from linnet.report.gallery import add_row, is_moment
 from linnet.run import Run
-from linnet.students import Student
+from linnet.step import Batch, Progress
+from linnet.students.student import Student
 
 
 class Task(nn.Module):
@@ -53,7 +53,6 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
     Deviation: papers that step a schedule once per epoch get the same curve, stepped at every step.
     """
-    assert config.lr is not None  # resolved before training
     rise = config.warmup * steps
     share = min(1.0, max(0.0, (step + 1 - rise) / max(1.0, steps - rise)))
     if step + 1 < rise:
@@ -76,7 +75,7 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
     """Optimiser over what is trained; weight decay on matrices and kernels only. The loop sets the learning rate."""
     trained = [p for p in task.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay or 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
@@ -115,9 +114,8 @@ def train(
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
     epochs = config.epochs
-    assert epochs is not None
     optimizer = make_optimizer(task, config)
-    state = load_checkpoint(run.checkpoints / "last.pt", task, optimizer)
+    state = load_checkpoint(run.last_checkpoint, task, optimizer)
     if accelerator.is_main_process:
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
@@ -135,9 +133,9 @@ def train(
             val = validate(task.student)
             if config.select == "last" or (val is not None and val >= state["best_val"]):
                 state |= {"best_val": val, "best_epoch": epoch + 1}
-                task.student.save(run.checkpoints / "best")
+                task.student.save(run.best_student)
             if epoch >= epochs - keep_last:
-                task.student.save(run.checkpoints / f"epoch-{epoch + 1}")
+                task.student.save(run.epoch_student(epoch + 1))
             row = {
                 "epoch": epoch + 1,
                 "step": (epoch + 1) * len(loader),
@@ -147,9 +145,9 @@ def train(
             row |= {**task.method.numbers(), **({} if val is None else {"val.top1": val})}
             row |= {"seconds": round(train_seconds, 3)}
             if is_moment(epoch + 1, epochs) and (images := task.method.pictures()) is not None:
-                add_row(run.gallery, epoch + 1, images)
+                add_row(run.gallery, run.gallery_picture, epoch + 1, images)
             run.add_metrics(row)
-            save_checkpoint(run.checkpoints / "last.pt", task, optimizer, state)
+            save_checkpoint(run.last_checkpoint, task, optimizer, state)
             on_epoch(row)
         accelerator.wait_for_everyone()
     seen = state["epoch"] * len(loader) * loader.batch_size
@@ -171,7 +169,7 @@ def _train_epoch(
         step = epoch * len(loader) + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, config)
-        terms = task(batch, Progress(epoch, config.epochs or 0, step, steps))
+        terms = task(batch, Progress(epoch, config.epochs))
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
@@ -187,13 +185,6 @@ def _train_epoch(
             sums[name] = sums[name] + value.detach()
     means = accelerator.reduce(torch.stack([torch.as_tensor(value) for value in sums.values()]), reduction="mean")
     return {name: float(value) / len(loader) for name, value in zip(sums, means, strict=True)}
-
-
-def seed_everything(seed: int, epoch: int, rank: int) -> None:
-    """Seed the global generators for one epoch of one process (dropout, stochastic depth)."""
-    number = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
-    torch.manual_seed(number)
-    np.random.seed(number)
 
 
 def save_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from linnet.data.aviary import (
     random_plumage,
     seeded,
 )
-from linnet.data.manifest import load_manifest
+from linnet.data.load import load_manifest
 
 
 def differences(a: tuple, b: tuple) -> int:

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +5,13 @@ import pytest
 import torch
 from pictures import write_image
 
+from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.data.batches import TrainLoader, eval_batches
 from linnet.data.images import Images
-from linnet.data.manifest import digest_files
+from linnet.data.manifest import Manifest, digest_files
 from linnet.errors import UserError
-from linnet.teachers.base import TeacherOutput
+from linnet.step import TeacherOutput
+from linnet.text.classes import class_table
 
 
 @pytest.fixture
@@ -19,16 +20,20 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def loader(
-    paths: list[Path], batch_size: int = 4, rank: int = 0, world: int = 1, limit_gb: float = 20.0, workers: int = 0,
-    teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None, replay: int | None = None,
-    few: np.ndarray | None = None,
+    paths: list[Path], batch_size: int = 4, limit_gb: float = 20.0, views: str = "center",
+    few: np.ndarray | None = None, **place,
 ) -> TrainLoader:  # fmt: skip
-    digests = digest_files(paths)
-    return TrainLoader(
-        Images(paths, digests, 32, "train", limit_gb), np.arange(len(paths)), digests,
-        recipe="light", batch_size=batch_size, size=32, data_seed=0, seed=0, device=torch.device("cpu"), rank=rank, world=world, workers=workers,
-        teacher=teacher, replay=replay, few=few,
+    """Every image is a class of its own; ``few``: which of them are novel. ``place``: teacher, rank, world."""
+    config = Config(
+        DataConfig(views="light", workers=1), StudentConfig(image_size=32), TeacherConfig(views=views),
+        TrainConfig(batch_size=batch_size),
     )  # fmt: skip
+    labels, digests = np.arange(len(paths)), digest_files(paths)
+    novel = () if few is None else tuple(np.flatnonzero(few))
+    rows = Manifest(
+        tuple(paths), labels, np.full(len(paths), "train"), digests, class_table(list(map(str, labels))), novel=novel
+    )
+    return TrainLoader(config, rows, Images(paths, digests, 32, "train", limit_gb), torch.device("cpu"), **place)
 
 
 def test_an_epoch_is_a_function_of_its_number(paths: list[Path]):
@@ -73,9 +78,9 @@ def by_image(ours: TrainLoader, epoch: int) -> dict[int, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("replay", [None, 1, 3])
+@pytest.mark.parametrize(("views", "replay"), [("online", None), ("replay:1", 1), ("replay:3", 3)])
 def test_the_teacher_is_asked_about_the_rows_and_the_view_that_the_student_is_shown(
-    paths: list[Path], replay: int | None
+    paths: list[Path], views: str, replay: int | None
 ):
     """Another view's target would be learnt just as readily, and only the accuracy would tell."""
     asked = []
@@ -84,7 +89,7 @@ def test_the_teacher_is_asked_about_the_rows_and_the_view_that_the_student_is_sh
         asked.append((rows.tolist(), view))
         return TeacherOutput(torch.from_numpy(100 * rows + view))
 
-    ours = loader(paths, batch_size=10, teacher=teacher, replay=replay)
+    ours = loader(paths, batch_size=10, teacher=teacher, views=views)
     shown = {}
     for epoch in range(5):
         view = epoch if replay is None else epoch % replay
@@ -100,7 +105,7 @@ def test_the_teacher_is_asked_about_the_rows_and_the_view_that_the_student_is_sh
 
 
 def test_replay_keeps_a_new_order_in_each_epoch(paths: list[Path]):
-    ours = loader(paths, replay=1)
+    ours = loader(paths, views="replay:1")
     orders = {tuple(torch.cat([batch.index for batch in ours.epoch(n)]).tolist()) for n in range(4)}
     assert len(orders) == 4
 
@@ -118,14 +123,14 @@ def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
 
 
 def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
-    for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0, workers=1).epoch(0), strict=True):
+    for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0).epoch(0), strict=True):
         assert torch.equal(a.images, b.images)
 
 
 def test_a_bad_image_in_a_worker_is_one_line(paths: list[Path]):
     paths[3].write_bytes(b"no image")
     with pytest.raises(UserError) as error:
-        list(loader(paths, limit_gb=0.0, workers=1).epoch(0))
+        list(loader(paths, limit_gb=0.0).epoch(0))
     assert str(error.value).startswith("cannot read the image")
     assert "\n" not in str(error.value)
 

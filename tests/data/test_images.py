@@ -155,4 +155,6 @@ def test_resize_never_makes_a_side_too_short():
 
 
 def test_no_torch_is_needed(run_python: Callable[[str], str]):
-    assert run_python("import sys, linnet.data.images, linnet.predict; print('torch' in sys.modules)") == "False"
+    assert (
+        run_python("import sys, linnet.data.images, linnet.deploy.predictor; print('torch' in sys.modules)") == "False"
+    )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from linnet.config import Config, DataConfig, ShotsConfig
-from linnet.data.manifest import ClassInfo, Manifest, load_manifest
+from linnet.data.load import load_manifest
+from linnet.data.manifest import Manifest
 from linnet.data.novel import (
     base_part,
     novel_data,
@@ -21,6 +22,7 @@ from linnet.data.novel import (
     without,
 )
 from linnet.errors import UserError
+from linnet.text.classes import ClassInfo
 
 
 def manifest(classes: int = 6, images: int = 5, novel: tuple[int, ...] = (1, 3, 4)) -> Manifest:
@@ -207,7 +209,7 @@ def test_a_share_is_drawn_from_the_seed_and_the_names(make_folder: Callable[...,
         ({"novel_classes": ("c1",)}, "1 of 10 classes would be novel"),
         ({"novel_images": "test"}, "no effect without novel classes"),
         ({"novel": 0.95}, "10 of 10 classes would be novel"),
-        ({"novel": 0.5, "novel_classes": ("c1", "c2")}, "exclude one another"),
+        ({"novel": 0.5, "novel_classes": ("c1", "c2")}, "data.novel_classes \\(the classes named\\), not both"),
     ):
         with pytest.raises(UserError, match=message):
             load_manifest(DataConfig(source=source, **bad))  # type: ignore[arg-type]

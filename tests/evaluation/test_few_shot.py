@@ -7,11 +7,11 @@ import torch
 from pictures import write_image
 
 from linnet.config import ShotsConfig
-from linnet.data.manifest import ClassInfo, Manifest, digest_files
+from linnet.data.manifest import Manifest, digest_files
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
-from linnet.evaluation.zero_shot import Labelled
 from linnet.teachers import load_teacher
 from linnet.teachers.base import VisionLanguageTeacher
+from linnet.text.classes import ClassInfo
 
 N, C, M, E = 300, 3, 4, 5
 
@@ -44,10 +44,10 @@ def test_without_weight_the_texts_alone_decide():
 
 def test_alpha_is_chosen_on_val_and_is_the_smallest_of_equals():
     by_text, by_keys = (IMAGES @ BANK.T).argmax(axis=1), KEYS[:, 0]
-    assert choose_alpha(Labelled(IMAGES, by_text, BANK), KEYS, ShotsConfig()) == 0.0
+    assert choose_alpha(IMAGES, by_text, BANK, KEYS, ShotsConfig()) == 0.0
     helpful = np.repeat(by_keys[:, None], M, axis=1)
     labels = (IMAGES @ by_keys.T).argmax(axis=1)  # what the keys say, and the texts do not
-    assert choose_alpha(Labelled(IMAGES, labels, BANK), helpful, ShotsConfig()) >= 1.0
+    assert choose_alpha(IMAGES, labels, BANK, helpful, ShotsConfig()) >= 1.0
 
 
 def test_keys_are_the_teachers_views_in_the_order_of_the_classes(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""openvocab: what it makes of the losses that are tested in test_embedding_losses.py."""
+"""openvocab: what it makes of the losses that are tested in test_losses.py."""
 
 from dataclasses import replace
 
@@ -8,21 +8,21 @@ import torch
 import torch.nn.functional as F
 
 from linnet import methods
-from linnet.banks import TextBank
 from linnet.config import Config, PromptsConfig, TeacherConfig
-from linnet.data.batches import Batch
-from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
-from linnet.methods.base import Context, Method, Progress
-from linnet.students import Student, StudentOutput
+from linnet.methods.base import Context, Method
+from linnet.step import Batch, Progress, StudentOutput, TeacherOutput
+from linnet.students.student import Student
 from linnet.teachers import load_teacher
-from linnet.teachers.base import ClassHead, TeacherOutput, VisionLanguageTeacher
-from linnet.teachers.text import text_bank
+from linnet.teachers.base import ClassHead, VisionLanguageTeacher
+from linnet.teachers.texts import text_bank
+from linnet.text.bank import TextBank
+from linnet.text.classes import ClassInfo
 from linnet.training import Task
 
 B, C, E, T = 6, 5, 4, 0.07
-NOW = Progress(0, 1, 0, 1)
+NOW = Progress(0, 1)
 CLASSES = tuple(ClassInfo(f"c{i}", f"class {i}") for i in range(C))
 CAPTIONS = tuple((f"caption {i}", f"other {i}") for i in range(B))
 
@@ -145,12 +145,12 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"captions": None, "caption_weight": 1.0}, "the data have none"),
-        ({"captions": (("a",), ()), "caption_weight": 1.0}, "the data have none"),
+        ({"captions": None, "caption_weight": 1.0}, "these data have no captions"),
+        ({"captions": (("a",), ()), "caption_weight": 1.0}, "these data have no captions"),
         ({f"{name}_weight": 0.0 for name in ("cls", "mse", "contrast", "align")}, "nothing to learn"),
         ({"caption_temperature": 0.1}, "no effect without a caption_weight"),
         ({"learn_prompts": True, "cls_weight": 0.0, "align_weight": 0.0}, "nothing to learn from"),
-        ({"learn_prompts": True, "head": "prompt"}, "excludes --teacher.head prompt"),
+        ({"learn_prompts": True, "head": "prompt"}, "use openvocab.learn_prompts or --teacher.head prompt, not both"),
     ],
 )
 def test_what_cannot_work_is_refused(options: dict, message: str):

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from linnet.config import DataConfig
 from linnet.data.batches import TrainLoader
 from linnet.data.images import Images
-from linnet.data.manifest import Manifest, load_manifest
+from linnet.data.load import load_manifest
+from linnet.data.manifest import Manifest
+from linnet.defaults import settings
 from linnet.errors import UserError
-from linnet.settings import settings
-from linnet.students import Student
-from linnet.teachers import Teacher, VisionLanguageTeacher, answers, class_head, load_teacher, prompts
-from linnet.teachers.answers import Answers, ask
+from linnet.students.student import Student
+from linnet.teachers import answers, load_teacher, prompts
+from linnet.teachers.answers import Answers, ask, class_head
+from linnet.teachers.base import Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import center_pixels
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded
@@ -78,11 +80,10 @@ def watch(teacher: VisionLanguageTeacher, monkeypatch: pytest.MonkeyPatch) -> li
     return seen
 
 
-def student_loader(train: Manifest, said: Answers, replay: int | None = None) -> TrainLoader:
-    return TrainLoader(
-        Images(train.paths, train.digests, 64, "train"), train.labels, train.digests,
-        recipe="light", batch_size=8, size=64, data_seed=0, seed=5, device=CPU, teacher=said.train, replay=replay,
-    )  # fmt: skip
+def student_loader(train: Manifest, said: Answers, views: str) -> TrainLoader:
+    config, _ = settings(SOURCE, seed=5, options={"teacher.views": views, "train.batch_size": 8})
+    images = Images(train.paths, train.digests, config.student.image_size, "train")
+    return TrainLoader(config, train, images, CPU, teacher=said.train)
 
 
 def test_under_center_every_view_has_the_teachers_own_look_at_the_image(
@@ -110,7 +111,7 @@ def test_replay_shows_the_teacher_the_very_pixels_that_the_student_is_shown(
     shown = seen[-3:]
     assert [len(images) for images in seen[:-3]] == [20, 10]  # of the training images, nothing but the views
     assert [len(images) for images in shown] == [24, 24, 24]
-    loader = student_loader(room.splits["train"], said, replay=3)
+    loader = student_loader(room.splits["train"], said, "replay:3")
     for epoch in range(5):
         here, there = shown[epoch % 3], shown[(epoch + 1) % 3]
         for batch in loader.epoch(epoch):
@@ -135,7 +136,9 @@ def test_online_says_what_replay_says_of_the_same_view(
         assert torch.allclose(live.logits_BC, cached.logits_BC, atol=0.05)
         assert not torch.allclose(live.embedding_BE, replayed.train(rows, 1 - view).embedding_BE, atol=1e-3)
     assert [len(images) for images in seen] == [4, 4]
-    batch = next(student_loader(room.splits["train"], online).epoch(9))  # a fresh view, beyond any that is cached
+    batch = next(
+        student_loader(room.splits["train"], online, "online").epoch(9)
+    )  # a fresh view, beyond any that is cached
     assert torch.allclose(seen[-1], batch.images, atol=1e-5)
 
 
@@ -252,7 +255,7 @@ def test_prompts_that_lose_on_val_are_not_used(
         said = room.ask(teacher, teacher__head="prompt")
     assert said.head.bank_CE is not None
     assert torch.equal(said.head.bank_CE, bank if good else texts)
-    assert ("lose to the class texts on val" in caplog.text) != good
+    assert ("worse than the class texts on val" in caplog.text) != good
     assert (said.val_top1["prompt"] >= said.val_top1["zero-shot"]) == good
     live = embedded(teacher, room.splits["val"]).rows_NE
     expected = teacher.logit_scale * live @ (bank if good else texts).T
@@ -266,7 +269,7 @@ def test_a_probe_that_loses_on_val_is_said(
     with caplog.at_level(logging.WARNING):
         said = room.ask(teacher, teacher__head="probe")
     assert said.val_top1["probe"] == 0.25 < said.val_top1["zero-shot"]
-    assert "the probe loses to the class texts on val" in caplog.text
+    assert "the probe is worse than the class texts on val" in caplog.text
 
 
 # --- what is refused ---
@@ -301,7 +304,7 @@ def test_a_teacher_of_images_that_are_not_square_has_only_its_own_view(
     assert teacher.image_shape == (32, 48)
     with pytest.raises(
         UserError,
-        match=f"--teacher.views {views} needs a teacher of square images, not 32 x 48: use --teacher.views center",
+        match=f"--teacher.views {views} needs a teacher that takes square images, not 32 x 48: use --teacher.views center",
     ):
         room.ask(teacher, views)
     assert room.ask(teacher).logits["val"].shape == (20, 4)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
-from linnet.teachers import class_head, load_teacher
+from linnet.teachers import load_teacher
+from linnet.teachers.answers import class_head
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.open_clip import OpenClipTeacher
-from linnet.teachers.text import text_vectors
+from linnet.teachers.texts import text_vectors
+from linnet.text.classes import ClassInfo
 
 
 def load(folder: Path) -> OpenClipTeacher:
@@ -78,7 +79,7 @@ def test_class_head_gives_scaled_cosines(open_clip_folder: Callable[..., Path]):
 
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",)])
 def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[str, ...]):
-    with pytest.raises(UserError, match=r"teacher.templates must be sentences with one \{\}"):
+    with pytest.raises(UserError, match=r"templates must be sentences with one \{\}"):
         text_vectors(load(open_clip_folder()), BIRDS, templates)
 
 
@@ -86,13 +87,13 @@ def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[s
     ("id", "message"),
     [
         ("open_clip:ViT-B-61/openai", "no architecture 'ViT-B-61'. Did you mean 'ViT-B-16'"),
-        ("open_clip:ViT-B-16/opnai", "needs one of its weights.*openai"),
-        ("open_clip:ViT-B-16", "needs one of its weights"),
+        ("open_clip:ViT-B-16/opnai", "openai"),
+        ("open_clip:ViT-B-16", "needs a tag, as in open_clip:ViT-B-16/TAG: openai"),
         ("open_clip:local-dir:/nowhere", "has no open_clip_config.json"),
         ("opn_clip:x", "unknown teacher 'opn_clip:x'.*Did you mean 'open_clip'"),
         ("mini_clip", "unknown teacher 'mini_clip'.*Did you mean 'mini-clip'"),
         ("run:/nowhere", "no saved student"),
-        ("timm:resnet188", "timm knows no model 'resnet188'. Did you mean 'resnet18'"),
+        ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:local-dir:/nowhere", "no config.json"),
     ],
 )

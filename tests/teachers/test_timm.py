@@ -1,26 +1,16 @@
-import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-import linnet
-from linnet.config import Config, from_dict, read_yaml
-from linnet.data.images import eval_pixels
-from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError
-from linnet.run import Run
-from linnet.students import Student
-from linnet.teachers import class_head, load_teacher
+from linnet.teachers import load_teacher
+from linnet.teachers.answers import class_head
 from linnet.teachers.base import ClassifierTeacher
-
-CLASSES = tuple(ClassInfo(name, name) for name in ("ant", "bee", "cat"))
+from linnet.text.classes import ClassInfo
 
 
 @pytest.fixture
@@ -77,79 +67,6 @@ def test_classes_without_names_are_refused(timm_folder: Path):
         class_head(load(f"timm:local-dir:{timm_folder}"), classes("ant", "bee", "cat"), ())
 
 
-def test_the_student_of_a_run_is_a_teacher(tmp_path: Path):
-    torch.manual_seed(0)
-    student = Student("test_resnet", CLASSES, image_size=32).eval()
-    student.save(tmp_path / "run" / "model")
-    teacher = load(f"run:{tmp_path / 'run'}")
-    images = torch.rand(4, 3, 32, 32)
-    assert teacher.class_names == ("ant", "bee", "cat")
-    assert torch.allclose(teacher.logits(images), student(images).logits_BC, atol=1e-5)
-    assert teacher.eval_transform(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
-
-
-def test_the_student_of_a_run_teaches_with_its_own_crop_mode(tmp_path: Path):
-    image, teachers = Image.effect_noise((50, 40), 80).convert("RGB"), {}
-    for mode in ("center", "squash"):
-        torch.manual_seed(0)
-        Student("test_resnet", CLASSES, image_size=32, crop_mode=mode).save(tmp_path / mode / "model")
-        teachers[mode] = load(f"run:{tmp_path / mode}")
-        pixels = teachers[mode].eval_transform(image).permute(1, 2, 0).numpy()
-        assert np.allclose(pixels, eval_pixels(image, 32, mode) / 255)
-    assert teachers["center"].preprocessing == "linnet eval 32"  # the caches of earlier versions are found
-    assert teachers["squash"].preprocessing == "linnet eval 32 squash"
-
-
-@pytest.fixture
-def imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``timm:test_resnet`` with weights from a file in place of the hub; 1,000 ImageNet classes, as timm has them."""
-    torch.manual_seed(0)
-    file = tmp_path / "imagenet.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), file)
-    local = dataclasses.replace(timm.get_pretrained_cfg("test_resnet"), file=str(file), hf_hub_id=None, url="")
-    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k", local)
-    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
-    return file
-
-
-def test_a_classifier_of_other_classes_is_fine_tuned_first(
-    imagenet_weights: Path, make_folder: Callable[..., Path], tmp_path: Path
-):
-    options = {"train.epochs": 2, "train.batch_size": 8, "student.image_size": 32, "export": False}
-    options |= {"student.pretrained": False}
-    same = {
-        "teacher": "timm:test_resnet.r160_in1k",
-        "student": "test_efficientnet",
-        "method": "figkd",
-        "options": options,
-    }
-    data = make_folder()
-    first = linnet.distill(data, **same, out=tmp_path / "first")
-    told = (first.folder / "train.log").read_text()
-    assert "trained on other classes: it is fine-tuned on these first, once, for 2 epochs" in told
-    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
-    tuned = Run(folder)
-    config = from_dict(Config, read_yaml(folder / "config.yaml"))
-    assert (config.method, config.student.name, config.student.pretrained) == ("ce", "test_resnet.r160_in1k", True)
-    assert (config.data.source, config.train.epochs) == (str(data), 2)
-    assert first.summary()["teacher.val.top1"] == pytest.approx(tuned.summary()["val.top1"])
-    start, end = load_file(imagenet_weights), load_file(tuned.model / "model.safetensors")
-    first_layer = next(key for key in start if key.endswith("conv1.weight") or key == "conv1.weight")
-    assert 0 < (start[first_layer] - end[first_layer]).abs().max() < 0.1  # it started from the weights and moved
-    second = linnet.distill(data, **same, seed=1, out=tmp_path / "second")  # another student, the same teacher
-    assert "is fine-tuned on these first" not in (second.folder / "train.log").read_text()
-    assert json.loads((second.folder / "inputs.json").read_text())["teacher"] == load(f"run:{folder}").fingerprint()
-
-
-def test_a_method_that_needs_texts_refuses_before_fine_tuning(
-    imagenet_weights: Path, make_folder: Callable[..., Path], tmp_path: Path
-):
-    with pytest.raises(UserError, match="needs a vlm teacher"):
-        linnet.distill(make_folder(), teacher="timm:test_resnet.r160_in1k", student="test_vit", method="pand", out=tmp_path / "r",
-                       options={"student.pretrained": False, "student.image_size": 32})  # fmt: skip
-    assert not (tmp_path / "cache" / "teachers").exists()
-
-
 def test_class_weights_are_those_behind_the_logits(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
     weights = teacher.network.fc.weight
@@ -178,17 +95,6 @@ def test_what_is_watched_is_what_the_teacher_says(name: str, tmp_path: Path):
     (gradient,) = torch.autograd.grad(seen.logits_BC.sum(), images)
     assert gradient.abs().sum() > 0
     assert [info.name for info in teacher.classes] == ["0", "1", "2"]
-
-
-def test_the_student_of_a_run_is_watched_too(tmp_path: Path):
-    torch.manual_seed(0)
-    Student("test_resnet", CLASSES, 32).save(tmp_path / "run" / "model")
-    teacher, images = load(f"run:{tmp_path / 'run'}"), torch.rand(2, 3, 32, 32)
-    seen = teacher.watch(images, with_maps=True)
-    assert torch.equal(seen.logits_BC, teacher.logits(images))
-    assert torch.equal(seen.features_BD, teacher.network(images).features_BD)
-    assert [tuple(stage.shape[1:]) for stage in seen.maps] == list(teacher.network.map_shapes())
-    assert teacher.classes == CLASSES
 
 
 def test_class_names_that_occur_twice_are_told_apart(tmp_path: Path):

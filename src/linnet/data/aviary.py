@@ -113,7 +113,6 @@ def mutate(plumage: Plumage, rng: np.random.Generator, changes: int) -> Plumage:
 class Species:
     name: str
     prompt_name: str
-    genus: int
     plumage: Plumage
 
 
@@ -155,7 +154,7 @@ def make_species(count: int, genus_size: int = 6, seed: int = 0) -> list[Species
             name = f"{invented_name(rng)} {genus_name}"
         plumages.add(candidate)
         names.add(name)
-        species.append(Species(name, prompt_name(candidate), len(species) // genus_size, candidate))
+        species.append(Species(name, prompt_name(candidate), candidate))
     return species
 
 

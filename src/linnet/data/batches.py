@@ -3,50 +3,36 @@
 Shapes: B batch, S student input side.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from linnet.config import Config
 from linnet.data import views
 from linnet.data.images import Images
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
-from linnet.teachers.base import TeacherOutput
+from linnet.step import Batch, TeacherOutput
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's images.
-
-    Attributes:
-        index: (B,) rows of the training split. view: number of the view that was drawn of each.
-        images: (B, 3, S, S) float32 in [0, 1]. labels: (B,) class ids, -1 where unlabelled.
-        teacher: its outputs for these images, None for a method that needs no teacher.
-    """
-
-    index: torch.Tensor
-    view: int
-    images: torch.Tensor
-    labels: torch.Tensor
-    teacher: TeacherOutput | None = None
+log = logging.getLogger("linnet")
 
 
 class TrainLoader:
     """Shuffled batches of views; :meth:`epoch` is a function of its arguments, not of what was read before.
 
+    With ``teacher.views: replay:K`` epoch n shows view n modulo K, otherwise a fresh view. If the rows have novel
+    classes (few-shot finetuning), half of each batch is of those, again and again.
+
     Args:
-        images: decoded training images. labels: (n,). digests: (n, 16) uint8.
-        recipe: name of a view recipe.
-        batch_size: images per step over all processes, at most n; the last partial batch is dropped.
-        size: student input side. data_seed: drives views. seed: drives the order.
+        config: view recipe, size, seeds, replay and batch size: that of all processes together, at most the number of
+            rows; the last partial batch is dropped.
+        rows: the training images. images: the same, decoded.
         teacher: (rows, view) -> outputs, or None.
-        replay: epoch n shows view n modulo this number; None: a fresh view in each epoch.
-        few: (n,) bool, images that fill half of each batch, again and again; None: every image counts once.
         rank, world: this process reads every world-th image of each batch.
-        workers: processes that decode when the images are not stored.
 
     Raises:
         UserError: less than 2 images for each process in a step.
@@ -54,61 +40,80 @@ class TrainLoader:
 
     def __init__(
         self,
+        config: Config,
+        rows: Manifest,
         images: Images,
-        labels: np.ndarray,
-        digests: np.ndarray,
-        *,
-        recipe: str,
-        batch_size: int,
-        size: int,
-        data_seed: int,
-        seed: int,
         device: torch.device,
+        *,
         teacher: Callable[[np.ndarray, int], TeacherOutput] | None = None,
-        replay: int | None = None,
-        few: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
-        workers: int = 0,
     ):
-        self.images, self.labels, self.digests = images, labels, digests
-        self.recipe, self.size, self.data_seed, self.seed = recipe, size, data_seed, seed
-        self.batch_size = min(batch_size, len(labels)) // world * world
+        self.config, self.rows, self.images, self.device = config, rows, images, device
+        self.teacher, self.rank, self.world = teacher, rank, world
+        wanted = min(config.train.batch_size, len(rows))
+        self.batch_size = wanted // world * world
         if self.batch_size < 2 * world:
             raise UserError(
-                f"{min(batch_size, len(labels))} images a step are too few for {world} process(es), each needs 2: "
-                "raise --train.batch-size, add training images or start fewer processes"
+                f"{wanted} images a step are too few for {world} process(es), each needs 2: raise "
+                "--train.batch-size, add training images or start fewer processes"
             )
-        self.device, self.teacher, self.replay, self.few = device, teacher, replay, few
-        self.rank, self.world, self.workers = rank, world, workers
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return len(self.labels) // self.batch_size
+        return len(self.rows) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
-        if self.few is not None:
-            half, is_few = self.batch_size // 2, self.few[order]
-            few = np.resize(order[is_few], (len(self), half))
-            rest = np.resize(order[~is_few], (len(self), self.batch_size - half))
-            order = np.concatenate([few, rest], axis=1).ravel()
-        rows = [
-            order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world] for i in range(len(self))
-        ]
-        workers = 0 if self.images.stored else self.workers
+        order = self._order(number).reshape(len(self), self.batch_size)
+        rows = [batch[self.rank :: self.world] for batch in order]
+        workers = 0 if self.images.stored else self.config.data.workers
         loader: DataLoader = DataLoader(self.images, batch_sampler=rows, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
+        replay = self.config.teacher.replay
         try:
             for index, pixels in zip(rows, loader, strict=True):
-                yield self._batch(index, pixels, view=number if self.replay is None else number % self.replay)
+                yield self._batch(index, pixels, view=number if replay is None else number % replay)
         except UserError as error:  # a worker wraps its traceback around the one line that was meant
             raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from error
 
+    def _order(self, number: int) -> np.ndarray:
+        """The images of an epoch, batch after batch."""
+        order = np.random.default_rng([self.config.seed, number]).permutation(len(self.rows))
+        if not self.rows.novel:
+            return order[: len(self) * self.batch_size]
+        half, is_novel = self.batch_size // 2, np.isin(self.rows.labels, self.rows.novel)[order]
+        novel = np.resize(order[is_novel], (len(self), half))
+        base = np.resize(order[~is_novel], (len(self), self.batch_size - half))
+        return np.concatenate([novel, base], axis=1).ravel()
+
     def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
-        images = cut_views(pixels, self.digests[index], self.recipe, view, self.data_seed, self.size, self.device)
-        labels = torch.from_numpy(self.labels[index]).to(self.device)
+        data, digests = self.config.data, self.rows.digests[index]
+        images = cut_views(pixels, digests, data.views, view, data.seed, self.config.student.image_size, self.device)
+        labels = torch.from_numpy(self.rows.labels[index]).to(self.device)
         teacher = None if self.teacher is None else self.teacher(index, view).to(self.device)
         return Batch(torch.from_numpy(index), view, images, labels, teacher)
+
+
+def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
+    """The images of each split at the student's size, in linnet's image store.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    student, fit = config.student, views.RECIPES[config.data.views].fit
+    images = {
+        part: Images(
+            rows.paths,
+            rows.digests,
+            student.image_size,
+            fit if part == "train" else "eval",
+            config.data.store_limit_gb,
+            student.crop_mode,
+        )
+        for part, rows in splits.items()
+    }
+    stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
+    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, next(iter(images.values())).file.parent)
+    return images
 
 
 def cut_views(

@@ -14,6 +14,7 @@ from linnet.config import Config, DataConfig, ShotsConfig
 from linnet.data.manifest import Manifest
 from linnet.data.splits import seeded_order
 from linnet.errors import UserError
+from linnet.text.classes import ClassInfo, find_class, read_names
 
 log = logging.getLogger("linnet")
 
@@ -32,6 +33,32 @@ class NovelData:
     novel: Manifest
     support: Manifest | None
     base_support: Manifest | None
+
+
+def novel_classes(classes: tuple[ClassInfo, ...], config: DataConfig) -> tuple[int, ...]:
+    """Ids of the classes that are kept from training: those named, or a share drawn from the seed and the names alone.
+
+    Raises:
+        UserError: both ways are used, an unknown name, or fewer than two classes on either side.
+    """
+    if config.novel is not None and config.novel_classes is not None:
+        raise UserError("use data.novel (a random share) or data.novel_classes (the classes named), not both")
+    if config.novel_classes is not None:
+        chosen = {find_class(name, classes) for name in read_names(config.novel_classes)}
+    elif config.novel is not None:
+        order = seeded_order([info.name.encode() for info in classes], config.seed, "novel")
+        drawn = set(order[: round(config.novel * len(classes))])
+        chosen = {i for i, info in enumerate(classes) if info.name.encode() in drawn}
+    elif config.novel_images != "all":
+        raise UserError("data.novel_images has no effect without novel classes: add --data.novel 0.5, or leave it out")
+    else:
+        return ()
+    if not 2 <= len(chosen) <= len(classes) - 2:
+        raise UserError(
+            f"{len(chosen)} of {len(classes)} classes would be novel: choose at least two, and leave at least two for "
+            "training"
+        )
+    return tuple(sorted(chosen))
 
 
 def of_classes(manifest: Manifest, ids: np.ndarray) -> Manifest:
@@ -60,7 +87,9 @@ def training_part(manifest: Manifest, config: Config) -> Manifest:
         if shots.use == "finetune":
             raise UserError("--shots.use finetune needs a number of images of each novel class, as in --shots 5")
         if shots != ShotsConfig():
-            raise UserError("settings of few-shot learning have no effect without --shots N: add it, or leave them out")
+            raise UserError(
+                "settings of few-shot learning have no effect without --shots N: add it, or leave those settings out"
+            )
         return base_part(manifest)
     if not manifest.novel:
         raise UserError("--shots is for novel classes: add --data.novel 0.5 or --data.novel-classes FILE")
@@ -79,7 +108,7 @@ def novel_data(manifest: Manifest, config: Config) -> NovelData:
     trained = {digest.tobytes() for digest in base.digests[base.splits != "test"]}
     if twins := sum(digest.tobytes() in trained for digest in novel.digests):
         log.warning(
-            "%d images of novel classes are byte for byte also images of base classes: see to their label", twins
+            "%d images of novel classes are byte for byte also images of base classes: check their labels", twins
         )
     support = base_support = None
     if shots.count is not None:
@@ -135,7 +164,8 @@ def without(manifest: Manifest, support: Manifest) -> Manifest:
 
 
 def with_support(manifest: Manifest, support: Manifest) -> Manifest:
-    """What few-shot finetuning trains on: base images and support images, in the class table of all."""
+    """What few-shot finetuning trains on: base images and support images, in the class table of all. Its novel classes
+    are still marked: the loader draws half of each batch from them."""
     base = manifest.take(np.flatnonzero(~np.isin(manifest.labels, manifest.novel)))
     texts = None if base.texts is None or support.texts is None else base.texts + support.texts
     return Manifest(
@@ -145,4 +175,5 @@ def with_support(manifest: Manifest, support: Manifest) -> Manifest:
         np.concatenate([base.digests, support.digests]),
         manifest.classes,
         texts,
+        manifest.novel,
     )

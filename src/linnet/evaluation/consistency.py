@@ -7,7 +7,7 @@ Shapes: N images, C classes, E embedding width, K neighbours; embeddings are of 
 
 import numpy as np
 
-from linnet.evaluation.metrics import agreement
+from linnet.metrics import agreement
 
 NEIGHBOURS, TRIPLETS = 10, 100_000
 CHUNK = 1024  # rows of an N x N table at a time: bounds memory

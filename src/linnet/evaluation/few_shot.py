@@ -13,8 +13,7 @@ import torch
 from linnet.config import ShotsConfig
 from linnet.data.images import read_image
 from linnet.data.manifest import Manifest
-from linnet.evaluation.metrics import mean_per_class_accuracy
-from linnet.evaluation.zero_shot import Labelled
+from linnet.metrics import mean_per_class_accuracy
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.cache import Pixels, TeacherCache
 
@@ -46,13 +45,15 @@ def retrieval_logits(
     return scale * (logits_NC + alpha * affinity_NC)
 
 
-def choose_alpha(val: Labelled, keys_CME: np.ndarray, config: ShotsConfig) -> float:
+def choose_alpha(
+    val_NE: np.ndarray, labels_N: np.ndarray, bank_CE: np.ndarray, keys_CME: np.ndarray, config: ShotsConfig
+) -> float:
     """The weight of the keys with the best mean per-class accuracy on val images of base classes, of equals the
     smallest. There is no val image of a novel class."""
 
     def accuracy(alpha: float) -> float:
-        logits = retrieval_logits(val.rows_NE, val.bank_CE, keys_CME, alpha, config)
-        return mean_per_class_accuracy(logits, val.labels_N)
+        logits = retrieval_logits(val_NE, bank_CE, keys_CME, alpha, config)
+        return mean_per_class_accuracy(logits, labels_N)
 
     return max(ALPHAS, key=accuracy)
 

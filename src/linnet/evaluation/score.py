@@ -1,7 +1,7 @@
 """The student alone, on every image of a split exactly once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,25 @@ from torch import nn
 from linnet.data.batches import eval_batches
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest
-from linnet.evaluation.metrics import softmax
 from linnet.files import atomic_path
-from linnet.students import Student
+from linnet.metrics import agreement, all_metrics, softmax
+from linnet.run import Run
+from linnet.students.student import Student, evaluating
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, the mode it had afterwards."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.train(training)
+@dataclass(frozen=True)
+class Evaluation:
+    """What a student is scored on.
+
+    Attributes:
+        splits: images and labels by split. images: the same, decoded.
+        teacher_logits: (N, C) by split, where the teacher has looked. teacher: what else the summary says about it.
+    """
+
+    splits: Mapping[str, Manifest]
+    images: Mapping[str, Images]
+    teacher_logits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    teacher: Mapping[str, Any] = field(default_factory=dict)
 
 
 def student_logits(student: Student, images: Images, device: torch.device) -> np.ndarray:
@@ -60,6 +64,22 @@ def count_macs(student: Student) -> int:
     with evaluating(student), FlopCounterMode(display=False) as counter:
         student(torch.zeros(1, 3, student.image_size, student.image_size, device=device))
     return counter.get_total_flops() // 2
+
+
+def score(student: Student, evaluation: Evaluation, run: Run, device: torch.device) -> dict[str, float]:
+    """Val, and test once, with the student alone; the teacher on the same images beside it."""
+    summary: dict[str, float] = {}
+    splits, teacher_logits = evaluation.splits, evaluation.teacher_logits
+    for name in [name for name in ("val", "test") if name in splits]:
+        logits, labels = student_logits(student, evaluation.images[name], device), splits[name].labels
+        summary |= {f"{name}.{key}": value for key, value in all_metrics(logits, labels).items()}
+        if name in teacher_logits:
+            summary[f"{name}.teacher_agreement"] = agreement(logits, teacher_logits[name])
+            summary |= {
+                f"teacher.{name}.{key}": value for key, value in all_metrics(teacher_logits[name], labels).items()
+            }
+        write_predictions(run.predictions_of(name), splits[name], logits, teacher_logits.get(name))
+    return summary
 
 
 def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teacher_logits: np.ndarray | None) -> None:

@@ -2,26 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-import torch
-from torch import nn
-
-from linnet.config import GROUPS, from_dict, merge
-from linnet.data.batches import Batch
+from linnet.config import GROUPS, Config, field_sentences, from_dict, merge
 from linnet.errors import UserError, did_you_mean
-from linnet.methods.base import Context, Method, Needs, Progress, StudentHead, TeacherNeed
+from linnet.methods.base import Context, Method, Needs, StudentHead, TeacherNeed
 from linnet.methods.ce import CrossEntropy
-from linnet.methods.dfkd import DataFree
+from linnet.methods.dfkd.dfkd import DataFree
 from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
-from linnet.methods.figkd import FiGKD
+from linnet.methods.figkd.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
 from linnet.methods.openvocab import OpenVocabulary
 from linnet.methods.pand import PAND
+from linnet.methods.sum import MethodSum
 from linnet.methods.vl2lite import VL2Lite
-from linnet.students import Student, StudentOutput
+from linnet.teachers.base import KIND_WORDS, TeacherKind
 
 METHODS: dict[str, type[Method]] = {
     "ce": CrossEntropy,
@@ -40,7 +37,7 @@ def parse(method: str) -> list[tuple[str, float]]:
     """``"kd+other:0.5"`` -> ``[("kd", 1.0), ("other", 0.5)]``.
 
     Raises:
-        UserError: an unknown id (with a suggestion), a weight that is no number, a method named twice.
+        UserError: an unknown id (with a suggestion), a weight that is not a number, a method named twice.
     """
     parts = []
     for part in method.split("+"):
@@ -56,9 +53,9 @@ def parse(method: str) -> list[tuple[str, float]]:
     if len({id for id, _ in parts}) < len(parts):
         raise UserError(f"'{method}' names a method twice")
     if parts[0][1] != 1.0:
-        raise UserError(f"the first method of '{method}' has weight 1: put weights on the others")
+        raise UserError(f"the first method of '{method}' always has weight 1: give weights to the others")
     if len(parts) > 1 and (alone := [id for id, _ in parts if not METHODS[id].needs.data]):
-        raise UserError(f"'{alone[0]}' makes its own images and stands alone: it cannot be part of '{method}'")
+        raise UserError(f"'{alone[0]}' makes its own images: it cannot be part of '{method}'")
     if len({METHODS[id].needs.head for id, _ in parts}) > 1:
         raise UserError(f"'{method}' mixes methods with different student heads")
     return parts
@@ -93,43 +90,52 @@ def check_options(method: str, options: Mapping[str, Mapping[str, Any]]) -> dict
     """
     ids = [id for id, _ in parse(method)]
     for id in options:
+        if id in METHODS:
+            _check_names(id, options[id])
+        if id in METHODS and id not in ids:
+            raise UserError(
+                f"--{id}.* are options of {id}, but the method is {method}: add --method {id}, or leave them out"
+            )
         if id not in ids:
-            known = [*GROUPS, *ids]
-            raise UserError(f"unknown settings '{id}.*': the method is '{method}'.{did_you_mean(id, known)}")
+            raise UserError(f"unknown settings '{id}.*': the method is '{method}'.{did_you_mean(id, [*GROUPS, *ids])}")
     return {id: asdict(from_dict(METHODS[id].Options, options.get(id, {}), f"{id}.")) for id in ids}
 
 
+def _check_names(id: str, given: Mapping[str, Any]) -> None:
+    """Papers call options by one letter; where an option's sentence gives it in brackets, it is suggested."""
+    known = [spec.name for spec in fields(METHODS[id].Options)]
+    for name in given:
+        if (plain := str(name).replace("-", "_")) in known:
+            continue
+        sentences = field_sentences(METHODS[id].Options)
+        symbol = next((own for own, words in sentences.items() if f"({plain.lower()})" in words.lower()), None)
+        suggestion = f" Did you mean '{symbol}'?" if symbol else did_you_mean(plain, known)
+        raise UserError(
+            f"unknown setting '{id}.{name}'.{suggestion} The options of {id}: {', '.join(known) or 'it has none'}"
+        )
+
+
+def check_teacher(config: Config, kind: TeacherKind) -> None:
+    """
+    Raises:
+        UserError: a method or a teacher's head that does not suit the kind of teacher.
+    """
+    method, id, head = config.method, config.teacher.id, config.teacher.head
+    for need in needs_teacher(method) - {"any"}:
+        if kind != need:
+            raise UserError(
+                f"the method '{method}' needs a {KIND_WORDS[need]} as teacher; '{id}' is a {KIND_WORDS[kind]}"
+            )
+    if needs_teacher(method) and kind == "classifier" and head != "zero-shot":
+        raise UserError(f"--teacher.head {head} needs a vision-language teacher; '{id}' is a classifier")
+    if student_head(method) == "embedding" and head == "probe":
+        raise UserError(f"the method '{method}' needs class texts, which --teacher.head probe does not use")
+
+
 def build(method: str, options: Mapping[str, Mapping[str, Any]]) -> Method:
-    """The method with its options, which are checked (see :func:`check_options`)."""
-    checked = check_options(method, options)
-    built = [(METHODS[id](METHODS[id].Options(**checked[id])), weight) for id, weight in parse(method)]
+    """The method with its options, as :func:`check_options` gives them; those not given have their defaults."""
+    built = [(METHODS[id](METHODS[id].Options(**options.get(id, {}))), weight) for id, weight in parse(method)]
     return built[0][0] if len(built) == 1 else MethodSum(built)
-
-
-class MethodSum(Method):
-    """The first method's terms plus, for each other one, its weight times its terms other than "ce"."""
-
-    def __init__(self, parts: list[tuple[Method, float]]):
-        super().__init__()
-        self.parts = nn.ModuleList([part for part, _ in parts])
-        self.weights = [weight for _, weight in parts]
-        self.needs = Needs(maps=any(part.needs.maps for part, _ in parts))  # type: ignore[misc]
-
-    def prepare(self, context: Context) -> None:
-        for part in self.parts:
-            part.prepare(context)  # type: ignore[operator]
-
-    def hand_over(self, student: Student) -> None:
-        for part in self.parts:
-            part.hand_over(student)  # type: ignore[operator]
-
-    def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
-        terms = dict(self.parts[0](batch, student, progress))
-        for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
-            for name, term in part(batch, student, progress).items():
-                if name != "ce":
-                    terms[name] = terms.get(name, 0.0) + weight * term
-        return terms
 
 
 __all__ = [
@@ -140,6 +146,7 @@ __all__ = [
     "Needs",
     "build",
     "check_options",
+    "check_teacher",
     "defaults",
     "needs_data",
     "needs_teacher",

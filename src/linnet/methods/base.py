@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from linnet.config import Config
-from linnet.data.batches import Batch
-from linnet.data.manifest import ClassInfo
 from linnet.losses import cross_entropy
-from linnet.students import Student, StudentOutput
-from linnet.teachers.base import ClassHead, Teacher
+from linnet.step import Batch, Progress, StudentOutput
+from linnet.students.student import Student
+from linnet.teachers.base import ClassHead, Teacher, TeacherKind
+from linnet.text.classes import ClassInfo
 
-TeacherNeed = Literal["none", "any", "vlm", "classifier"]
+TeacherNeed = Literal["none", "any"] | TeacherKind
 StudentHead = Literal["classifier", "embedding"]
 
 
@@ -45,16 +45,6 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, number: int) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands. ``epoch`` and ``step`` count from 0; ``steps`` are those of the whole training."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 import torch
 
-from linnet.data.batches import Batch
-from linnet.methods.base import Method, Needs, Progress
-from linnet.students import StudentOutput
+from linnet.methods.base import Method, Needs
+from linnet.step import Batch, Progress, StudentOutput
 
 
 class CrossEntropy(Method):
     """CE(student, labels), nothing else: what every table compares with."""
 
-    summary = "cross-entropy on the labels alone: the row that every gain is measured against"
+    summary = "cross-entropy on the labels, no teacher: the row to compare the others with"
     needs = Needs(teacher="none")
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:

@@ -6,10 +6,9 @@ from typing import Annotated
 import torch
 
 from linnet.config import Bounds, NonNegative
-from linnet.data.batches import Batch
 from linnet.losses import decoupled_kl
-from linnet.methods.base import Method, Progress
-from linnet.students import StudentOutput
+from linnet.methods.base import Method
+from linnet.step import Batch, Progress, StudentOutput
 
 
 @dataclass(frozen=True)

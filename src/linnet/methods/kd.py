@@ -6,10 +6,9 @@ from typing import Annotated
 import torch
 
 from linnet.config import Bounds
-from linnet.data.batches import Batch
 from linnet.losses import softened_kl, standardize
-from linnet.methods.base import Context, Method, Progress
-from linnet.students import StudentOutput
+from linnet.methods.base import Context, Method
+from linnet.step import Batch, Progress, StudentOutput
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.banks import BANK, TextBank
 from linnet.config import Bounds, Count, NonNegative
-from linnet.data.batches import Batch
-from linnet.data.names import class_sentences
 from linnet.errors import UserError
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
-from linnet.methods.base import Context, Method, Needs, Progress
-from linnet.students import Student, StudentOutput
+from linnet.methods.base import Context, Method, Needs
+from linnet.step import Batch, Progress, StudentOutput
+from linnet.students.student import Student
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.prompts import initial_context, prompt_templates
-from linnet.teachers.text import text_vectors
+from linnet.teachers.texts import text_vectors
+from linnet.text.bank import BANK, TextBank
+from linnet.text.classes import first_sentences
 
 log = logging.getLogger("linnet")
 
@@ -112,13 +112,11 @@ class OpenVocabulary(Method):
         """The text tower stays in memory, in a closure: a frozen teacher is no part of the method's state."""
         config, classes = context.config, context.classes
         if config.teacher.head == "prompt":
-            raise UserError("openvocab.learn_prompts learns prompts: it excludes --teacher.head prompt")
+            raise UserError("use openvocab.learn_prompts or --teacher.head prompt, not both: each learns prompts")
         if not (self.options.cls_weight or self.options.align_weight):
-            raise UserError(
-                "openvocab.learn_prompts has nothing to learn from: give cls_weight or align_weight a value"
-            )
+            raise UserError("openvocab.learn_prompts has nothing to learn from: raise cls_weight or align_weight")
         templates = prompt_templates(config)
-        texts = [class_sentences(info, templates)[0] for info in classes]
+        texts = first_sentences(classes, templates)
         generator = torch.Generator().manual_seed(config.seed)
         context_PW = initial_context(teacher, texts, config.prompts.vectors, generator)
         if isinstance(config.student.pretrained, Path) and (file := config.student.pretrained / BANK).is_file():
@@ -174,7 +172,9 @@ class Captions:
 
     def __init__(self, teacher: VisionLanguageTeacher, captions: tuple[tuple[str, ...], ...] | None):
         if captions is None or not all(captions):
-            raise UserError("openvocab.caption_weight needs a caption of every training image, and the data have none")
+            raise UserError(
+                "openvocab.caption_weight needs a caption for every training image, and these data have no captions"
+            )
         self.count_N = torch.tensor([len(own) for own in captions])
         self.first_N = self.count_N.cumsum(0) - self.count_N
         texts = [text for own in captions for text in own]

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import torch
 
 from linnet.config import Count, NonNegative
-from linnet.data.batches import Batch
 from linnet.losses import neighbour_structure
-from linnet.methods.base import Context, Method, Needs, Progress
+from linnet.methods.base import Context, Method, Needs
 from linnet.methods.vl2lite import VL2Lite, VL2LiteOptions
-from linnet.students import StudentOutput
+from linnet.step import Batch, Progress, StudentOutput
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class PANDOptions(VL2LiteOptions):
     text_weight: NonNegative = 1.0
     """Factor on the softened KL of the class relations."""
     nsd_weight: NonNegative = 1.0
-    """Weight of the neighbourhood term, not scheduled; 0 leaves the calibrated prompts alone at work."""
+    """Weight of the neighbourhood term, not scheduled; with 0 only the calibrated prompts are at work."""
     neighbours: Count = 3
-    """Neighbours of each image, searched in the local batch."""
+    """Neighbours of each image (K), searched in the local batch."""
     center_teacher: bool = False
     """Subtract each image's mean teacher logit before the search: cosines are not blind to it."""
 

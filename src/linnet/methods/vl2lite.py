@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.config import Bounds, NonNegative
-from linnet.data.batches import Batch
 from linnet.errors import UserError
 from linnet.losses import softened_kl
-from linnet.methods.base import Context, Method, Needs, Progress
-from linnet.students import StudentOutput
+from linnet.methods.base import Context, Method, Needs
+from linnet.step import Batch, Progress, StudentOutput
 
 log = logging.getLogger("linnet")
 
@@ -26,8 +25,8 @@ Schedule = Literal["published", "constant"]
 @dataclass(frozen=True)
 class VL2LiteOptions:
     schedule: Schedule | None = None
-    """Of the cross-entropy's weight. published: starts at 0 and ends at 1/8, made for pretrained students; constant:
-    ``ce_weight`` throughout; auto: published for a pretrained student, else constant."""
+    """Course of the cross-entropy's weight. published: starts at 0 and ends at 1/8, made for pretrained students;
+    constant: ce_weight throughout; auto: published for a pretrained student, else constant."""
     ce_weight: NonNegative = 1.0
     """Weight of the cross-entropy under the constant schedule; the other terms' weight is 1."""
     text_weight: NonNegative = 0.5
@@ -78,8 +77,8 @@ class VL2Lite(Method):
             )
         if self.schedule == "published" and config.train.optimizer != "adamw":
             log.warning(
-                "the published schedule leaves the classifier at most 1/8 of the loss, which only a scale-free "
-                "optimiser makes up for: use --train.optimizer adamw, or schedule constant"
+                "the published schedule gives the classifier at most 1/8 of the loss, which works only with a "
+                "scale-free optimiser: use --train.optimizer adamw, or schedule constant"
             )
         self.rescale = self.options.scale / head.scale if head.probe is None else 1.0
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)

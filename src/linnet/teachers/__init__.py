@@ -1,86 +1,40 @@
-"""Teachers by id."""
+"""KINDS: every kind of teacher. A kind is one file here and one line in this dictionary."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import torch
-
-from linnet.data.manifest import ClassInfo
 from linnet.errors import UserError, did_you_mean
-from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, TeacherOutput, VisionLanguageTeacher
+from linnet.teachers import mini_clip, open_clip, run, timm
+from linnet.teachers.base import Kind, Teacher
 
-MINI_CLIP = "mini-clip"
-KINDS = {
-    "mini-clip": "the CLIP that ships with linnet; it knows drawn birds",
-    "open_clip:ARCH/TAG": "open_clip architecture and weights, as in open_clip:ViT-B-16-SigLIP2/webli",
-    "open_clip:local-dir:PATH": "a folder with open_clip_config.json and open_clip_model.safetensors",
-    "open_clip:hf-hub:ORG/NAME": "an open_clip model on the Hugging Face hub",
-    "timm:NAME": "a timm classifier, fine-tuned first if its classes are others",
-    "timm:local-dir:PATH": "a folder in timm's layout, of these classes (also timm:hf-hub:ORG/NAME)",
-    "run:PATH": "the student of an earlier linnet run",
+KINDS: dict[str, Kind] = {
+    "mini-clip": mini_clip.KIND,
+    "open_clip": open_clip.KIND,
+    "timm": timm.KIND,
+    "run": run.KIND,
 }
 
-__all__ = [
-    "KINDS",
-    "MINI_CLIP",
-    "ClassHead",
-    "ClassifierTeacher",
-    "Teacher",
-    "TeacherOutput",
-    "VisionLanguageTeacher",
-    "class_head",
-    "knows",
-    "load_teacher",
-]
+
+def find_kind(id: str | None) -> Kind:
+    """The kind of teacher that an id names; nothing is loaded.
+
+    Raises:
+        UserError: no id, or an unknown kind (with a suggestion).
+    """
+    if not id:
+        raise UserError("no teacher given: name one of 'linnet list teachers'")
+    kind, colon, name = id.partition(":")
+    if kind not in KINDS or bool(name) != KINDS[kind].named or bool(colon) != bool(name):
+        suggestion = "" if kind in KINDS else did_you_mean(kind, KINDS)
+        forms = ", ".join(form for own in KINDS.values() for form in own.forms)
+        raise UserError(f"unknown teacher '{id}': expected {forms}.{suggestion}")
+    return KINDS[kind]
 
 
-def load_teacher(id: str) -> Teacher:
+def load_teacher(id: str | None) -> Teacher:
     """A frozen teacher by its id.
 
     Raises:
-        UserError: unknown kind or name (with a suggestion), or weights that cannot be had.
+        UserError: an unknown kind or name (with a suggestion), or weights that cannot be loaded.
     """
-    from linnet.teachers.open_clip import OpenClipTeacher
-    from linnet.teachers.timm import RunTeacher, TimmTeacher
-
-    kind, _, name = id.partition(":")
-    if id == MINI_CLIP:
-        return OpenClipTeacher(id, f"local-dir:{Path(__file__).parents[1] / 'data' / 'mini_clip'}")
-    if kind == "open_clip" and name:
-        return OpenClipTeacher(id, name)
-    if kind == "timm" and name:
-        return TimmTeacher(id, name)
-    if kind == "run" and name:
-        return RunTeacher(id, Path(name))
-    raise UserError(
-        f"unknown teacher '{id}': expected {', '.join(KINDS)}."
-        + did_you_mean(kind, ["mini-clip", "open_clip", "timm", "run"])
-    )
+    return find_kind(id).load(str(id), str(id).partition(":")[2])
 
 
-def knows(teacher: ClassifierTeacher, names: list[str]) -> bool:
-    """Whether a classifier's classes are these, in any order."""
-    return teacher.class_names is not None and sorted(teacher.class_names) == sorted(names)
-
-
-def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
-    """How this teacher's rows become logits over the data's classes.
-
-    Raises:
-        UserError: a classifier whose class table is not the data's.
-    """
-    if isinstance(teacher, VisionLanguageTeacher):
-        from linnet.teachers.text import text_vectors
-
-        return ClassHead(bank_CE=text_vectors(teacher, classes, templates).cpu(), scale=teacher.logit_scale)
-    assert isinstance(teacher, ClassifierTeacher)
-    own, names = teacher.class_names, [info.name for info in classes]
-    if own is None or not knows(teacher, names):
-        shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
-        raise UserError(
-            f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
-            "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
-            "--out runs/teacher', then '--teacher run:runs/teacher'"
-        )
-    order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
-    return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
+__all__ = ["KINDS", "find_kind", "load_teacher"]

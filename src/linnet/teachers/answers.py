@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,17 @@ from linnet.data import views
 from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import Images
-from linnet.data.manifest import ClassInfo, Manifest
-from linnet.data.names import class_sentences
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
-from linnet.evaluation.metrics import top_k_accuracy
+from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar
-from linnet.teachers import ClassHead, ClassifierTeacher, Teacher, TeacherOutput, VisionLanguageTeacher, class_head
+from linnet.step import TeacherOutput
+from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import Pixels, TeacherCache, center_pixels, live_rows
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
+from linnet.teachers.texts import text_vectors
+from linnet.text.classes import ClassInfo, first_sentences
 
 log = logging.getLogger("linnet")
 
@@ -48,6 +51,11 @@ class Answers:
     train: Callable[[np.ndarray, int], TeacherOutput]
     prompts: dict[str, torch.Tensor]
 
+    def about(self, config: Config) -> dict[str, Any]:
+        """What a run's summary says about its teacher."""
+        own = {"teacher.id": config.teacher.id, "teacher.views": config.teacher.views, "teacher.head": self.head_name}
+        return own | {f"teacher.{head}.val.top1": value for head, value in self.val_top1.items()}
+
 
 def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device: torch.device) -> Answers:
     """Have the teacher look at every image (or view) that it has not seen before, and settle its head.
@@ -56,12 +64,10 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         UserError: classes, head or views do not suit the teacher.
     """
     chosen = config.teacher.head
-    if chosen != "zero-shot" and not isinstance(teacher, VisionLanguageTeacher):
-        raise UserError(f"--teacher.head {chosen} needs a vision-language teacher; '{teacher.id}' is a classifier")
     height, width = teacher.image_shape
     if config.teacher.views != "center" and height != width:
         raise UserError(
-            f"--teacher.views {config.teacher.views} needs a teacher of square images, not {height} x {width}: "
+            f"--teacher.views {config.teacher.views} needs a teacher that takes square images, not {height} x {width}: "
             "use --teacher.views center"
         )
     classes = splits["train"].classes
@@ -73,7 +79,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
     val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
-        texts = _class_texts(config, classes)
+        texts = first_sentences(classes, prompt_templates(config))  # a description at most
         prompts = _calibrate(config, teacher, texts, splits, cache)
         calibrated = head._replace(bank_CE=prompts["bank_CE"])
         val_top1["prompt"] = _val_top1(calibrated, cache, splits)
@@ -82,13 +88,13 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
             log.info("prompts: %d context vectors before the class texts", len(prompts["context_PW"]))
         else:
             prompts = {}
-            log.warning("the calibrated prompts lose to the class texts on val: the texts are used as they are")
+            log.warning("the calibrated prompts are worse than the class texts on val: the class texts are used")
     elif chosen == "probe":
         train, val = (_embedded(cache, splits[part]) for part in ("train", "val"))
         head = head._replace(probe=linear_probe(train, val, len(classes)), scale=1.0)
         name, val_top1["probe"] = "probe", _val_top1(head, cache, splits)
         if val_top1["probe"] < val_top1["zero-shot"]:
-            log.warning("the probe loses to the class texts on val: consider --teacher.head zero-shot")
+            log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
     shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in val_top1.items())
     log.info("teacher %s: val top-1 %s", teacher.id, shown)
     logits = {
@@ -98,30 +104,56 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     return Answers(head, name, val_top1, logits, outputs, prompts)
 
 
+def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
+    """How this teacher's rows become logits over the data's classes.
+
+    Raises:
+        UserError: a classifier whose class table is not the data's.
+    """
+    if isinstance(teacher, VisionLanguageTeacher):
+        return ClassHead(bank_CE=text_vectors(teacher, classes, templates).cpu(), scale=teacher.logit_scale)
+    assert isinstance(teacher, ClassifierTeacher)
+    own, names = teacher.class_names, [info.name for info in classes]
+    if own is None or not teacher.knows(names):
+        shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
+        raise UserError(
+            f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
+            "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
+            "--out runs/teacher', then '--teacher run:runs/teacher'"
+        )
+    order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
+    return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
+
+
 def embeddings(
     teacher: VisionLanguageTeacher, images: Manifest, part: str, folder: Path | None, device: torch.device
 ) -> np.ndarray:
     """(N, E) float32 unit embeddings of images outside the run's splits, by the teacher's own view, cached."""
-    cache = TeacherCache(teacher, "center", folder, device)
-    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
-    return _embedded(cache, images).rows_NE.numpy()
+    return _embedded(_looked(teacher, images, part, folder, device), images).rows_NE.numpy()
 
 
 def classifier_logits(
     teacher: ClassifierTeacher, images: Manifest, part: str, folder: Path | None, device: torch.device
 ) -> np.ndarray:
     """(N, own classes) logits of a classifier, by its own view of each image, cached."""
+    return _looked(teacher, images, part, folder, device).rows(images.digests).float().numpy()
+
+
+def _looked(teacher: Teacher, images: Manifest, part: str, folder: Path | None, device: torch.device) -> TeacherCache:
     cache = TeacherCache(teacher, "center", folder, device)
     _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
-    return cache.rows(images.digests).float().numpy()
+    return cache
 
 
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
     start, before = time.perf_counter(), cache.computed
     with Bar(title, len(digests)) as bar:
         cache.fill(digests, pixels, view, bar.update)
-    looked = cache.computed - before
-    log.info("%s: %d of %d images looked at in %.1f s", title, looked, len(digests), time.perf_counter() - start)
+    if computed := cache.computed - before:
+        cached = f", {len(digests) - computed} more from the cache" if computed < len(digests) else ""
+        log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)
+    else:
+        log.info("%s: all %d answers came from the cache", title, len(digests))
 
 
 def _val_top1(head: ClassHead, cache: TeacherCache, splits: Mapping[str, Manifest]) -> float:
@@ -131,11 +163,6 @@ def _val_top1(head: ClassHead, cache: TeacherCache, splits: Mapping[str, Manifes
 def _embedded(cache: TeacherCache, rows: Manifest) -> Embedded:
     unit_NE = torch.nn.functional.normalize(cache.rows(rows.digests).float(), dim=1)
     return Embedded(unit_NE, torch.from_numpy(rows.labels))
-
-
-def _class_texts(config: Config, classes: Sequence[ClassInfo]) -> list[str]:
-    """What follows the context vectors: one text for each class, so the first description at most."""
-    return [class_sentences(info, prompt_templates(config))[0] for info in classes]
 
 
 def _calibrate(
@@ -153,11 +180,11 @@ def _calibrate(
 def _train_outputs(
     config: Config, teacher: Teacher, head: ClassHead, rows: Manifest, cache: TeacherCache, device: torch.device
 ) -> Callable[[np.ndarray, int], TeacherOutput]:
-    """How the teacher's outputs for training views are had; only ``online`` keeps the teacher in memory."""
+    """Where the teacher's outputs for training views come from; only ``online`` keeps the teacher in memory."""
     if config.teacher.views == "center":
         center = cache.rows
         return lambda index, view: head(center(rows.digests[index]))
-    recipe, seed, side = config.data.views or "light", config.data.seed, teacher.image_shape[0]
+    recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
     images = Images(rows.paths, rows.digests, side, views.RECIPES[recipe].fit, config.data.store_limit_gb)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
@@ -175,7 +202,7 @@ def _train_outputs(
     # the number of views is not part of the space: a larger one computes the new views only
     words = f"replay|{recipe}|version {views.VERSION}, {STORE_VERSION}|data seed {seed}|{side} pixels"
     replayed = TeacherCache(teacher, words, config.teacher.cache, device)
-    for view in range(min(config.teacher.replay or 0, config.train.epochs or 0)):
+    for view in range(min(config.teacher.replay or 0, config.train.epochs)):
         _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)
     seen = replayed.rows
     return lambda index, view: head(seen(rows.digests[index], view))

@@ -4,7 +4,7 @@ Shapes: B batch, C classes, E teacher embedding width.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -12,42 +12,30 @@ import torch
 from PIL import Image
 from torch import nn
 
-from linnet.data.manifest import ClassInfo
+from linnet.step import TeacherOutput, moved
+from linnet.text.classes import ClassInfo
 
 TeacherKind = Literal["vlm", "classifier"]
+KIND_WORDS = {"vlm": "vision-language model", "classifier": "classifier"}
 
 
 @dataclass(frozen=True)
-class TeacherOutput:
-    """What the teacher says about a batch. ``logits_BC`` are over the data's classes, in the order of its class
-    table. A classifier that is watched (see :meth:`ClassifierTeacher.watch`) also tells its features before the last
-    layer and the maps of its stages."""
+class Kind:
+    """A kind of teacher, as its id names it.
 
-    logits_BC: torch.Tensor
-    embedding_BE: torch.Tensor | None = None
-    features_BD: torch.Tensor | None = None
-    maps: tuple[torch.Tensor, ...] = ()
+    Attributes:
+        gives: what its teachers are. load: (whole id, the part behind the colon) -> the teacher.
+        forms: how its ids are written -> what they are; the lines of ``linnet list teachers``.
+        named: whether a colon and a name follow the kind. fine_tuned: whether a teacher given by a plain name is
+        trained on the data first, if it knows other classes. known: its ids, for ``linnet list teachers PATTERN``.
+    """
 
-    def to(self, device: torch.device) -> "TeacherOutput":
-        embedding = None if self.embedding_BE is None else self.embedding_BE.to(device)
-        features = None if self.features_BD is None else self.features_BD.to(device)
-        maps = tuple(stage.to(device) for stage in self.maps)
-        return TeacherOutput(self.logits_BC.to(device), embedding, features, maps)
-
-
-class Normalize(nn.Module):
-    """(images - mean) / std per channel, as a module in front of a network: every network takes images in [0, 1]."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - self.mean) / self.std
+    gives: TeacherKind
+    load: Callable[[str, str], "Teacher"]
+    forms: Mapping[str, str]
+    named: bool = True
+    fine_tuned: bool = False
+    known: Callable[[], Iterable[str]] = tuple
 
 
 class Teacher(nn.Module):
@@ -130,6 +118,10 @@ class ClassifierTeacher(Teacher):
     classes: tuple[ClassInfo, ...]
     class_weights: torch.Tensor | None
 
+    def knows(self, names: Sequence[str]) -> bool:
+        """Whether its classes are these, in any order."""
+        return self.class_names is not None and sorted(self.class_names) == sorted(names)
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, own classes)."""
         raise NotImplementedError
@@ -163,13 +155,9 @@ class ClassHead(NamedTuple):
 
     def to(self, device: torch.device) -> "ClassHead":
         """The same head with its tensors on a device; a row has to be on it, too."""
-
-        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
         probe = None if self.probe is None else (self.probe[0].to(device), self.probe[1].to(device))
-        weights = moved(self.weights_CD)
-        return self._replace(bank_CE=moved(self.bank_CE), order_C=moved(self.order_C), probe=probe, weights_CD=weights)
+        bank, order, weights = (moved(tensor, device) for tensor in (self.bank_CE, self.order_C, self.weights_CD))
+        return self._replace(bank_CE=bank, order_C=order, probe=probe, weights_CD=weights)
 
     def __call__(self, rows: torch.Tensor) -> TeacherOutput:
         rows = rows.float()

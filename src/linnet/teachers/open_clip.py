@@ -1,7 +1,7 @@
 """Teachers from open_clip: any CLIP-like model by architecture and tag, from the Hugging Face hub or from a local
 folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from linnet.errors import UserError, did_you_mean, first_line, require
-from linnet.teachers.base import Normalize, VisionLanguageTeacher
+from linnet.students.network import Normalize
+from linnet.teachers.base import Kind, VisionLanguageTeacher
 
 
 class OpenClipTeacher(VisionLanguageTeacher):
@@ -23,7 +24,7 @@ class OpenClipTeacher(VisionLanguageTeacher):
         id: as typed by the user. name: ``ARCH/TAG``, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
 
     Raises:
-        UserError: unknown architecture or tag (with a suggestion), or weights that cannot be had.
+        UserError: unknown architecture or tag (with a suggestion), or weights that cannot be loaded.
     """
 
     network: Any
@@ -162,12 +163,30 @@ def _parse(name: str) -> tuple[str, str | None]:
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
         raise UserError(
-            f"open_clip knows no architecture '{architecture}'.{did_you_mean(architecture, open_clip.list_models())}"
+            f"open_clip has no architecture '{architecture}'.{did_you_mean(architecture, open_clip.list_models())}"
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise UserError(
-            f"open_clip:{architecture} needs one of its weights, as in open_clip:{architecture}/TAG: "
+            f"open_clip:{architecture} needs a tag, as in open_clip:{architecture}/TAG: "
             f"{', '.join(tags) or 'it has none'}"
         )
     return architecture, tag
+
+
+def _known() -> Iterator[str]:
+    import open_clip
+
+    yield from (f"open_clip:{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained())
+
+
+KIND = Kind(
+    gives="vlm",
+    load=OpenClipTeacher,
+    forms={
+        "open_clip:ARCH/TAG": "open_clip architecture and weights, as in open_clip:ViT-B-16-SigLIP2/webli",
+        "open_clip:local-dir:PATH": "a folder with open_clip_config.json and open_clip_model.safetensors",
+        "open_clip:hf-hub:ORG/NAME": "an open_clip model on the Hugging Face hub",
+    },
+    known=_known,
+)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from linnet.config import Config, PromptsConfig
 from linnet.errors import UserError
 from linnet.files import cache_folder, write_atomically
 from linnet.teachers.base import VisionLanguageTeacher
+from linnet.text.classes import ClassInfo, first_sentences
 
 log = logging.getLogger("linnet")
 
@@ -132,7 +133,7 @@ def initial_context(
     vectors = min(vectors, teacher.room(texts))
     if vectors < 1:
         raise UserError(
-            "the class texts fill the teacher's text tower, no context vector fits before them: "
+            "the class texts fill the teacher's text tower, so no context vector fits before them: "
             "shorten --teacher.templates, or use --teacher.head zero-shot or --prompts.text name"
         )
     return torch.empty(vectors, teacher.token_width).normal_(0, 0.02, generator=generator)
@@ -141,6 +142,13 @@ def initial_context(
 def prompt_templates(config: Config) -> tuple[str, ...]:
     """The template behind context vectors; "{}" is the bare name."""
     return ("{}",) if config.prompts.text == "name" else config.teacher.templates[:1]
+
+
+def with_room(config: Config, teacher: VisionLanguageTeacher, classes: Sequence[ClassInfo]) -> Config:
+    """No more context vectors than fit before the texts of these classes. Where none fits, learning them is refused
+    when it is tried."""
+    room = teacher.room(first_sentences(classes, prompt_templates(config)))
+    return replace(config, prompts=replace(config.prompts, vectors=min(config.prompts.vectors, room)))
 
 
 def step_count(config: PromptsConfig, images: int) -> int:

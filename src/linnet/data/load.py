@@ -1,0 +1,97 @@
+"""From a source to a checked manifest: splits that it lacks are carved, limits applied, novel classes set apart.
+
+>>> manifest = load_manifest(DataConfig(source="photos/"))
+>>> manifest.classes[manifest.labels[0]].prompt_name
+'Laysan Albatross'
+"""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from linnet.config import Config, DataConfig
+from linnet.data.manifest import Manifest
+from linnet.data.novel import novel_classes
+from linnet.data.sources import find_source
+from linnet.data.splits import carve, limit_per_class
+from linnet.errors import UserError
+from linnet.text.classes import ClassInfo, described
+
+
+def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
+    """Read a source, carve the splits that it lacks, apply the limit, set classes apart, and check the result.
+
+    Args:
+        training: False for a source that is only scored: it needs no training images then.
+
+    Raises:
+        UserError: no such source, no images, fewer than two classes, an empty class, a class without training images.
+    """
+    source = str(config.source)
+    manifest = find_source(config.source).read(source, training)
+    if config.test == "none" and not _is_flat(manifest):
+        manifest = manifest.take(np.flatnonzero(manifest.splits != "test"))
+    splits = carve(
+        manifest.labels,
+        manifest.splits,
+        manifest.digests,
+        test_fraction=config.test_fraction if config.test == "auto" else 0.0,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    classes = described(manifest.classes, config.descriptions) if config.descriptions else manifest.classes
+    manifest = replace(manifest, splits=splits, classes=classes, novel=novel_classes(manifest.classes, config))
+    if config.limit_per_class is not None:
+        splits = np.where(np.isin(manifest.labels, manifest.novel), "", manifest.splits)  # theirs stay, for the test
+        kept = limit_per_class(manifest.labels, splits, manifest.digests, config.limit_per_class, config.seed)
+        manifest = manifest.take(kept)
+    _check(manifest, source, training)
+    return manifest
+
+
+def _check(manifest: Manifest, source: str, training: bool) -> None:
+    if len(manifest.classes) < 2:
+        raise UserError(
+            f"{source}: found only the class '{manifest.classes[0].name}'; "
+            "a classifier needs at least two class folders"
+        )
+    trained = set(manifest.labels[manifest.splits == "train"].tolist())
+    missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained and i not in manifest.novel]
+    if missing and training:
+        raise UserError(
+            f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
+            "add images or remove the class"
+        )
+    prompts = Counter(info.prompt_name for info in manifest.classes)
+    if twice := [name for name, count in prompts.items() if count > 1]:
+        raise UserError(f"{source}: {prompts[twice[0]]} classes become '{twice[0]}' in a prompt: rename all but one")
+    if training and not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
+        raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
+
+
+def _is_flat(manifest: Manifest) -> bool:
+    return set(manifest.splits) == {""}
+
+
+def scored_part(config: Config, classes: tuple[ClassInfo, ...]) -> dict[str, Manifest]:
+    """Val and test images of ``data.eval``, with the student's class table. Splits that the source lacks are carved as
+    for a training, so that a teacher that linnet trained on it has not seen them.
+
+    Raises:
+        UserError: other classes than the student's, or no image to score.
+    """
+    manifest = load_manifest(replace(config.data, source=config.data.eval), training=False)
+    own, names = [info.name for info in classes], manifest.class_names
+    if sorted(own) != sorted(names):
+        only = [sorted(set(a) - set(b))[:3] for a, b in ((names, own), (own, names))]
+        raise UserError(
+            f"{config.data.eval} has {len(names)} classes, the teacher {len(own)}, and the names must be the same "
+            f"(only in the data: {', '.join(only[0]) or 'none'}; only the teacher's: {', '.join(only[1]) or 'none'})"
+        )
+    order = np.array([own.index(name) for name in names])
+    manifest = replace(manifest, labels=order[manifest.labels], classes=classes)
+    splits = {part: manifest.take(manifest.rows(part)) for part in ("val", "test") if len(manifest.rows(part))}
+    if not splits:
+        raise UserError(f"{config.data.eval} has no val or test images to score")
+    return splits

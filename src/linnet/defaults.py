@@ -1,0 +1,239 @@
+"""From arguments, a file, the method's defaults and the machine to one resolved configuration, with the reasons."""
+
+import contextlib
+import math
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from linnet import methods
+from linnet.config import AUTO, GROUPS, Config, coerce, from_dict, merge, nest, read_yaml
+from linnet.data.sources import Source, find_source
+from linnet.errors import UserError
+from linnet.run import Run
+from linnet.students.precision import choose_precision
+from linnet.teachers import find_kind, load_teacher
+
+Automatic = dict[str, tuple[Any, str]]  # dotted setting: (value, reason); without a reason nothing is said
+
+BY_DATA: dict[str, Automatic] = {
+    "drawn": {
+        "student.name": ("resnet10t", "the default student for drawn birds"),
+        "student.pretrained": (False, "drawn birds are learned from scratch"),
+        "student.image_size": (64, "the default size of drawn birds"),
+        "train.epochs": (30, "the default length for drawn birds"),
+        "data.workers": (0, ""),  # used only where images are not stored
+    },
+    "photos": {
+        "student.name": ("mobilenetv3_small_100", "the default student for photos"),
+        "student.pretrained": (True, "photos start from pretrained weights"),
+        "student.image_size": (224, "the default size of photos"),
+        "train.epochs": (60, "the default length for photos"),
+        "data.workers": (2, ""),
+    },
+}
+TEACHERS = {
+    "drawn": ("mini-clip", "it knows drawn birds"),
+    "photos": ("open_clip:ViT-B-16-SigLIP2/webli", "a strong open model (Apache-2.0)"),
+}
+VIEWS = ("light", "crop and flip")
+LAYOUT = (True, "convolutions are faster in this layout")
+METHOD_TRAINING = ("epochs", "lr", "weight_decay", "select")  # what a method without data has its own defaults for
+SAMPLE = 32  # images whose sizes decide the default input size
+
+
+def settings(
+    data: str | Path | None = None,
+    *,
+    teacher: str | None = None,
+    student: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    timed: bool = True,
+) -> tuple[Config, list[str]]:
+    """The configuration of a run, every "auto" resolved, with the reasons.
+
+    Args:
+        options: any other setting by its dotted name, as on the command line:
+            ``{"train.epochs": 30, "kd.temperature": 4}``.
+        out: the run folder. resume: it holds a run that goes on: with its own settings, if no data and no config are
+            given, and with the precision that was measured for it.
+        timed: False leaves the precision open, for :func:`with_precision`.
+
+    Raises:
+        UserError: unknown or bad settings, or settings that do not go together.
+    """
+    if resume and out and data is None and config is None and Run(Path(out)).config.exists():
+        config = Run(Path(out)).config
+    named = {
+        "data.source": None if data is None else str(Path(data)),  # photos/ is photos
+        "teacher.id": teacher,
+        "student.name": student,
+        "method": method,
+        "seed": seed,
+    }
+    arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
+    file = read_yaml(config) if config else {}
+    chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
+    parts = [id for id, _ in methods.parse(chosen)]
+    if isinstance(file.get("options"), Mapping):
+        # the file of a kd run also starts its ce row: kd's options stay behind
+        left_out = set(methods.METHODS) - set(parts)
+        file["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
+    given = from_dict(Config, merge(methods.defaults(chosen), file, arguments))
+    resolved, reasons = resolve(replace(given, options=methods.check_options(given.method, given.options)))
+    if not timed:
+        return resolved, reasons
+    precise, more = with_precision(resolved, Run(Path(out or default_folder(resolved))) if resume else None)
+    return precise, [*reasons, *more]
+
+
+def resolve(config: Config) -> tuple[Config, list[str]]:
+    """Replace every "auto" once, from the data source and the method; all but the precision, which may be measured.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    if not methods.needs_data(config.method):
+        resolved, reasons = _resolve_without_data(config)
+    else:
+        resolved, reasons = _resolve_with_data(config)
+    if resolved.teacher.id:  # also of a method that needs none: an id that is not understood is a mistake
+        methods.check_teacher(resolved, find_kind(resolved.teacher.id).gives)
+    if resolved.shots.count is not None and methods.student_head(resolved.method) != "embedding":
+        raise UserError(
+            f"--shots needs a student that takes class names as text, which '{resolved.method}' does not train: use "
+            "--method openvocab"
+        )
+    if resolved.train.lr_min > resolved.train.lr:
+        raise UserError(f"train.lr_min ({resolved.train.lr_min:g}) is above train.lr ({resolved.train.lr:g}): lower it")
+    return resolved, reasons
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/photos-kd-s0``, ``runs/aviary-species=60-kd-s0``, ``runs/resnet34-dfkd-s0``."""
+    if config.data.source:
+        name = find_source(config.data.source).run_name(config.data.source)
+    else:  # without data: what is copied
+        name = Path(str(config.teacher.id).partition(":")[2]).resolve().name
+    return Path("runs") / re.sub(r"[^\w.=+-]+", "-", f"{name}-{config.method}-s{config.seed}")
+
+
+def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
+    if config.data.eval:
+        raise UserError(f"'{config.method}' is scored on the val and test images of its own data: leave out --eval")
+    data = str(config.data.source)
+    source = find_source(config.data.source)
+    automatic: Automatic = {**BY_DATA[source.defaults], "data.views": VIEWS}
+    if config.student.image_size is AUTO and _is_there(data) and (side := _typical_side(source, data)):
+        size = min(224, 32 * math.ceil(side / 32))
+        automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
+    if methods.needs_teacher(config.method):
+        automatic["teacher.id"] = TEACHERS[source.defaults]
+    pretrained = config.student.pretrained
+    scratch = not (automatic["student.pretrained"][0] if pretrained is AUTO else pretrained)
+    start, sgd = "from scratch" if scratch else "from pretrained weights", config.train.optimizer == "sgd"
+    # 0.006 is measured (docs/LOG.md); the other three are customary
+    rates = {(True, False): 0.006, (False, False): 0.001, (True, True): 0.05, (False, True): 0.01}
+    automatic["train.lr"] = (rates[scratch, sgd], f"{config.train.optimizer} {start}")
+    automatic["train.weight_decay"] = (5e-4 if sgd else 0.05, f"customary for {config.train.optimizer}")
+    automatic["train.select"] = ("val", "the best epoch on val")
+    automatic["train.channels_last"] = LAYOUT
+    if config.shots.use == "finetune":
+        automatic["train.lr"] = (1e-3 if sgd else 2e-4, "few-shot finetuning")
+        automatic["train.epochs"] = (20, "few-shot finetuning")
+        automatic["train.select"] = ("last", "val holds no image of a novel class")
+    config, reasons = _fill_in(config, automatic)
+    if config.shots.use == "finetune" and not isinstance(config.student.pretrained, Path):
+        raise UserError(
+            "few-shot finetuning continues from a student that knows the base classes: add --student.pretrained "
+            "runs/NAME/model, or use --shots.use retrieval"
+        )
+    return config, reasons
+
+
+def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
+    """The same for a method that makes its own images: their size is the teacher's."""
+    method, source, teacher = config.method, config.data.source, config.teacher.id
+    if source:
+        raise UserError(
+            f"'{method}' takes no data: leave '{source}' out, or give it as --eval {source} to score the student"
+        )
+    if not teacher or find_kind(teacher).gives != "classifier":
+        shown = f"; '{teacher}' is not one" if teacher else ""
+        raise UserError(f"'{method}' needs a classifier to copy: add --teacher run:PATH or timm:NAME{shown}")
+    if config.train.select == "val":
+        raise UserError(f"'{method}' keeps its last epoch, because --eval only scores: leave train.select out")
+    # what still has an effect; all other settings of these groups must stay as they are
+    scoring = {"test", "test_fraction", "val_fraction", "seed", "store_limit_gb"}
+    unread: Automatic = {"data.views": (VIEWS[0], ""), "data.workers": (0, "")}
+    heeded = {"data.eval", "teacher.id", "teacher.cache", *(f"data.{name}" for name in scoring if config.data.eval)}
+    for group in ("data", "teacher", "prompts", "shots"):
+        for name, value in vars(getattr(config, group)).items():
+            dotted, default = f"{group}.{name}", getattr(GROUPS[group], name)
+            if dotted not in heeded and value not in (default, unread.get(dotted, (default,))[0]):
+                raise UserError(f"'{method}' works without data: {dotted} has no effect, leave it out")
+    if config.train.label_smoothing:
+        raise UserError(f"'{method}' works without labels: train.label_smoothing has no effect, leave it out")
+    travelling = methods.defaults(method)["train"]
+    automatic: Automatic = {
+        "student.name": (BY_DATA["photos"]["student.name"][0], "the default student"),
+        "student.pretrained": (False, "it should know only what the teacher knows"),
+        "train.channels_last": LAYOUT,
+        **{f"train.{name}": (travelling[name], f"the default of {method}") for name in METHOD_TRAINING},
+        **unread,
+    }
+    if config.student.image_size is AUTO:
+        automatic["student.image_size"] = (load_teacher(teacher).image_shape[0], "the teacher's")
+    return _fill_in(config, automatic)
+
+
+def _fill_in(config: Config, automatic: Automatic) -> tuple[Config, list[str]]:
+    reasons = []
+    for dotted, (value, reason) in automatic.items():
+        group, name = dotted.split(".")
+        if getattr(getattr(config, group), name) is AUTO:
+            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+            reasons += [f"{dotted} = {value}: {reason}"] if reason else []
+    return config, reasons
+
+
+def with_precision(config: Config, resumed: Run | None = None) -> tuple[Config, list[str]]:
+    """The last setting of all, because a step of the real student may have to be timed for it.
+
+    Args:
+        resumed: a run that goes on in the precision that it was started with.
+    """
+    if config.train.precision is not AUTO:
+        return config, []
+    earlier = resumed.settings().train.precision if resumed is not None and resumed.config.exists() else AUTO
+    if not _is_there(config.data.source):
+        choice: tuple[str, str] = ("fp32", "not timed, because the data was not found")
+    elif earlier is not AUTO:
+        choice = (earlier, "as the run was started")
+    else:
+        student, train = config.student, config.train
+        choice = choose_precision(student.name, student.image_size, train.batch_size, student.stem, train.channels_last)
+    return _fill_in(config, {"train.precision": choice})
+
+
+def _is_there(data: str | None) -> bool:
+    return data is None or find_source(data).is_there(data)
+
+
+def _typical_side(source: Source, data: str) -> int | None:
+    """Median of the shorter sides of some images, from their headers; None if the source shows none."""
+    sides = []
+    for path in source.images(data, SAMPLE):
+        with contextlib.suppress(Exception), Image.open(path) as image:  # a broken file is reported when it is decoded
+            sides.append(min(image.size))
+    return round(statistics.median(sides)) if sides else None

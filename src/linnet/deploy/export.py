@@ -1,0 +1,188 @@
+"""ONNX files: a student (images in [0, 1] in, logits out) and a teacher's text tower, each with all that a predictor
+needs in its metadata."""
+
+import copy
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from linnet.data.batches import eval_batches
+from linnet.data.images import Images
+from linnet.deploy.onnx_session import open_session
+from linnet.deploy.text_tower import portable_tokenizer
+from linnet.errors import UserError, first_line, require
+from linnet.files import atomic_path
+from linnet.students.student import Student, evaluating
+from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.open_clip import OpenClipTeacher
+from linnet.text.bank import TextBank
+
+TOLERANCE = 1e-3  # largest difference of an output between ONNX and torch, relative to the largest output
+CHECKED_IMAGES = 64
+
+
+class _Logits(nn.Module):
+    def __init__(self, student: Student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.student(images).logits_BC
+
+
+class _Cosines(nn.Module):
+    """The same with the text bank as a second input."""
+
+    def __init__(self, student: Student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+        # linear becomes one Gemm: a transposed bank would be copied for every image
+        return F.linear(F.normalize(self.student(images).embedding_BE, dim=1) / self.student.temperature, bank)
+
+
+class _Texts(nn.Module):
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.network.encode_text(tokens).float(), dim=1)
+
+
+def export_onnx(student: Student, path: Path, images: Images | None = None) -> float:
+    """Write the student as ONNX and check it against torch on images.
+
+    The input ``images`` is (batch, 3, S, S) float32 in [0, 1], any batch size; normalisation is inside. The output
+    is ``logits`` (batch, C). A student with an embedding head has a second input ``bank`` (C, E), whose default is the
+    bank that the student carries: give another and other classes are named. The metadata key ``linnet`` holds image
+    size, crop mode, class names and the teacher of the bank as JSON.
+
+    Args:
+        images: evaluation images, of which the first 64 are compared; without any, random ones.
+
+    Returns:
+        The largest difference of a logit between ONNX Runtime and torch, relative to the largest logit (if above 1).
+
+    Raises:
+        UserError: the extra is not installed, the network cannot be exported, or the file does not agree with torch.
+    """
+    onnx = require("onnx", "onnx")
+    student = copy.deepcopy(student).float().cpu()
+    student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    side = student.image_size
+    inputs: dict[str, torch.Tensor] = {"images": torch.rand(2, 3, side, side)}
+    meta = {
+        "image_size": side,
+        "crop_mode": student.crop_mode,
+        "classes": [info.name for info in student.classes],
+        "architecture": student.name,
+    }
+    module: nn.Module = _Logits(student)
+    if bank := student.bank:
+        module, inputs["bank"] = _Cosines(student), student.bank_CE
+        meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
+    model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name)
+    if bank:  # an input that has an initialiser may be left out
+        model.graph.initializer.append(onnx.numpy_helper.from_array(bank.rows_CE, "bank"))
+    batch = torch.rand(8, 3, side, side) if images is None else next(eval_batches(images, CHECKED_IMAGES))
+    with evaluating(student):
+        expected = student(batch).logits_BC.numpy()
+    return _write(model, path, {"images": batch.numpy()}, expected, f"'{student.name}'")
+
+
+def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path) -> float:
+    """Write the teacher's text tower as ONNX with its tokenizer, so that names become banks without torch.
+
+    The input ``tokens`` is (texts, L) int64, the output ``embeddings`` (texts, E) of unit length.
+
+    Args:
+        bank: a student's, whose templates are used again and whose names are compared on.
+
+    Returns:
+        The largest difference of a coordinate between ONNX Runtime and torch.
+
+    Raises:
+        UserError: the extra is not installed; the bank is of another teacher or its prompts were learned; tokenizer or
+            tower cannot be exported, or do not agree with the teacher's own.
+    """
+    fingerprint = teacher.fingerprint()
+    bank.check_teacher(fingerprint, f"'{teacher.id}'")
+    if bank.context_PW is not None:
+        raise UserError(
+            "this student's prompts were learned, and a text tower cannot apply them: make banks with "
+            "'linnet embed --run RUN' on a machine with torch"
+        )
+    if not isinstance(teacher, OpenClipTeacher):
+        raise UserError(
+            f"the text tower of '{teacher.id}' cannot be exported: only open_clip's can; use 'linnet embed'"
+        )
+    sentences = [template.replace("{}", name) for template in bank.templates for name in bank.names[:256]]
+    tokenizer = portable_tokenizer(teacher.tokenize, sentences)
+    tokens = teacher.tokenize(sentences[:16])
+    meta = {
+        "teacher": teacher.id,
+        "teacher_hash": fingerprint,
+        "templates": list(bank.templates),
+        "tokenizer": tokenizer,
+    }
+    network = copy.deepcopy(teacher.network).float().cpu()
+    model = _to_onnx(_Texts(network), {"tokens": tokens[:2]}, {"tokens": "texts"}, "embeddings", meta, "the text tower")
+    expected = teacher.embed_texts(sentences[:16]).cpu().numpy()
+    return _write(model, path, {"tokens": tokens.cpu().numpy()}, expected, "the text tower")
+
+
+def _to_onnx(
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    dynamic: dict[str, str],
+    output: str,
+    meta: dict[str, Any],
+    name: str,
+) -> Any:
+    """A model proto; the first axis of each input is dynamic and called by ``dynamic``."""
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    require("onnxruntime", "onnx")
+    with evaluating(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes=tuple({0: torch.export.Dim(dynamic[key])} for key in inputs),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise UserError(f"{name} could not be exported to ONNX ({first_line(error)})") from error
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {"linnet": json.dumps(meta, ensure_ascii=False)})
+    return model
+
+
+def _write(model: Any, path: Path, inputs: dict[str, np.ndarray], expected: np.ndarray, name: str) -> float:
+    """Write the file if ONNX Runtime makes of it what torch does; returns the relative difference."""
+    onnx = require("onnx", "onnx")
+    with atomic_path(path) as temporary:
+        onnx.save_model(model, temporary)
+        (seen,) = open_session(temporary, f"the exported {name}").run(None, inputs)
+        difference = float(np.abs(seen - expected).max() / max(1.0, np.abs(expected).max()))
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"the ONNX file of {name} does not agree with torch (an output differs by {difference:.2g}); "
+                "it was not kept"
+            )
+    return difference

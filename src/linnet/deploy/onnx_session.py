@@ -1,0 +1,38 @@
+"""ONNX Runtime: open a file that linnet wrote, read what it says about itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from linnet.errors import UserError, first_line, require
+
+
+def open_session(path: Path, name: str) -> Any:
+    """An inference session on the CPU.
+
+    Args:
+        name: what an error calls it.
+
+    Raises:
+        UserError: the extra is not installed, there is no such file, or ONNX Runtime cannot read it.
+    """
+    runtime = require("onnxruntime", "onnx")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a dozen of its own
+        raise UserError(f"ONNX Runtime cannot load {name} ({first_line(error)})") from error
+
+
+def read_meta(session: Any, path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: the file is not linnet's.
+    """
+    try:
+        return json.loads(session.get_modelmeta().custom_metadata_map["linnet"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} was not written by linnet: it has no description of its classes and sizes") from error

@@ -1,0 +1,82 @@
+"""What linnet runs on: versions, extras, hardware."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "linnet",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+)
+
+EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"), "hf": ("transformers",)}
+
+
+def environment() -> dict[str, Any]:
+    """What a number was measured with."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing_modules(extra: str) -> list[str]:
+    """The modules of an extra that are not installed."""
+    return [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
+
+
+def device_words() -> str:
+    """The GPU, or the CPU with its threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {os.cpu_count()} processors, {torch.get_num_threads()} thread(s)"
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, and what its vector units are called."""
+    import torch
+
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def computes_bf16() -> bool:
+    """Whether the hardware multiplies in bf16 (elsewhere it is emulated, and many times slower). On a CPU that does,
+    bf16 is not always faster: see :func:`linnet.students.precision.choose_precision`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,180 @@
+"""Base and novel classes: how well a student finds the names of classes, of which some were never trained on.
+
+Zero-shot, few-shot and consistency, student and teacher: the page about novel classes in a run's summary, read after
+training. Nothing here chooses anything but the weight of few-shot keys, on val images of base classes. What can fail
+for the user's reasons (a broken image, a class without images) fails when it is prepared, before training.
+
+Shapes: N images, C classes, E embedding width; embeddings are of unit length.
+"""
+
+import logging
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from linnet.config import Config
+from linnet.data.images import Images
+from linnet.data.manifest import Manifest
+from linnet.data.novel import NovelData
+from linnet.evaluation.consistency import consistency
+from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
+from linnet.evaluation.score import student_embeddings, write_predictions
+from linnet.metrics import mean_per_class_accuracy
+from linnet.run import Run
+from linnet.students.student import Student
+from linnet.teachers.answers import embeddings
+from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.texts import bank_like
+from linnet.text.bank import TextBank
+
+log = logging.getLogger("linnet")
+
+LAST_EPOCHS = 5  # whose mean Li et al. report
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Embeddings of images (N, E) with their class ids (N,), which count in a bank (C, E) of those classes alone."""
+
+    rows_NE: np.ndarray
+    labels_N: np.ndarray
+    bank_CE: np.ndarray
+
+
+@dataclass(frozen=True)
+class NovelTest:
+    """What novel classes are tested with: their images, and the teacher with ``bank``, its own way to name classes."""
+
+    config: Config
+    data: NovelData
+    teacher: VisionLanguageTeacher
+    bank: TextBank
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._decoded(self.data.novel)  # into the image store: a broken file is found now, not after the training
+
+    @property
+    def known(self) -> Manifest:
+        """Unseen images of base classes: test, or val where there is no test split."""
+        return self.data.base.take(self.data.base.rows(self.split))
+
+    @property
+    def split(self) -> str:
+        return "test" if len(self.data.base.rows("test")) else "val"
+
+    def of_student(self, student: Student) -> tuple[Labelled, Labelled]:
+        """Base and novel images, with texts made as the student's own."""
+        assert student.bank is not None
+        base, novel = (
+            student_embeddings(student, self._decoded(p), self.device) for p in (self.known, self.data.novel)
+        )
+        return self._labelled(base, novel, student.bank)
+
+    def of_teacher(self) -> tuple[Labelled, Labelled]:
+        folder = self.config.teacher.cache
+        base = embeddings(self.teacher, self.known, self.split, folder, self.device)
+        novel = embeddings(self.teacher, self.data.novel, "novel classes", folder, self.device)
+        return self._labelled(base, novel, self.bank)
+
+    def _labelled(self, base_NE: np.ndarray, novel_NE: np.ndarray, like: TextBank) -> tuple[Labelled, Labelled]:
+        base_CE, novel_CE = (
+            bank_like(self.teacher, like, part.classes).rows_CE for part in (self.data.base, self.data.novel)
+        )
+        return Labelled(base_NE, self.known.labels, base_CE), Labelled(novel_NE, self.data.novel.labels, novel_CE)
+
+    def _decoded(self, rows: Manifest) -> Images:
+        size, crop_mode = self.config.student.image_size, self.config.student.crop_mode
+        return Images(rows.paths, rows.digests, size, "eval", self.config.data.store_limit_gb, crop_mode)
+
+    def retrieval(self, student: Student, base_CE: np.ndarray, novel: Labelled) -> dict[str, float]:
+        """Few-shot by keys, on the images that ``ood.*`` is measured on: support images are in neither."""
+        data, shots = self.data, self.config.shots
+        assert data.support is not None
+        alpha = 1.0 if shots.form == "released" and shots.alpha is None else shots.alpha
+        if alpha is None:
+            assert data.base_support is not None
+            rows = data.base.take(data.base.rows("val"))
+            seen = student_embeddings(student, self._decoded(rows), self.device)
+            alpha = choose_alpha(seen, rows.labels, base_CE, self._keys(data.base_support), shots)
+        logits = retrieval_logits(novel.rows_NE, novel.bank_CE, self._keys(data.support), alpha, shots)
+        accuracy = mean_per_class_accuracy(logits, novel.labels_N)
+        return {"few_shot.retrieval.mean_per_class": accuracy, "few_shot.retrieval.alpha": alpha}
+
+    def _keys(self, support: Manifest) -> np.ndarray:
+        seed, folder = self.config.data.seed, self.config.teacher.cache
+        return support_keys(self.teacher, support, self.config.shots.views, seed, folder, self.device)
+
+
+def score_novel(test: NovelTest, student: Student, run: Run) -> dict[str, Any]:
+    """Summary keys about base and novel classes; also predictions/ood.parquet."""
+    novel = test.data.novel
+    of_base, of_novel = test.of_student(student)
+    summary: dict[str, Any] = {"classes.novel": len(novel.classes), "images.ood": len(novel), "id.split": test.split}
+    summary |= base_novel_scores(of_base, of_novel)
+    if kept := run.epoch_students():
+        each = [base_novel_scores(*test.of_student(Student.load(folder).to(test.device))) for folder in kept]
+        summary |= {f"last{len(each)}.{key}": value for key, value in mean_scores(each).items()}
+    teacher_base, teacher_novel = test.of_teacher()
+    teacher_scores = base_novel_scores(teacher_base, teacher_novel)
+    summary |= {f"teacher.{key}": value for key, value in teacher_scores.items()}
+    if teacher_scores["ood.mean_per_class"]:
+        summary["ood.share_of_teacher"] = summary["ood.mean_per_class"] / teacher_scores["ood.mean_per_class"]
+    measured = consistency(of_novel.rows_NE, teacher_novel.rows_NE, novel.labels, of_novel.bank_CE, student.temperature)
+    summary |= {f"ood.{key}": value for key, value in measured.items()}
+    if test.data.support is not None and test.config.shots.use == "retrieval":
+        summary |= test.retrieval(student, of_base.bank_CE, of_novel)
+    logits, teacher_logits = (part.rows_NE @ part.bank_CE.T / student.temperature for part in (of_novel, teacher_novel))
+    write_predictions(run.predictions_of("ood"), novel, logits, teacher_logits)
+    return summary
+
+
+def base_novel_scores(base: Labelled, novel: Labelled) -> dict[str, float]:
+    """Mean per-class accuracies of base and of novel classes.
+
+    ``id.mean_per_class``: base images among base names. ``ood.mean_per_class``: novel images among novel names.
+    ``harmonic``: harmonic mean of these two. ``generalised.id``, ``generalised.ood``, ``generalised.harmonic``: the
+    same images among all names.
+
+    Reference:
+        Li et al., ICCV 2023 (ID and OOD); Zhou et al., CoCoOp, CVPR 2022 (harmonic mean of base and novel); Xian et
+        al., Zero-Shot Learning: A Comprehensive Evaluation, TPAMI 2019 (generalised).
+    """
+    everything_CE, shift = np.concatenate([base.bank_CE, novel.bank_CE]), len(base.bank_CE)
+
+    def accuracy(images: Labelled, bank_CE: np.ndarray, shift: int = 0) -> float:
+        return mean_per_class_accuracy(images.rows_NE @ bank_CE.T, images.labels_N + shift)
+
+    own = {"id": accuracy(base, base.bank_CE), "ood": accuracy(novel, novel.bank_CE)}
+    among_all = {"id": accuracy(base, everything_CE), "ood": accuracy(novel, everything_CE, shift)}
+    return {
+        **{f"{part}.mean_per_class": value for part, value in own.items()},
+        "harmonic": harmonic_mean(*own.values()),
+        **{f"generalised.{part}": value for part, value in among_all.items()},
+        "generalised.harmonic": harmonic_mean(*among_all.values()),
+    }
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    return statistics.harmonic_mean([a, b])  # 0 if one of them is
+
+
+def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of several epochs' scores, key by key."""
+    return {key: statistics.fmean(own[key] for own in scores) for key in scores[0]}
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """One line for the log."""
+
+    def shown(prefix: str) -> str:
+        values = (summary[f"{prefix}{key}"] for key in ("id.mean_per_class", "ood.mean_per_class", "harmonic"))
+        return " / ".join(f"{100 * value:.1f}" for value in values)
+
+    few = summary.get("few_shot.retrieval.mean_per_class")
+    retrieval = "" if few is None else f"; novel with few-shot retrieval {100 * few:.1f} %"
+    return f"base / novel / harmonic mean, per class: {shown('')} % (teacher {shown('teacher.')} %){retrieval}"

@@ -1,0 +1,53 @@
+"""The processes of a run, one or those that torchrun or accelerate started, and their random numbers."""
+
+import atexit
+import os
+from datetime import timedelta
+from typing import Any
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks: the only one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def make_accelerator() -> Any:
+    """Accelerate's handle on this process and on the others, joined if there are several."""
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    # while the first process asks the teacher, the others wait: longer than the half hour that is usual
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    atexit.register(_leave_the_others)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = several and not torch.cuda.is_available()  # Accelerate joins processes without a GPU only if told so
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+
+
+def said_by_the_first(accelerator: Any, word: str) -> str:
+    """A word of at most 32 letters as the first process says it: for what a machine decides by measuring."""
+    import torch
+    from accelerate.utils import broadcast
+
+    letters = torch.zeros(32, dtype=torch.uint8)
+    letters[: len(word)] = torch.tensor([*word.encode()])
+    heard = broadcast(letters.to(accelerator.device), from_process=0)
+    return bytes(heard.tolist()).rstrip(b"\0").decode()
+
+
+def _leave_the_others() -> None:
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def seed_everything(seed: int, epoch: int = 0, rank: int = 0) -> None:
+    """Seed the global generators for one epoch of one process (dropout, stochastic depth); epoch 0 of rank 0 also for
+    what is made before training."""
+    import numpy as np
+    import torch
+
+    number = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+    torch.manual_seed(number)
+    np.random.seed(number)

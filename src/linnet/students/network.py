@@ -1,0 +1,115 @@
+"""timm networks: made by name, with weights, changed for small images, looked through.
+
+Shapes: B batch, D backbone width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from linnet.errors import UserError, did_you_mean, first_line
+
+
+class Normalize(nn.Module):
+    """(images - mean) / std per channel, as a module in front of a network: every network takes images in [0, 1]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.mean) / self.std
+
+
+def look(network: Any, images: torch.Tensor, with_maps: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """What a timm network gives its head, and the feature maps of its stages, if asked for and if the network tells
+    them (timm's ``forward_intermediates``; the CIFAR networks do not)."""
+    if with_maps and hasattr(network, "forward_intermediates"):
+        last, maps = network.forward_intermediates(images)
+        return last, tuple(maps)
+    return network.forward_features(images), ()
+
+
+def last_weights(network: Any) -> torch.Tensor | None:
+    """(C, D), the rows of a network's last linear layer; None if it ends otherwise."""
+    layer = network.get_classifier()
+    return layer.weight.detach().float().clone() if isinstance(layer, nn.Linear) else None
+
+
+def architectures(pattern: str = "") -> list[str]:
+    """The names that timm knows, those of :mod:`linnet.students.cifar_nets` among them."""
+    import timm
+
+    import linnet.students.cifar_nets  # noqa: F401  (registers its networks)
+
+    return timm.list_models(pattern)
+
+
+def create_network(name: str, outputs: int, image_size: int, pretrained: bool | Path) -> Any:
+    """A timm network with ``outputs`` outputs.
+
+    Raises:
+        UserError: an unknown name (with a suggestion), weights that cannot be loaded, no linear classifier.
+    """
+    import timm
+
+    known = architectures()
+    if name.split(".")[0] not in known:
+        raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
+    model: Any = None
+    for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
+        try:
+            model = timm.create_model(name, num_classes=outputs, pretrained=pretrained is True, **size)  # type: ignore[arg-type]
+            break
+        except TypeError:
+            continue
+        except Exception as error:
+            raise UserError(
+                f"the weights of the student '{name}' cannot be downloaded or loaded ({first_line(error)}): "
+                "check the network, or give --student.pretrained false (from scratch) or a path"
+            ) from error
+    if model is None:
+        raise UserError(f"the student '{name}' could not be built with {outputs} outputs at {image_size} pixels")
+    if not isinstance(model.get_classifier(), nn.Linear):
+        raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
+    if isinstance(pretrained, Path):
+        _load_weights(model, pretrained)
+    return model
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    """Load a timm checkpoint, or the model folder of a run, without its classifier if that is for other classes."""
+    from timm.models import load_state_dict
+
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"student.pretrained: no weights at {file}")
+    try:
+        state = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors each have their own
+        raise UserError(f"student.pretrained: cannot read the weights at {file} ({first_line(error)})") from error
+    own = model.state_dict()
+    head = model.pretrained_cfg["classifier"] + "."
+    fits = {key: key in state and state[key].shape == value.shape for key, value in own.items()}
+    wrong = [key for key, fit in fits.items() if not fit and not key.startswith(head)]
+    if wrong:
+        raise UserError(
+            f"the weights at {file} are of another architecture ('{wrong[0]}' is missing or has another shape)"
+        )
+    model.load_state_dict({key: state[key] for key, fit in fits.items() if fit}, strict=False)
+
+
+def make_lowres(model: Any, name: str) -> None:
+    """Stride 1 in the first convolution, no max-pool."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.stride != (2, 2):
+        raise UserError(f"student.stem lowres: '{name}' does not start with a convolution of stride 2")
+    first.stride = (1, 1)
+    if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d | nn.Sequential):
+        model.maxpool = nn.Identity()

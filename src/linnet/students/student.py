@@ -1,0 +1,216 @@
+"""Students: a timm backbone with one head, saved in timm's own layout so that timm loads it too.
+
+Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``), E teacher embedding width.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from linnet.config import Config
+from linnet.data.images import CropMode
+from linnet.errors import UserError, first_line
+from linnet.files import write_atomically
+from linnet.processes import seed_everything
+from linnet.step import StudentOutput
+from linnet.students.network import Normalize, create_network, look, make_lowres
+from linnet.text.bank import BANK, TextBank
+from linnet.text.classes import ClassInfo
+
+Stem = Literal["auto", "lowres"]
+
+
+class Student(nn.Module):
+    """A timm classifier that takes images in [0, 1] and normalises them itself.
+
+    With a text ``bank`` its last layer gives an embedding in the teacher's space instead of logits; logits are the
+    cosines with the rows of the bank, divided by ``temperature``. The bank can be swapped: see :meth:`set_bank`.
+
+    Args:
+        name: timm architecture. classes: the class table. image_size: side in pixels.
+        pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a model folder.
+        stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
+        crop_mode: what whoever evaluates this student does to images that are not square.
+
+    Raises:
+        UserError: unknown architecture (with a suggestion), weights that cannot be loaded, a stem that cannot be
+            changed.
+    """
+
+    bank_CE: torch.Tensor
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[ClassInfo, ...],
+        image_size: int,
+        pretrained: bool | Path = False,
+        stem: Stem = "auto",
+        crop_mode: CropMode = "center",
+        bank: TextBank | None = None,
+        temperature: float = 0.07,
+    ):
+        super().__init__()
+        from timm.data import resolve_data_config
+
+        self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
+        self.crop_mode: CropMode = crop_mode
+        self.bank, self.temperature = bank, temperature
+        outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
+        self.backbone: Any = create_network(name, outputs, image_size, pretrained)
+        if bank is not None:
+            self.set_bank(bank)
+        if stem == "lowres":
+            make_lowres(self.backbone, name)
+        settings = resolve_data_config(model=self.backbone)
+        self.normalize = Normalize(settings["mean"], settings["std"])
+        self.width: int = self.backbone.get_classifier().in_features
+        self._try_size()
+
+    def forward(self, images: torch.Tensor, with_maps: bool = False) -> StudentOutput:
+        last, maps = look(self.backbone, self.normalize(images), with_maps)
+        features_BD = self.backbone.forward_head(last, pre_logits=True)
+        output = self.backbone.get_classifier()(features_BD)
+        if self.bank is None:
+            return StudentOutput(features_BD, output, maps=maps)
+        with torch.autocast(output.device.type, enabled=False):
+            logits_BC = F.linear(F.normalize(output.float(), dim=1) / self.temperature, self.bank_CE)
+        return StudentOutput(features_BD, logits_BC, output, maps)
+
+    def set_bank(self, bank: TextBank) -> None:
+        """Name classes with this bank from now on, of the same teacher; the class table stays that of the training.
+
+        Raises:
+            UserError: the student has a classifier, or the bank is of another teacher.
+        """
+        if self.bank is None:
+            raise UserError(
+                f"this student ({self.name}) has a classifier for its {len(self.classes)} classes and cannot name "
+                "others: train one with --method openvocab"
+            )
+        bank.check_teacher(self.bank.teacher_hash, f"this student ({self.name})")
+        device = next(self.backbone.parameters()).device
+        self.bank = bank
+        self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
+
+    def map_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(channels, height, width) of the feature map of each stage; empty if the network does not tell them."""
+        side, device, training = self.image_size, next(self.backbone.parameters()).device, self.training
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, 3, side, side, device=device), with_maps=True).maps
+        self.train(training)
+        return tuple(tuple(stage.shape[1:]) for stage in maps)
+
+    def _try_size(self) -> None:
+        """Some networks shrink a small image to nothing; better to know now than after the teacher has run."""
+        try:
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"the student '{self.name}' cannot work at {self.image_size} pixels ({first_line(error)}): "
+                "choose a larger --student.image-size or another student"
+            ) from error
+        self.train()
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors (timm's layout), classes.json, and the text bank if there is one."""
+        from safetensors.torch import save
+        from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
+
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {"name": self.name, "stem": self.stem, "image_size": self.image_size, "crop_mode": self.crop_mode}
+        outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
+        if self.bank is not None:
+            own, outputs = {**own, "temperature": self.temperature}, {}  # type: ignore[dict-item]
+            self.bank.save(folder / BANK)
+        save_config_for_hf(
+            self.backbone,
+            str(folder / "config.json"),
+            model_config={**outputs, "linnet": own},
+            data_config={
+                "input_size": (3, self.image_size, self.image_size),
+                "crop_pct": 1.0,
+                "crop_mode": self.crop_mode,
+                "interpolation": "bicubic",
+            },
+        )
+        write_atomically(
+            folder / "classes.json", json.dumps([info._asdict() for info in self.classes], indent=1, ensure_ascii=False)
+        )
+        state = {key: value.detach().cpu().contiguous() for key, value in self.backbone.state_dict().items()}
+        write_atomically(folder / "model.safetensors", save(state))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Student":
+        """A saved student in evaluation mode.
+
+        Raises:
+            UserError: the folder holds no saved student.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            own = json.loads((folder / "config.json").read_text())["linnet"]
+            rows = json.loads((folder / "classes.json").read_text())
+            classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
+            # a student with an embedding head has a temperature, and a bank beside it
+            bank = TextBank.load(folder / BANK) if "temperature" in own else None
+            head = {"bank": bank, "temperature": own.get("temperature", 1.0)}
+            state = load_file(folder / "model.safetensors")
+            student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **head)
+            student.backbone.load_state_dict(state)
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} holds no saved student: is the run finished?") from error
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no student that linnet can read ({first_line(error)})") from error
+        return student.eval()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the mode it had afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(training)
+
+
+def check_start(student: Student, folder: Path, novel: Sequence[str]) -> None:
+    """Few-shot finetuning goes on from a student of the same teacher that has not seen the novel classes.
+
+    Raises:
+        UserError: the student in ``folder`` is another one.
+    """
+    earlier = Student.load(folder)
+    if earlier.bank is None or student.bank is None:
+        raise UserError(
+            f"the student at {folder} has a classifier: finetune one that was trained with --method openvocab"
+        )
+    student.bank.check_teacher(earlier.bank.teacher_hash, f"the student at {folder}")
+    if seen := {info.name for info in earlier.classes} & set(novel):
+        raise UserError(
+            f"the student at {folder} was trained on {len(seen)} of the classes that are novel here, such as "
+            f"'{min(seen)}': its score on them would mean nothing; give both runs the same --data.novel and --data.seed"
+        )
+
+
+def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | None = None) -> Student:
+    """A new student as a run starts with it.
+
+    Raises:
+        UserError: see :class:`Student`.
+    """
+    own = config.student
+    seed_everything(config.seed)
+    return Student(own.name, classes, own.image_size, own.pretrained, own.stem, own.crop_mode, bank)

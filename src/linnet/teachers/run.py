@@ -1,0 +1,49 @@
+"""``run:PATH``: the student of an earlier run."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from linnet.data.images import eval_pixels
+from linnet.run import Run
+from linnet.step import TeacherOutput
+from linnet.students.network import last_weights
+from linnet.students.student import Student
+from linnet.teachers.base import ClassifierTeacher, Kind
+
+
+class RunTeacher(ClassifierTeacher):
+    """The student of an earlier run, seen through the evaluation transform that it was trained with.
+
+    Raises:
+        UserError: the folder is not a finished run.
+    """
+
+    def __init__(self, id: str, path: Path):
+        student = Student.load(Run(path).model)
+        size, crop_mode = student.image_size, student.crop_mode
+        words = f"linnet eval {size}" + (" squash" if crop_mode == "squash" else "")
+
+        def transform(image: Image.Image) -> torch.Tensor:
+            return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
+
+        super().__init__(id, student, transform, words)
+        self.classes, self.class_names = student.classes, tuple(info.name for info in student.classes)
+        # an embedding head compares with a bank of its classes; its own last layer knows none
+        self.class_weights = last_weights(student.backbone) if student.bank is None else student.bank_CE.clone()
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images).logits_BC.float()
+
+    def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
+        seen = self.network(images, with_maps)
+        return TeacherOutput(seen.logits_BC, features_BD=seen.features_BD, maps=seen.maps)
+
+
+KIND = Kind(
+    gives="classifier",
+    load=lambda id, name: RunTeacher(id, Path(name)),
+    forms={"run:PATH": "the student of an earlier linnet run"},
+)

@@ -1,0 +1,134 @@
+"""Classes and the words that stand for them: names as users write them, prompt names, sentences.
+
+Nothing here needs torch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from linnet.errors import UserError, did_you_mean
+from linnet.files import read_text
+
+
+class ClassInfo(NamedTuple):
+    """A class: its name as found in the source, the words that stand for it in a prompt, and sentences about it."""
+
+    name: str
+    prompt_name: str
+    descriptions: tuple[str, ...] = ()
+
+
+def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
+    """Classes by the names of their folders: ``_`` becomes a space in the prompt name, and a number in front goes if
+    every name has one and all stay unique."""
+    plain = [re.sub(r"^\d+[._-]", "", name) for name in names]
+    if not (all(a != b and b for a, b in zip(names, plain, strict=True)) and len(set(plain)) == len(names)):
+        plain = list(names)
+    return tuple(
+        ClassInfo(name, " ".join(words.replace("_", " ").split())) for name, words in zip(names, plain, strict=True)
+    )
+
+
+def read_names(given: str | Sequence[str]) -> list[str]:
+    """Names out of ``"a,b,c"``, a list of them, or a file with one per line (blank lines and ``# ...`` do not count).
+
+    Raises:
+        UserError: a file that is not there, no name at all, or a name twice.
+    """
+    names = [given] if isinstance(given, str) else list(given)
+    if len(names) == 1:
+        path = Path(names[0])
+        if _is_file(path):
+            names = [line for line in read_text(path).splitlines() if not line.lstrip().startswith("#")]
+        elif "," not in names[0] and (path.suffix in (".txt", ".csv", ".yaml", ".json") or "/" in names[0]):
+            raise UserError(f"{path}: no such file (a list of class names is a,b,c or a file with one per line)")
+        else:
+            names = names[0].split(",")
+    names = [" ".join(name.split()) for name in names if name.strip()]
+    if not names:
+        raise UserError("no class names: give a,b,c or a file with one per line")
+    if len(set(names)) < len(names):
+        raise UserError(f"the class '{next(name for name in names if names.count(name) > 1)}' is named twice")
+    return names
+
+
+def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
+    """A YAML or JSON file that maps class names to a sentence, or to a list of them.
+
+    Raises:
+        UserError: the file is missing or something else is in it.
+    """
+    import yaml
+
+    try:
+        loaded: Any = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML or JSON: {' '.join(str(error).split())}") from error
+    sentences: dict[str, tuple[str, ...]] = {}
+    for name, value in loaded.items() if isinstance(loaded, Mapping) else [("", None)]:
+        own = [value] if isinstance(value, str) else value
+        if not isinstance(own, list) or not own or not all(isinstance(text, str) and text.strip() for text in own):
+            raise UserError(
+                f"{path} must map each class name to a sentence or a list of sentences, not {name!r}: {value!r}"
+            )
+        sentences[str(name)] = tuple(" ".join(text.split()) for text in own)
+    return sentences
+
+
+def described(classes: Sequence[ClassInfo], path: Path) -> tuple[ClassInfo, ...]:
+    """The same classes with their descriptions, which are found by class name or prompt name.
+
+    Raises:
+        UserError: a class without one, which would stand out among those with one.
+    """
+    texts = read_descriptions(path)
+    missing = [info.name for info in classes if info.name not in texts and info.prompt_name not in texts]
+    if missing:
+        raise UserError(
+            f"{path} describes {len(classes) - len(missing)} of {len(classes)} classes: '{missing[0]}' is missing"
+            + did_you_mean(missing[0], texts)
+        )
+    return tuple(info._replace(descriptions=texts.get(info.name) or texts[info.prompt_name]) for info in classes)
+
+
+def class_sentences(info: ClassInfo, templates: Sequence[str]) -> list[str]:
+    """What stands for a class: its name in every template, followed by each of its descriptions if it has some.
+
+    Raises:
+        UserError: no template, or one without ``{}``.
+    """
+    bad = [template for template in templates if template.count("{}") != 1]
+    if bad or not templates:
+        raise UserError(f"templates must be sentences with one {{}} for the class name, not {list(bad) or 'empty'}")
+    sentences = [template.replace("{}", info.prompt_name) for template in templates]
+    if not info.descriptions:
+        return sentences
+    return [f"{sentence.rstrip(' .')}. {text}" for sentence in sentences for text in info.descriptions]
+
+
+def first_sentences(classes: Sequence[ClassInfo], templates: Sequence[str]) -> list[str]:
+    """One sentence for each class, for prompts that take no more: the first of :func:`class_sentences`."""
+    return [class_sentences(info, templates)[0] for info in classes]
+
+
+def find_class(wanted: str, classes: Sequence[ClassInfo]) -> int:
+    """Id of the class of this name, prompt name or number in front of the name (``7`` finds ``007.Parakeet_Auklet``).
+
+    Raises:
+        UserError: there is none (with a suggestion).
+    """
+    for number, info in enumerate(classes):
+        front = re.match(r"(\d+)[._-]", info.name)
+        if wanted in (info.name, info.prompt_name) or (front and wanted.isdigit() and int(wanted) == int(front[1])):
+            return number
+    known = [info.name for info in classes]
+    raise UserError(f"there is no class '{wanted}' in the data.{did_you_mean(wanted, known)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of names can be longer than any file name
+        return False

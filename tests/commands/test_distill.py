@@ -1,0 +1,72 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import linnet
+from linnet.config import Config, from_dict, read_yaml
+from linnet.errors import UserError
+from linnet.run import Run
+from linnet.teachers import load_teacher
+from linnet.teachers.base import ClassifierTeacher
+
+
+def load(id: str) -> ClassifierTeacher:
+    teacher = load_teacher(id)
+    assert isinstance(teacher, ClassifierTeacher)
+    return teacher
+
+
+@pytest.fixture
+def imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``timm:test_resnet`` with weights from a file in place of the hub; 1,000 ImageNet classes, as timm has them."""
+    torch.manual_seed(0)
+    file = tmp_path / "imagenet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    local = dataclasses.replace(timm.get_pretrained_cfg("test_resnet"), file=str(file), hf_hub_id=None, url="")
+    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k", local)
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    return file
+
+
+def test_a_classifier_of_other_classes_is_fine_tuned_first(
+    imagenet_weights: Path, make_folder: Callable[..., Path], tmp_path: Path
+):
+    options = {"train.epochs": 2, "train.batch_size": 8, "student.image_size": 32, "export": False}
+    options |= {"student.pretrained": False}
+    same = {
+        "teacher": "timm:test_resnet.r160_in1k",
+        "student": "test_efficientnet",
+        "method": "figkd",
+        "options": options,
+    }
+    data = make_folder()
+    first = linnet.distill(data, **same, out=tmp_path / "first")
+    told = (first.folder / "train.log").read_text()
+    assert "trained on other classes: it is fine-tuned on these first, once, for 2 epochs" in told
+    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
+    tuned = Run(folder)
+    config = from_dict(Config, read_yaml(folder / "config.yaml"))
+    assert (config.method, config.student.name, config.student.pretrained) == ("ce", "test_resnet.r160_in1k", True)
+    assert (config.data.source, config.train.epochs) == (str(data), 2)
+    assert first.summary()["teacher.val.top1"] == pytest.approx(tuned.summary()["val.top1"])
+    start, end = load_file(imagenet_weights), load_file(tuned.model / "model.safetensors")
+    first_layer = next(key for key in start if key.endswith("conv1.weight") or key == "conv1.weight")
+    assert 0 < (start[first_layer] - end[first_layer]).abs().max() < 0.1  # it started from the weights and moved
+    second = linnet.distill(data, **same, seed=1, out=tmp_path / "second")  # another student, the same teacher
+    assert "is fine-tuned on these first" not in (second.folder / "train.log").read_text()
+    assert json.loads((second.folder / "inputs.json").read_text())["teacher"] == load(f"run:{folder}").fingerprint()
+
+
+def test_a_method_that_needs_texts_refuses_before_fine_tuning(
+    imagenet_weights: Path, make_folder: Callable[..., Path], tmp_path: Path
+):
+    with pytest.raises(UserError, match="'pand' needs a vision-language model as teacher"):
+        linnet.distill(make_folder(), teacher="timm:test_resnet.r160_in1k", student="test_vit", method="pand", out=tmp_path / "r",
+                       options={"student.pretrained": False, "student.image_size": 32})  # fmt: skip
+    assert not (tmp_path / "cache" / "teachers").exists()

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+
+from linnet.metrics import agreement, all_metrics, expected_calibration_error, softmax, top_k_accuracy
+
+
+@pytest.fixture
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 300)
+    return rng.normal(size=(300, 7)) + 1.5 * np.eye(7)[labels], labels
+
+
+def test_accuracies_are_those_of_scikit_learn(drawn: tuple[np.ndarray, np.ndarray]):
+    logits, labels = drawn
+    ours = all_metrics(logits, labels)
+    assert ours["top1"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert ours["top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+    assert ours["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+
+
+def test_calibration_error_by_a_plain_loop(drawn: tuple[np.ndarray, np.ndarray]):
+    logits, labels = drawn
+    probabilities = softmax(logits)
+    total = 0.0
+    for low in range(15):
+        rows = [i for i in range(300) if low / 15 <= probabilities[i].max() < (low + 1) / 15]
+        if rows:
+            accuracy = np.mean([probabilities[i].argmax() == labels[i] for i in rows])
+            confidence = np.mean([probabilities[i].max() for i in rows])
+            total += len(rows) / 300 * abs(accuracy - confidence)
+    assert expected_calibration_error(logits, labels) == pytest.approx(total)
+
+
+def test_calibration_error_by_hand():
+    always = np.log(np.tile([0.8, 0.2], (10, 1)))
+    assert expected_calibration_error(always, np.array([0] * 8 + [1] * 2)) == pytest.approx(0.0, abs=1e-9)
+    assert expected_calibration_error(always, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
+
+
+def test_constant_logits_score_nothing():
+    """A broken student that says the same of every class must not be right by the order of classes."""
+    assert top_k_accuracy(np.zeros((4, 3)), np.zeros(4, int)) == 0.0
+    assert top_k_accuracy(np.full((4, 3), np.nan), np.zeros(4, int)) == 0.0
+
+
+def test_mean_per_class_differs_from_top1_on_unbalanced_data():
+    logits, labels = np.eye(2)[[0] * 10], np.array([0] * 9 + [1])
+    ours = all_metrics(logits, labels)
+    assert (ours["top1"], ours["mean_per_class"]) == (0.9, 0.5)
+
+
+def test_agreement():
+    assert agreement(np.eye(3), np.eye(3)[[0, 1, 1]]) == pytest.approx(2 / 3)

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from linnet.errors import UserError
+from linnet.text.classes import (
+    ClassInfo,
+    class_sentences,
+    class_table,
+    described,
+    find_class,
+    first_sentences,
+    read_names,
+)
+
+BIRDS = (ClassInfo("001.Sooty_Gull", "Sooty Gull"), ClassInfo("017.Red_Owl", "Red Owl"))
+
+
+def test_names_from_a_list_or_a_file(tmp_path: Path):
+    assert read_names("red owl, wren ,sooty  gull") == ["red owl", "wren", "sooty gull"]
+    assert read_names(["bird with a, b and c", "owl"]) == ["bird with a, b and c", "owl"]
+    file = tmp_path / "names.txt"
+    file.write_text("# birds\nred owl\n\n  bird with red crown, long tail  \n", encoding="utf-8")
+    assert read_names(str(file)) == ["red owl", "bird with red crown, long tail"]
+    assert read_names("a" * 5000 + ",b") == ["a" * 5000, "b"]  # longer than a file name can be
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("gone.txt", "gone.txt: no such file"),
+        ("some/where", "no such file"),
+        (" , ", "no class names"),
+        ("owl,wren,owl", "'owl' is named twice"),
+    ],
+)
+def test_bad_names(given: str, message: str):
+    with pytest.raises(UserError, match=message):
+        read_names(given)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path):
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UserError, match="it is not UTF-8 text"):
+        read_names(str(tmp_path / "names.txt"))
+
+
+def test_descriptions_are_found_by_class_name_or_prompt_name(tmp_path: Path):
+    file = tmp_path / "birds.yaml"
+    file.write_text("Sooty Gull: a grey   gull.\n017.Red_Owl: [a red owl., with ears.]\n", encoding="utf-8")
+    gull, owl = described(BIRDS, file)
+    assert gull.descriptions == ("a grey gull.",)
+    assert owl.descriptions == ("a red owl.", "with ears.")
+    assert class_sentences(gull, ("a photo of a {}.",)) == ["a photo of a Sooty Gull. a grey gull."]
+    assert class_sentences(owl, ("a {}.", "one {}")) == [
+        *("a Red Owl. a red owl.", "a Red Owl. with ears."),
+        *("one Red Owl. a red owl.", "one Red Owl. with ears."),
+    ]
+    assert class_sentences(BIRDS[0], ("a photo of a {}.",)) == ["a photo of a Sooty Gull."]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"Sooty Gul": "x", "Red Owl": "y"}', "describes 1 of 2 classes: '001.Sooty_Gull' is missing"),
+        ("- a\n- b", "must map each class name"),
+        ("Sooty Gull: 3", "not 'Sooty Gull': 3"),
+        ("Sooty Gull: []", "must map each class name"),
+        ("Sooty Gull: ['']", "must map each class name"),
+        ("{", "not valid YAML or JSON"),
+    ],
+)
+def test_bad_descriptions(text: str, message: str, tmp_path: Path):
+    (tmp_path / "d.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        described(BIRDS, tmp_path / "d.yaml")
+    with pytest.raises(UserError, match="cannot read"):
+        described(BIRDS, tmp_path / "gone.yaml")
+
+
+def test_a_class_is_found_by_name_words_or_number():
+    for wanted in ("017.Red_Owl", "Red Owl", "17", "017"):
+        assert find_class(wanted, BIRDS) == 1
+    with pytest.raises(UserError, match=r"no class 'Red Owls'"):
+        find_class("Red Owls", BIRDS)
+    with pytest.raises(UserError, match="no class '2'"):
+        find_class("2", BIRDS)
+
+
+def test_prompt_names():
+    def prompt_names(*names: str) -> list[str]:
+        classes = class_table(names)
+        assert [info.name for info in classes] == list(names)
+        return [info.prompt_name for info in classes]
+
+    assert prompt_names("001.Black_footed_Albatross", "002.Laysan_Albatross") == [
+        "Black footed Albatross",
+        "Laysan Albatross",
+    ]
+    assert prompt_names("1-a", "b") == ["1-a", "b"]  # not every name has a number
+    assert prompt_names("1.a", "2.a") == ["1.a", "2.a"]  # would no longer be unique
+    assert prompt_names("707-320", "737-200") == ["320", "200"]
+
+
+def test_first_sentences_take_the_first_template_and_the_first_description():
+    one, two = ClassInfo("a", "a", ("x.", "y.")), ClassInfo("b", "b")
+    assert first_sentences([one, two], ("the {}.", "a {}")) == ["the a. x.", "the b."]
