@@ -1,24 +1,12 @@
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from linnet.config import (
-    GROUPS,
-    Config,
-    DataConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-    difference,
-    field_sentences,
-    from_dict,
-    merge,
-    nest,
-    to_dict,
-)
+from linnet.config import GROUPS, Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig, difference, merge, nest
 from linnet.errors import UserError
+from linnet.fields import field_sentences, from_dict, to_dict
 from linnet.methods import METHODS
 
 
@@ -60,23 +48,6 @@ def test_bad_values_say_what_was_expected(values: dict, message: str):
     assert str(error.value) == message
 
 
-def test_strings_of_the_command_line_become_values():
-    config = from_dict(
-        Config,
-        nest(
-            {
-                "train.epochs": "3",
-                "train.clip-norm": "none",
-                "student.pretrained": "false",
-                "train.milestones": ["0.5", "0.9"],
-            }
-        ),
-    )
-    assert (config.train.epochs, config.train.clip_norm, config.student.pretrained) == (3, None, False)
-    assert config.train.milestones == (0.5, 0.9)
-    assert from_dict(Config, nest({"student.pretrained": "a/b.pth"})).student.pretrained == Path("a/b.pth")
-
-
 def test_nest_tells_method_options_from_settings():
     assert nest({"kd.temperature": 2, "data.limit-per-class": 5, "method": "kd"}) == {
         "options": {"kd": {"temperature": 2}},
@@ -107,25 +78,6 @@ def test_every_setting_says_in_one_sentence_what_it_is(kind: type):
     names = {spec.name for spec in fields(kind) if spec.name not in GROUPS or kind is not Config}
     assert names <= set(sentences)
     assert all(sentences[name].endswith(".") for name in names)
-
-
-def test_inherited_options_keep_their_sentences_and_the_newer_one_wins():
-    @dataclass(frozen=True)
-    class Base:
-        first: int = 1
-        """Of the base."""
-        second: int = 2
-        """Of the base, too."""
-
-    @dataclass(frozen=True)
-    class Own(Base):
-        second: int = 3
-        """Its own."""
-
-    assert field_sentences(Own) == {"first": "Of the base.", "second": "Its own."}
-    pand, vl2lite = (field_sentences(METHODS[id].Options) for id in ("pand", "vl2lite"))
-    assert pand["temperature"] == vl2lite["temperature"]
-    assert set(vl2lite) < set(pand)
 
 
 @pytest.mark.parametrize(

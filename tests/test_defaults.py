@@ -3,12 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from linnet.config import (
-    TrainConfig,
-    to_dict,
-)
+from linnet.config import TrainConfig
 from linnet.defaults import default_folder, settings
 from linnet.errors import UserError
+from linnet.fields import to_dict
 
 
 def test_precedence_argument_over_file_over_default(tmp_path: Path):

@@ -15,7 +15,8 @@ HOUSE = ROOT / "src" / "linnet"
 FLOORS = [
     "errors step losses metrics timing processes",
     "files progress",
-    "config text environment report.gallery",
+    "fields text environment report.gallery",
+    "config",
     "run",
     "data",
     "students",

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter, UnusedCliTokensError
 
-from linnet.config import AUTO, GROUPS, Auto, Config, field_sentences
+from linnet.config import GROUPS, Config
 from linnet.errors import UserError, closest
+from linnet.fields import AUTO, Auto, field_sentences
 from linnet.processes import is_first
 
 app = App(
@@ -165,7 +166,7 @@ def distill(
 def _print_settings(config: Config, reasons: list[str]) -> None:
     import yaml
 
-    from linnet.config import to_dict
+    from linnet.fields import to_dict
 
     for reason in reasons:
         print(f"# {reason}")

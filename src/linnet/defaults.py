@@ -12,9 +12,10 @@ from typing import Any
 from PIL import Image
 
 from linnet import methods
-from linnet.config import AUTO, GROUPS, Config, coerce, from_dict, merge, nest, read_yaml
+from linnet.config import GROUPS, Config, merge, nest, read_yaml
 from linnet.data.sources import Source, find_source
 from linnet.errors import UserError
+from linnet.fields import AUTO, coerce, from_dict
 from linnet.run import Run
 from linnet.students.precision import choose_precision
 from linnet.teachers import find_kind, load_teacher

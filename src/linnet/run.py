@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import Config, difference, from_dict, read_yaml, write_yaml
+from linnet.config import Config, difference, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
+from linnet.fields import from_dict
 from linnet.files import write_atomically
 
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import linnet
-from linnet.config import Config, from_dict, read_yaml
+from linnet.config import Config, read_yaml
 from linnet.errors import UserError
+from linnet.fields import from_dict
 from linnet.run import Run
 from linnet.teachers import load_teacher
 from linnet.teachers.base import ClassifierTeacher

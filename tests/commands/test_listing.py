@@ -4,8 +4,8 @@ import typing
 import pytest
 
 from linnet.commands.listing import lines
-from linnet.config import allowed, field_sentences
 from linnet.errors import UserError
+from linnet.fields import allowed, field_sentences
 from linnet.methods import METHODS
 
 

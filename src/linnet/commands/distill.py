@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from linnet import methods
-from linnet.config import Config, to_dict
+from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
 from linnet.data.manifest import Manifest, describe, leaked
@@ -26,6 +26,7 @@ from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
+from linnet.fields import to_dict
 from linnet.files import cache_folder
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy

@@ -6,8 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Literal
 
-from linnet.config import allowed, field_sentences
 from linnet.errors import UserError, did_you_mean
+from linnet.fields import allowed, field_sentences
 
 What = Literal["methods", "teachers", "students", "data"]
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from linnet.config import GROUPS, Config, field_sentences, from_dict, merge
+from linnet.config import GROUPS, Config, merge
 from linnet.errors import UserError, did_you_mean
+from linnet.fields import field_sentences, from_dict
 from linnet.methods.base import Context, Method, Needs, StudentHead, TeacherNeed
 from linnet.methods.ce import CrossEntropy
 from linnet.methods.dfkd.dfkd import DataFree

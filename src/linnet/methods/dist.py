@@ -5,7 +5,7 @@ from typing import Annotated
 
 import torch
 
-from linnet.config import Bounds, NonNegative
+from linnet.fields import Bounds, NonNegative
 from linnet.losses import relation_losses
 from linnet.methods.base import Method
 from linnet.step import Batch, Progress, StudentOutput

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import torch
 
-from linnet.config import Bounds
+from linnet.fields import Bounds
 from linnet.losses import softened_kl, standardize
 from linnet.methods.base import Context, Method
 from linnet.step import Batch, Progress, StudentOutput

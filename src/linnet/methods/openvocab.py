@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.config import Bounds, Count, NonNegative
 from linnet.errors import UserError
+from linnet.fields import Bounds, Count, NonNegative
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput

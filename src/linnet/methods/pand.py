@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from linnet.config import Count, NonNegative
+from linnet.fields import Count, NonNegative
 from linnet.losses import neighbour_structure
 from linnet.methods.base import Context, Method, Needs
 from linnet.methods.vl2lite import VL2Lite, VL2LiteOptions

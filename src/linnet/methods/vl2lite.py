@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.config import Bounds, NonNegative
 from linnet.errors import UserError
+from linnet.fields import Bounds, NonNegative
 from linnet.losses import softened_kl
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput

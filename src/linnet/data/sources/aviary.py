@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from linnet.config import coerce
 from linnet.data import aviary
 from linnet.data.manifest import Manifest, digest_files
 from linnet.data.sources.base import Source
 from linnet.errors import UserError, did_you_mean
+from linnet.fields import coerce
 from linnet.text.classes import ClassInfo
 
 MILLION = 1_000_000

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linnet.config import Bounds, Count, NonNegative
 from linnet.errors import UserError, first_line
+from linnet.fields import Bounds, Count, NonNegative
 from linnet.losses import class_balance, divergence, embedding_error, feature_contrast
 from linnet.methods.base import Batches, Context, Method, Needs
 from linnet.methods.dfkd.attention import HighOrderAttention

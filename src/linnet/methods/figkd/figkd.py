@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from linnet.config import Bounds, Count, NonNegative, Pattern
 from linnet.errors import UserError
+from linnet.fields import Bounds, Count, NonNegative, Pattern
 from linnet.losses import coefficient_error, softened_kl, standardize
 from linnet.methods.base import Context, Method
 from linnet.methods.figkd.class_order import semantic_order
