@@ -107,12 +107,11 @@ OWN = {"--method", "--out", "--seed", "--config", "--resume", "--overwrite", "--
 
 
 def test_the_help_of_distill_offers_every_setting_once_and_nothing_else(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ):
     """A new setting, or a new group of them, is one edit in config.py."""
     monkeypatch.setenv("COLUMNS", "240")
-    main(["distill", "--help"])
-    lines = capsys.readouterr().out.partition("Basic")[2].splitlines()
+    lines = run_python("from linnet.cli import main; main(['distill', '--help'])").partition("Basic")[2].splitlines()
     offered = [option for line in lines for option in re.findall(r"--[a-z][\w.-]*", line.partition("  ")[0][:60])]
     settings = {f"{group}.{spec.name}" for group, kind in GROUPS.items() for spec in fields(kind)} - {"data.source"}
     names = {f"--{dotted.replace('_', '-')}" for dotted in settings}

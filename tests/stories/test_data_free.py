@@ -80,7 +80,8 @@ KL_OF_NOISE = {"dfkd.generator_steps": 0, "dfkd.attention_weight": 0.0, "dfkd.co
 
 
 def test_the_student_learns_what_real_birds_are_without_having_seen_one(teacher: Run, tmp_path: Path):
-    """Two seeds; seen over four were 0.60 to 0.75, 0.23 to 0.31 above what the noise of an untrained generator gives."""
+    """Five seeds on two kinds of CPU gave 0.56 to 0.79, and 0.27 to 0.47 with the noise of an untrained generator; of the
+    same seed always 0.14 to 0.39 less."""
     options = {
         "data.eval": DATA, "train.batch_size": 32, "train.lr": 0.05, "dfkd.width": 8,
         "train.epochs": 1, "dfkd.alternations": 24, "dfkd.generator_steps": 3, "dfkd.student_steps": 4, "dfkd.upsampling": "nearest",
@@ -88,7 +89,7 @@ def test_the_student_learns_what_real_birds_are_without_having_seen_one(teacher:
     assert teacher.summary()["test.top1"] > 0.8
 
     def accuracy(name: str, **own) -> float:
-        scores = [free(teacher, tmp_path / f"{name}{seed}", seed=seed, **options | own).summary() for seed in (0, 1)]
+        scores = [free(teacher, tmp_path / f"{name}{seed}", seed=seed, **options | own).summary() for seed in (1, 2)]
         return statistics.mean(summary["test.top1"] for summary in scores)
 
     full, control = accuracy("full"), accuracy("control", **KL_OF_NOISE)
