@@ -118,7 +118,7 @@ class OnnxNetwork:
     def __init__(self, path: Path):
         self._session = open_session(path, str(path))
         meta = read_meta(self._session, path)
-        if "image_size" not in meta:
+        if not {"image_size", "crop_mode", "classes"} <= meta.keys():
             raise UserError(f"{path} is not a student: give the model.onnx of a run")
         self.image_size: int = meta["image_size"]
         self.crop_mode: CropMode = meta["crop_mode"]

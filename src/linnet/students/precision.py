@@ -59,7 +59,7 @@ def choose_precision(
     if row is None:
         log.info("precision: a few steps of %s at %d pixels are timed in fp32 and bf16, once", name, image_size)
         row = {**key, "ms": _measure(name, image_size, batch_size, stem, channels_last)}
-        with suppress(UserError):  # a cache that cannot be written: timed again next time
+        with suppress(UserError, OSError):  # a cache that cannot be written: timed again next time
             write_atomically(path, json.dumps(row, indent=1))
     ms = row["ms"]
     faster: Precision = "bf16" if ms["bf16"] <= MARGIN * ms["fp32"] else "fp32"

@@ -91,7 +91,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def some_images(data: str, count: int) -> list[Path]:
     """``count`` image files, spread over the whole folder."""
     paths = find_images(Path(data))
-    return paths[:: max(1, len(paths) // count)]
+    return paths[:: max(1, len(paths) // count)][:count]
 
 
 SOURCE = Source(
