@@ -17,7 +17,8 @@ def lines() -> Iterator[str]:
     yield f"bf16         {words}"
     rows = [*measured_here()]
     for row in rows:
-        step, ms = f"{row['student']} at {row['image_size']} px, batch {row['batch_size']}", row["ms"]
+        step = f"{row['student']} at {row['image_size']} px, batch {row['batch_size']}, {row['threads']} thread(s)"
+        ms = row["ms"]
         yield f"             a step of {step}: {ms['fp32']:.0f} ms in fp32, {ms['bf16']:.0f} ms in bf16"
     if rows:
         yield f"             (to have them timed again, delete {folder()})"
