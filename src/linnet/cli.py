@@ -32,13 +32,13 @@ PANELS = {
     spec.name: Group(spec.name.capitalize(), help=spec.metadata["words"], sort_key=3 + i)
     for i, spec in enumerate(spec for spec in fields(Config) if spec.name in GROUPS)
 }
-# settings that have a short name, and those that most people want to set: they are shown first
+# settings with a short name: the main one of each group, and two more
 SHORT = {"data.eval": "eval", "student.image_size": "image-size"} | {
     f"{spec.name}.{spec.metadata['main']}": spec.name for spec in fields(Config) if spec.metadata.get("main")
 }
+# what most people want to set, in the order of the first panel
 FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
-
-WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export")  # of distill
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export")  # of distill alone
 
 # What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
 _typed: dict[str, Any] = {}
