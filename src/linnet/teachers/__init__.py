@@ -2,7 +2,7 @@
 
 from linnet.errors import UserError, did_you_mean
 from linnet.teachers import mini_clip, open_clip, run, timm
-from linnet.teachers.base import Kind, Teacher
+from linnet.teachers.base import KIND_WORDS, Kind, Teacher, TextEncoder, VisionLanguageTeacher
 
 KINDS: dict[str, Kind] = {
     "mini-clip": mini_clip.KIND,
@@ -37,4 +37,17 @@ def load_teacher(id: str | None) -> Teacher:
     return find_kind(id).load(str(id), str(id).partition(":")[2])
 
 
-__all__ = ["KINDS", "find_kind", "load_teacher"]
+def load_text_encoder(id: str | None) -> TextEncoder:
+    """What reads texts, by its id: the text tower of a vision-language teacher.
+
+    Raises:
+        UserError: as :func:`load_teacher`, or a teacher that reads no texts.
+    """
+    if find_kind(id).gives != "vlm":
+        raise UserError(f"'{id}' is a {KIND_WORDS['classifier']}, which reads no texts: name another text encoder")
+    teacher = load_teacher(id)
+    assert isinstance(teacher, VisionLanguageTeacher)
+    return teacher
+
+
+__all__ = ["KINDS", "find_kind", "load_teacher", "load_text_encoder"]

@@ -6,7 +6,7 @@ Shapes: B batch, C classes, E teacher embedding width.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -36,6 +36,25 @@ class Kind:
     named: bool = True
     fine_tuned: bool = False
     known: Callable[[], Iterable[str]] = tuple
+
+
+class TextEncoder(Protocol):
+    """Whatever turns sentences into vectors: a vision-language teacher, or a sentence encoder. A frozen module.
+
+    Attributes:
+        id: what the user typed.
+    """
+
+    id: str
+
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
+        """n sentences -> (n, E), unit length, float32. A sentence that is too long loses its end."""
+
+    def fingerprint(self) -> str:
+        """Hash of architecture and weights: two encoders with one fingerprint give the same vectors."""
+
+    def to(self, device: torch.device) -> "TextEncoder":
+        """The same encoder on a device."""
 
 
 class Teacher(nn.Module):
