@@ -11,6 +11,7 @@ from torch import Tensor
 from linnet.losses import (
     caption_contrast,
     class_balance,
+    class_weights,
     coefficient_error,
     correlation_loss,
     cross_entropy,
@@ -18,7 +19,9 @@ from linnet.losses import (
     divergence,
     embedding_error,
     feature_contrast,
+    grouped_kl,
     image_contrast,
+    log_prior,
     nearest_neighbours,
     nearest_text_kl,
     neighbour_structure,
@@ -26,6 +29,7 @@ from linnet.losses import (
     softened_kl,
     standardize,
     statistics_distance,
+    text_contrast,
 )
 
 
@@ -476,3 +480,152 @@ def test_the_length_of_an_embedding_does_not_matter(name: str):
     assert LOSSES[name](scales * student_rows(), teacher_rows()).item() == pytest.approx(
         LOSSES[name](student_rows(), teacher_rows()).item()
     )
+
+
+# --- the long tail ---
+
+
+def test_log_prior_is_the_log_of_each_classes_share():
+    counts = torch.tensor([300, 20, 0, 80])
+    expected = [2 * math.log(n / 401) for n in (300, 20, 1, 80)]  # a class without an image counts as having one
+    assert log_prior(counts, 2.0).tolist() == pytest.approx(expected)
+    assert log_prior(counts, 0.0).tolist() == [0, 0, 0, 0]
+
+
+def test_balanced_softmax_is_the_naive_softmax_weighted_by_counts():
+    """Ren et al., equation 3: n_y e^z_y / sum_c n_c e^z_c."""
+    logits, counts = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64), [7, 1, 30, 2]
+    labels = torch.tensor([0, 3, 2, 1, 1])
+    naive = -sum(
+        math.log(counts[y] * math.exp(row[y]) / sum(n * math.exp(z) for n, z in zip(counts, row, strict=True)))
+        for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
+    balanced = cross_entropy(logits + log_prior(torch.tensor(counts), 1.0), labels)
+    assert balanced.item() == pytest.approx(naive / 5, rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_fall_with_the_counts_and_have_mean_one_over_the_images(power: float):
+    counts = torch.tensor([100, 25, 4, 0])
+    weights = class_weights(counts, power).double()
+    assert (weights[0] / weights[2]).item() == pytest.approx((4 / 100) ** power, rel=1e-5)
+    assert (weights * counts.clamp(min=1)).sum().item() == pytest.approx(130, rel=1e-5)
+
+
+def test_a_weighted_cross_entropy_is_the_naive_sum_over_labelled_images():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels, weights = [2, -1, 0, 2], [3.0, 1.0, 0.25]
+    naive = [
+        weights[y] * -(row[y] - math.log(sum(math.exp(z) for z in row)))
+        for row, y in zip(logits.tolist(), labels, strict=True)
+        if y >= 0
+    ]
+    weighted = cross_entropy(logits, torch.tensor(labels), weight_C=torch.tensor(weights, dtype=torch.float64))
+    assert weighted.item() == pytest.approx(sum(naive) / 3)
+
+
+GROUPS = torch.tensor([0, 2, 1, 2, 0, 1, 2])
+
+
+def naive_groups(
+    student: list[float], teacher: list[float], temperature: float
+) -> tuple[float, list[float], list[float]]:
+    """KL between the groups, the teacher's mass of each, and the KL inside each, by plain loops."""
+
+    def softmax(row: list[float]) -> list[float]:
+        exps = [math.exp(z / temperature) for z in row]
+        return [e / sum(exps) for e in exps]
+
+    p, q, groups = softmax(teacher), softmax(student), GROUPS.tolist()
+    mass_p, mass_q = (
+        [sum(v for v, g in zip(row, groups, strict=True) if g == own) for own in range(3)] for row in (p, q)
+    )
+    between = sum(a * math.log(a / b) for a, b in zip(mass_p, mass_q, strict=True))
+    inner = [
+        sum(
+            a / mass_p[g] * math.log(a / mass_p[g] / (b / mass_q[g]))
+            for a, b, own in zip(p, q, groups, strict=True)
+            if own == g
+        )
+        for g in range(3)
+    ]
+    return between, mass_p, inner
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_grouped_kl_is_the_naive_decomposition_and_sums_to_the_softened_kl(temperature: float):
+    student, teacher = (
+        torch.randn(6, 7, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (2, 3)
+    )
+    naive = [naive_groups(s, t, temperature) for s, t in zip(student.tolist(), (3 * teacher).tolist(), strict=True)]
+    between, within = grouped_kl(student, 3 * teacher, GROUPS, temperature)
+    factor = temperature**2 / 6
+    assert between.item() == pytest.approx(factor * sum(own for own, _, _ in naive))
+    assert within.item() == pytest.approx(
+        factor * sum(m * kl for _, mass, inner in naive for m, kl in zip(mass, inner, strict=True))
+    )
+    assert (between + within).item() == pytest.approx(softened_kl(student, 3 * teacher, temperature).item(), rel=1e-12)
+    _, equal = grouped_kl(student, 3 * teacher, GROUPS, temperature, equal_within=True)
+    assert equal.item() == pytest.approx(factor * sum(kl for _, _, inner in naive for kl in inner))
+
+
+def test_a_rebalanced_teacher_gives_every_group_the_same_before_each_image_is_renormalised():
+    student, teacher = (
+        torch.randn(6, 7, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (4, 5)
+    )
+    masses = [naive_groups(s, t, 2.0)[1] for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
+    own = [naive_groups(t, s, 2.0)[1] for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]  # the student's
+    totals = [sum(mass[g] for mass in masses) for g in range(3)]
+    expected = 0.0
+    for mass, mine in zip(masses, own, strict=True):
+        scaled = [m / total for m, total in zip(mass, totals, strict=True)]
+        expected += sum(s / sum(scaled) * math.log(s / sum(scaled) / q) for s, q in zip(scaled, mine, strict=True))
+    between, _ = grouped_kl(student, teacher, GROUPS, 2.0, rebalance=True)
+    assert between.item() == pytest.approx(4 * expected / 6)
+
+
+def test_grouped_kl_survives_certainty_and_reaches_the_student_alone():
+    student = torch.randn(4, 7, requires_grad=True)
+    teacher = (1000 * torch.eye(7)[:4]).requires_grad_()
+    sum(grouped_kl(student, teacher, GROUPS, 1.0, rebalance=True, equal_within=True)).backward()
+    assert student.grad.isfinite().all() and student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+# --- texts ---
+
+
+def naive_text_contrast(projected: torch.Tensor, texts: torch.Tensor, labels: list[int], temperature: float) -> float:
+    unit = [[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in projected.tolist()]
+    cosine = [
+        [sum(a * b for a, b in zip(row, text, strict=True)) / temperature for text in texts.tolist()] for row in unit
+    ]
+    total, images = 0.0, range(len(labels))
+    for i in images:
+        kept = [j for j in images if j == i or labels[j] != labels[i] or labels[i] < 0]
+        total += math.log(sum(math.exp(cosine[i][j]) for j in kept)) - cosine[i][i]
+        total += math.log(sum(math.exp(cosine[j][i]) for j in kept)) - cosine[i][i]
+    return total / (2 * len(labels))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0, 2, 1], [0, 1, 2, 3, 4], [-1, 0, -1, 0, 1]])
+def test_text_contrast_is_the_naive_loop_without_pairs_of_one_class(labels: list[int]):
+    projected, texts = (
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (6, 7)
+    )
+    texts = torch.nn.functional.normalize(texts, dim=1)
+    contrast = text_contrast(projected, texts, torch.tensor(labels), 0.07)
+    assert contrast.item() == pytest.approx(naive_text_contrast(projected, texts, labels, 0.07))
+    assert text_contrast(9 * projected, texts, torch.tensor(labels), 0.07).item() == pytest.approx(contrast.item())
+
+
+def test_a_batch_of_one_class_has_no_text_to_mistake_and_finite_gradients():
+    projected, texts = torch.randn(4, 3, requires_grad=True), torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
+    texts.requires_grad_()
+    contrast = text_contrast(projected, texts, torch.zeros(4, dtype=torch.long), 0.07)
+    contrast.backward()
+    assert contrast.item() == 0
+    assert projected.grad.abs().sum() == 0
+    text_contrast(projected, texts, torch.arange(4), 0.07).backward()
+    assert projected.grad.isfinite().all() and projected.grad.abs().sum() > 0
+    assert texts.grad is None

@@ -32,8 +32,8 @@ PANELS = {
     spec.name: Group(spec.name.capitalize(), help=spec.metadata["words"], sort_key=3 + i)
     for i, spec in enumerate(spec for spec in fields(Config) if spec.name in GROUPS)
 }
-# settings with a short name: the main one of each group, and two more
-SHORT = {"data.eval": "eval", "student.image_size": "image-size"} | {
+# settings with a short name: the main one of each group, and three more
+SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_encoder": "text-encoder"} | {
     f"{spec.name}.{spec.metadata['main']}": spec.name for spec in fields(Config) if spec.metadata.get("main")
 }
 # what most people want to set, in the order of the first panel

@@ -34,6 +34,12 @@ class DataConfig:
     """Share of the rest of each class that becomes the validation split when the source has none."""
     limit_per_class: Count | None = None
     """Use at most this many training images of each class that is trained on."""
+    long_tail: Annotated[float, Bounds(1.0)] | None = None
+    """Thin the training images out to a long tail in which the most frequent class has this many times as many as the
+    rarest; val and test stay as they are."""
+    group_bounds: tuple[Count, ...] | None = None
+    """Two numbers of training images for the scores of few, medium and many: fewer than the first is few, more than the
+    second many; auto: 20 and 100, or thirds of the classes where that leaves a group empty."""
     descriptions: Path | None = None
     """A YAML or JSON file that maps each class name to a sentence or a list of them, put after the class name."""
     novel: Annotated[float, Bounds(0.01, 0.99)] | None = None
@@ -66,6 +72,9 @@ class TeacherConfig:
     """Sentences around a class name; their text embeddings are averaged."""
     head: Literal["zero-shot", "prompt", "probe"] = "zero-shot"
     """How embeddings become logits: the text bank as it is, calibrated prompts, or a linear probe on train images."""
+    text_encoder: Annotated[str | None, Auto] = AUTO
+    """What reads the texts of vlm-kd: a vision-language teacher, or another text encoder of 'linnet list teachers';
+    auto: the teacher."""
     views: Annotated[
         str, Pattern(r"center|online|replay:[1-9][0-9]{0,3}", "center, online or replay:K, as in replay:4")
     ] = "center"
@@ -166,6 +175,15 @@ class TrainConfig:
     """Gradient norm above which gradients are scaled down; none: they never are."""
     label_smoothing: Annotated[float, Bounds(0.0, 0.99)] = 0.0
     """Label smoothing of the cross-entropy term."""
+    logit_adjustment: NonNegative = 0.0
+    """Balanced softmax for long tails: the cross-entropy sees each logit raised by this many times the log of its
+    class's training images; 1 is usual."""
+    sampling: Literal["natural", "square-root", "class-balanced"] = "natural"
+    """How often a class is drawn in an epoch: as often as it has images, as the root of that, or as often as any
+    other."""
+    class_weights: Literal["none", "square-root", "inverse"] = "none"
+    """Weights of the cross-entropy of each class: none, one over the root of its training images, or one over their
+    number."""
     precision: Annotated[Literal["fp32", "bf16"], Auto] = AUTO
     """fp32 or bf16; auto: on a CPU bf16 if a timed step is at least a fifth faster in it, on a GPU bf16 where the
     hardware has it."""

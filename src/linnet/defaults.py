@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from linnet import methods
-from linnet.config import GROUPS, Config, merge, nest, read_yaml
+from linnet.config import GROUPS, Config, TrainConfig, merge, nest, read_yaml
 from linnet.data.sources import Source, find_source
 from linnet.errors import UserError
 from linnet.fields import AUTO, coerce, from_dict
@@ -108,6 +108,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
         resolved, reasons = _resolve_without_data(config)
     else:
         resolved, reasons = _resolve_with_data(config)
+    _check_long_tail(resolved)
     if resolved.teacher.id:  # also of a method that needs none: an id that is not understood is a mistake
         methods.check_teacher(resolved, find_kind(resolved.teacher.id).gives)
     if resolved.shots.count is not None and methods.student_head(resolved.method) != "embedding":
@@ -118,6 +119,28 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     if resolved.train.lr_min > resolved.train.lr:
         raise UserError(f"train.lr_min ({resolved.train.lr_min:g}) is above train.lr ({resolved.train.lr:g}): lower it")
     return resolved, reasons
+
+
+def _check_long_tail(config: Config) -> None:
+    """
+    Raises:
+        UserError: two remedies at once, each of which balances the classes by itself, or bounds that are not two.
+    """
+    train, bounds = config.train, config.data.group_bounds
+    remedies = {
+        f"train.logit_adjustment {train.logit_adjustment:g}": train.logit_adjustment != 0,
+        f"train.sampling {train.sampling}": train.sampling != "natural",
+        f"train.class_weights {train.class_weights}": train.class_weights != "none",
+    }
+    if len(chosen := [name for name, is_chosen in remedies.items() if is_chosen]) > 1:
+        raise UserError(f"{' and '.join(chosen)} would balance the classes twice: choose one")
+    if chosen and config.shots.use == "finetune":
+        raise UserError(f"{chosen[0]} has no place in few-shot finetuning, whose batches are balanced: leave it out")
+    if bounds is not None and (len(bounds) != 2 or bounds[0] > bounds[1]):
+        raise UserError(
+            "data.group_bounds must be two numbers of training images, the smaller one first, as in 20 100, not "
+            f"{' '.join(map(str, bounds))}"
+        )
 
 
 def default_folder(config: Config) -> Path:
@@ -138,8 +161,16 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
     if config.student.image_size is AUTO and _is_there(data) and (side := _typical_side(source, data)):
         size = min(224, 32 * math.ceil(side / 32))
         automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
-    if methods.needs_teacher(config.method):
+    if methods.needs_teacher(config.method, config.options):
         automatic["teacher.id"] = TEACHERS[source.defaults]
+    if methods.needs_texts(config.method):
+        automatic["teacher.text_encoder"] = _text_encoder(config, TEACHERS[source.defaults])
+        if config.teacher.text_encoder is not AUTO and find_kind(config.teacher.text_encoder).gives != "vlm":
+            raise UserError(
+                f"'{config.teacher.text_encoder}' is a classifier, which reads no texts: see --text-encoder"
+            )
+    elif config.teacher.text_encoder is not AUTO:
+        raise UserError(f"'{config.method}' reads no texts: leave --text-encoder out, or use --method vlm-kd")
     pretrained = config.student.pretrained
     scratch = not (automatic["student.pretrained"][0] if pretrained is AUTO else pretrained)
     start, sgd = "from scratch" if scratch else "from pretrained weights", config.train.optimizer == "sgd"
@@ -160,6 +191,18 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
             "runs/NAME/model, or use --shots.use retrieval"
         )
     return config, reasons
+
+
+def _text_encoder(config: Config, default: tuple[str, str]) -> tuple[str, str]:
+    """The teacher, if it reads texts, else the default teacher."""
+    id, encoder = config.teacher.id, config.teacher.text_encoder
+    is_vlm = bool(id) and find_kind(id).gives == "vlm"
+    if id and not methods.needs_teacher(config.method, config.options) and not (is_vlm and encoder is AUTO):
+        raise UserError(
+            f"the teacher '{id}' would have nothing to do, because no teacher looks at the images: "
+            "add --vlm-kd.vision-weight 1, or leave it out"
+        )
+    return (id, "the teacher reads the texts, too") if id and is_vlm else (default[0], "it reads the texts")
 
 
 def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
@@ -183,8 +226,9 @@ def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
             dotted, default = f"{group}.{name}", getattr(GROUPS[group], name)
             if dotted not in heeded and value not in (default, unread.get(dotted, (default,))[0]):
                 raise UserError(f"'{method}' works without data: {dotted} has no effect, leave it out")
-    if config.train.label_smoothing:
-        raise UserError(f"'{method}' works without labels: train.label_smoothing has no effect, leave it out")
+    for name in ("label_smoothing", "logit_adjustment", "sampling", "class_weights"):
+        if getattr(config.train, name) != getattr(TrainConfig, name):
+            raise UserError(f"'{method}' works without labels: train.{name} has no effect, leave it out")
     travelling = methods.defaults(method)["train"]
     automatic: Automatic = {
         "student.name": (BY_DATA["photos"]["student.name"][0], "the default student"),

@@ -10,15 +10,47 @@ import torch
 import torch.nn.functional as F
 
 
-def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy(
+    logits_BC: torch.Tensor,
+    labels_B: torch.Tensor,
+    label_smoothing: float = 0.0,
+    weight_C: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Mean cross-entropy over the labelled images of a batch; 0 if there are none.
 
     Args:
         labels_B: class ids, -1 where unlabelled.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, section 7).
+        weight_C: of each class; the mean is over images, so a heavier class counts more.
     """
-    total = F.cross_entropy(logits_BC, labels_B, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum")
+    total = F.cross_entropy(
+        logits_BC, labels_B, weight_C, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
+    )
     return total / (labels_B >= 0).sum().clamp(min=1)
+
+
+def log_prior(counts_C: torch.Tensor, strength: float) -> torch.Tensor:
+    """strength * log(share of each class): what the cross-entropy of a long tail adds to its logits.
+
+    With strength 1 it is balanced softmax. A class without an image counts as having one. Prediction uses the logits
+    without it.
+
+    Reference:
+        Ren et al.: Balanced Meta-Softmax for Long-Tailed Visual Recognition, NeurIPS 2020, equation 3; Menon et al.:
+        Long-Tail Learning via Logit Adjustment, ICLR 2021, equation 10, with tau = strength.
+    """
+    counts_C = counts_C.clamp(min=1).double()
+    return (strength * (counts_C / counts_C.sum()).log()).float()
+
+
+def class_weights(counts_C: torch.Tensor, power: float) -> torch.Tensor:
+    """Weights of the cross-entropy of each class, proportional to n^-power, whose mean over the training images is 1.
+
+    A class without an image counts as having one.
+    """
+    counts_C = counts_C.clamp(min=1).double()
+    weights_C = counts_C**-power
+    return (weights_C * counts_C.sum() / (weights_C * counts_C).sum()).float()
 
 
 def divergence(p_BC: torch.Tensor, q_BC: torch.Tensor) -> torch.Tensor:
@@ -221,11 +253,72 @@ def caption_contrast(
     Reference:
         Li et al., ICCV 2023, L_cap; the released code has no temperature.
     """
-    cosine_BB = F.normalize(student_BE, dim=1) @ caption_BE.detach().T / (temperature or 1.0)
+    cosine_BB = _without_classmates(F.normalize(student_BE, dim=1) @ caption_BE.detach().T, labels_B)
+    own_B = torch.arange(len(labels_B), device=labels_B.device)
+    return F.cross_entropy(cosine_BB / (temperature or 1.0), own_B)
+
+
+def text_contrast(
+    projected_BE: torch.Tensor, text_BE: torch.Tensor, labels_B: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Each image picks its own text among those of the batch, and each text its image: the mean of both, in nats.
+
+    Texts of other images of the same class are left out; a batch of one class gives 0.
+
+    Args:
+        projected_BE: of any length. text_BE: unit length, constants. labels_B: class ids, -1 where unlabelled.
+
+    Reference:
+        VLM-KD, arXiv 2408.16930, of whose loss we know that it contrasts images with texts.
+    """
+    cosine_BB = _without_classmates(F.normalize(projected_BE, dim=1) @ text_BE.detach().T, labels_B) / temperature
+    own_B = torch.arange(len(labels_B), device=labels_B.device)
+    return (F.cross_entropy(cosine_BB, own_B) + F.cross_entropy(cosine_BB.T, own_B)) / 2
+
+
+def _without_classmates(cosine_BB: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    """Pairs of different images of one class become -inf; an image's own pair stays."""
     same_BB = (labels_B[:, None] == labels_B) & (labels_B[:, None] >= 0)
     same_BB = same_BB & ~torch.eye(len(labels_B), dtype=torch.bool, device=labels_B.device)
-    own_B = torch.arange(len(labels_B), device=labels_B.device)
-    return F.cross_entropy(cosine_BB.masked_fill(same_BB, -torch.inf), own_B)
+    return cosine_BB.masked_fill(same_BB, -torch.inf)
+
+
+def grouped_kl(
+    student_BC: torch.Tensor,
+    teacher_BC: torch.Tensor,
+    group_C: torch.Tensor,
+    temperature: float,
+    rebalance: bool = False,
+    equal_within: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """T^2 * KL(teacher || student) in two parts, in nats, means over the batch: between groups of classes, and within.
+
+    The first compares the probabilities of the groups, the second sums each group's probability (the teacher's) times
+    the KL among its own classes. Without the two fixes their sum is the softened KL, exactly.
+
+    Args:
+        student_BC, teacher_BC: logits; the teacher's are constants.
+        group_C: the group of each class, 0 .. G - 1, none empty.
+        rebalance: the teacher's group probabilities, summed over the batch, are scaled to be equal, and each image's
+            sum to 1 again. equal_within: each group's inner KL counts with weight 1.
+
+    Reference:
+        LTKD, arXiv 2506.18496, as it was described to us.
+    """
+    groups = int(group_C.max()) + 1
+
+    def parts(logits_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_BC = F.log_softmax(logits_BC / temperature, dim=1)
+        mass_BG = torch.stack([log_BC[:, group_C == g].logsumexp(dim=1) for g in range(groups)], dim=1)
+        return mass_BG, log_BC - mass_BG[:, group_C]
+
+    (student_BG, student_BC), (teacher_BG, teacher_BC) = parts(student_BC), parts(teacher_BC.detach())
+    weight_BG = torch.ones_like(teacher_BG) if equal_within else teacher_BG.exp()
+    within_BC = weight_BG[:, group_C] * teacher_BC.exp() * (teacher_BC - student_BC)
+    if rebalance:
+        teacher_BG = (teacher_BG - teacher_BG.logsumexp(dim=0)).log_softmax(dim=1)
+    between = F.kl_div(student_BG, teacher_BG, reduction="batchmean", log_target=True)
+    return temperature**2 * between, temperature**2 * within_BC.sum(dim=1).mean()
 
 
 def statistics_distance(

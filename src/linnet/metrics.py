@@ -21,8 +21,7 @@ def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> f
 
 def mean_per_class_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """Mean over the classes that occur of the share of each class's images that are right."""
-    right = logits_NC.argmax(axis=1) == labels_N
-    return float(np.mean([right[labels_N == label].mean() for label in np.unique(labels_N)]))
+    return float(np.nanmean(class_accuracies(logits_NC, labels_N)))
 
 
 def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
@@ -39,6 +38,14 @@ def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins
 def agreement(first_NC: np.ndarray, second_NC: np.ndarray) -> float:
     """Share of images for which two models name the same class."""
     return float((first_NC.argmax(axis=1) == second_NC.argmax(axis=1)).mean())
+
+
+def class_accuracies(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """(C,) share of each class's images that are right, NaN for a class without images."""
+    right = logits_NC.argmax(axis=1) == labels_N
+    totals = np.bincount(labels_N, minlength=logits_NC.shape[1])
+    with np.errstate(invalid="ignore"):
+        return np.bincount(labels_N, weights=right, minlength=logits_NC.shape[1]) / totals
 
 
 def all_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
-from linnet.data.batches import TrainLoader, eval_batches
+from linnet.data.batches import TrainLoader, class_sample, eval_batches
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest, digest_files
 from linnet.errors import UserError
@@ -149,3 +150,41 @@ def test_fewer_than_two_images_for_a_process_are_refused(paths: list[Path]):
     assert loader(paths, batch_size=4, world=2).batch_size == 4
     with pytest.raises(UserError, match="2 images a step are too few for 2 process"):
         loader(paths, batch_size=2, world=2)
+
+
+LABELS = np.repeat(np.arange(4), [400, 100, 25, 4])
+
+
+@pytest.mark.parametrize(("power", "weights"), [(1.0, [400, 100, 25, 4]), (0.5, [20, 10, 5, 2]), (0.0, [1, 1, 1, 1])])
+def test_classes_are_drawn_as_often_as_the_power_says(power: float, weights: list[float]):
+    size = 40_000
+    drawn = np.bincount(LABELS[class_sample(LABELS, power, size, np.random.default_rng(0))], minlength=4)
+    chance = np.array(weights) / sum(weights)
+    spread = np.sqrt(size * chance * (1 - chance))
+    assert (np.abs(drawn - size * chance) < 5 * spread).all()
+
+
+def test_images_of_a_class_take_turns():
+    rows = class_sample(LABELS, 0.0, 1000, np.random.default_rng(1))
+    for label in range(4):
+        times = np.bincount(rows[LABELS[rows] == label], minlength=len(LABELS))[label == LABELS]
+        assert times.max() - times.min() <= 1
+
+
+def test_unlabelled_images_keep_their_share():
+    labels = np.array([-1] * 300 + [0] * 95 + [1] * 5)
+    drawn = labels[class_sample(labels, 0.0, 20_000, np.random.default_rng(2))]
+    assert abs((drawn == -1).mean() - 0.75) < 0.02
+    assert abs((drawn == 1).mean() - 0.125) < 0.02
+
+
+def test_a_balanced_epoch_has_as_many_steps_and_is_a_function_of_its_number(paths: list[Path]):
+    labels = np.array([0] * 9 + [1])
+    ours = [loader(paths) for _ in range(2)]
+    for own in ours:
+        own.rows = replace(own.rows, labels=labels)
+        own.config = replace(own.config, train=replace(own.config.train, sampling="class-balanced"))
+    epochs = [[torch.cat([batch.index for batch in own.epoch(n)]).tolist() for n in range(30)] for own in ours]
+    assert epochs[0] == epochs[1]
+    assert all(len(epoch) == 8 for epoch in epochs[0])
+    assert 60 < sum(epoch.count(9) for epoch in epochs[0]) < 180  # 120 of 240 are expected, 24 without balance

@@ -1,6 +1,7 @@
 """openvocab: what it makes of the losses that are tested in test_losses.py."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from linnet import methods
 from linnet.config import Config, PromptsConfig, TeacherConfig
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method
@@ -145,8 +147,6 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"captions": None, "caption_weight": 1.0}, "these data have no captions"),
-        ({"captions": (("a",), ()), "caption_weight": 1.0}, "these data have no captions"),
         ({f"{name}_weight": 0.0 for name in ("cls", "mse", "contrast", "align")}, "nothing to learn"),
         ({"caption_temperature": 0.1}, "no effect without a caption_weight"),
         ({"learn_prompts": True, "cls_weight": 0.0, "align_weight": 0.0}, "nothing to learn from"),
@@ -156,6 +156,16 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
 def test_what_cannot_work_is_refused(options: dict, message: str):
     with pytest.raises(UserError, match=message):
         prepared(**options)
+
+
+@pytest.mark.parametrize("texts", [None, (("a",), ())])
+def test_captions_that_are_not_there_are_missed_before_anything_is_loaded(texts: tuple | None):
+    rows = Manifest(
+        (Path("a"), Path("b")), np.arange(2), np.array(["train"] * 2), np.zeros((2, 16), np.uint8), CLASSES, texts
+    )
+    with pytest.raises(UserError, match="needs a caption for every training image: give them with --data.texts FILE"):
+        methods.build("openvocab", {"openvocab": {"caption_weight": 1.0}}).check_data(rows)
+    methods.build("openvocab", {}).check_data(rows)
 
 
 def test_an_embedding_head_does_not_add_to_a_classifier():

@@ -25,6 +25,7 @@ from linnet.deploy.export import export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
+from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
 from linnet.files import cache_folder
@@ -34,9 +35,9 @@ from linnet.processes import make_accelerator, said_by_the_first, seed_everythin
 from linnet.progress import Bar
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
-from linnet.teachers import find_kind, load_teacher
+from linnet.teachers import find_kind, load_teacher, load_text_encoder
 from linnet.teachers.answers import Answers, ask, classifier_logits
-from linnet.teachers.base import ClassifierTeacher, Teacher, VisionLanguageTeacher
+from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.prompts import prompt_templates, with_room
 from linnet.teachers.texts import text_bank
 from linnet.training import Task, TrainResult, train
@@ -127,12 +128,15 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     names_as_text = methods.student_head(config.method) == "embedding"
     if manifest.novel and not names_as_text:
         log.info("novel classes are left out: '%s' trains a classifier, which cannot name them", config.method)
+    method = methods.build(config.method, config.options)
+    method.check_data(splits["train"])
     unseen = novel_data(manifest, config) if manifest.novel and names_as_text else None
     # a misspelt student is known before a teacher is loaded; an embedding head waits for the teacher's texts
     student = None if names_as_text else student_of(config, rows.classes)
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
     teacher = _teacher(config, rows, accelerator)
+    encoder = _text_encoder(config, teacher, run, accelerator)
     if student is None:
         assert isinstance(teacher, VisionLanguageTeacher)
         if manifest.novel:  # they, too, meet the context vectors at the end
@@ -155,15 +159,31 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
             assert student.bank is not None
             novel = NovelTest(config, unseen, teacher, student.bank, device)
     seed_everything(config.seed)
-    method, head = methods.build(config.method, config.options), answers.head if answers else None
-    method.prepare(Context(config, student.classes, student.width, teacher, head, splits["train"].texts))
-    del teacher  # its answers are cached: its memory is the student's now, unless novel classes wait for it
+    train, head = splits["train"], answers.head if answers else None
+    method.prepare(Context(config, student.classes, student.width, teacher, head, train.texts, train.labels, encoder))
+    del teacher, encoder  # its answers are cached: its memory is the student's now, unless novel classes wait for it
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     answer = answers.train if answers else None
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
     about = answers.about(config) if answers else {}
-    evaluation = Evaluation(splits, images, answers.logits if answers else {}, about)
+    logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
+    evaluation = Evaluation(splits, images, logits, {**about, **method.about(), **groups.about}, groups.classes)
     _train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
+
+
+def _text_encoder(config: Config, teacher: Teacher | None, run: Run, accelerator: Any) -> TextEncoder | None:
+    """What reads texts, for a method that needs it: often the teacher itself. The run is tied to it."""
+    id = config.teacher.text_encoder
+    if id is None:
+        return None
+    if isinstance(teacher, VisionLanguageTeacher) and teacher.id == id:
+        encoder: TextEncoder = teacher
+    else:
+        with accelerator.local_main_process_first():
+            encoder = load_text_encoder(id).to(accelerator.device)
+    if accelerator.is_main_process:
+        run.pin(**{"text encoder": encoder.fingerprint()})
+    return encoder
 
 
 class Copy(NamedTuple):
@@ -290,7 +310,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | None:
     """The teacher; None for a method that needs none."""
-    if not methods.needs_teacher(config.method):
+    if not methods.needs_teacher(config.method, config.options):
         return None
     with accelerator.local_main_process_first():
         teacher = load_teacher(config.teacher.id)

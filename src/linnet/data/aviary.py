@@ -347,7 +347,7 @@ class BirdImage(NamedTuple):
     path: Path
     species: int
     split: str
-    caption: str
+    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,9 @@ class Aviary:
     images: tuple[BirdImage, ...]
 
 
-def build(species: int = 60, images: int = 20, genus: int = 6, seed: int = 0, imbalance: int = 1) -> Aviary:
+def build(
+    species: int = 60, images: int = 20, genus: int = 6, seed: int = 0, imbalance: int = 1, captions: int = 1
+) -> Aviary:
     """Draw the aviary into linnet's cache folder; images that are there already are left alone.
 
     Args:
@@ -365,8 +367,8 @@ def build(species: int = 60, images: int = 20, genus: int = 6, seed: int = 0, im
         genus: species in a genus; 1 gives unrelated species, which are easy to tell apart.
         seed: other seeds give other species.
         imbalance: ratio of the most to the least frequent species in train; n_k = images *
-        imbalance^(-k/(species-1)) for
-            the k-th species of a seeded permutation (the CIFAR-LT convention).
+            imbalance^(-k/(species-1)) for the k-th species of a seeded permutation (the CIFAR-LT convention).
+        captions: of each image; those of a smaller number are the first ones.
     """
     birds = make_species(species, genus, seed)
     rank = seeded("imbalance", seed).permutation(species) / max(1, species - 1)
@@ -379,10 +381,12 @@ def build(species: int = 60, images: int = 20, genus: int = 6, seed: int = 0, im
                 path = folder / split / f"{index:04d}-{bird.name.replace(' ', '_')}" / f"{number:05d}.png"
                 rng = seeded("image", genus, seed, index, split, number)
                 background = str(rng.choice(list(BACKGROUNDS)))
-                text = caption(bird.plumage, background, rng)
+                texts = [caption(bird.plumage, background, rng)]
+                further = seeded("captions", genus, seed, index, split, number)
+                texts += [caption(bird.plumage, background, further) for _ in range(captions - 1)]
                 if not path.exists():
                     _write_png(draw_bird(bird.plumage, background, rng), path)
-                rows.append(BirdImage(path, index, split, text))
+                rows.append(BirdImage(path, index, split, tuple(texts)))
     return Aviary(tuple(birds), tuple(rows))
 
 

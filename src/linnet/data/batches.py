@@ -77,7 +77,11 @@ class TrainLoader:
 
     def _order(self, number: int) -> np.ndarray:
         """The images of an epoch, batch after batch."""
-        order = np.random.default_rng([self.config.seed, number]).permutation(len(self.rows))
+        rng = np.random.default_rng([self.config.seed, number])
+        if self.config.train.sampling != "natural":
+            power = 0.5 if self.config.train.sampling == "square-root" else 0.0
+            return class_sample(self.rows.labels, power, len(self) * self.batch_size, rng)
+        order = rng.permutation(len(self.rows))
         if not self.rows.novel:
             return order[: len(self) * self.batch_size]
         half, is_novel = self.batch_size // 2, np.isin(self.rows.labels, self.rows.novel)[order]
@@ -91,6 +95,27 @@ class TrainLoader:
         labels = torch.from_numpy(self.rows.labels[index]).to(self.device)
         teacher = None if self.teacher is None else self.teacher(index, view).to(self.device)
         return Batch(torch.from_numpy(index), view, images, labels, teacher)
+
+
+def class_sample(labels_N: np.ndarray, power: float, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(size,) rows: a class of n images is drawn with a probability proportional to n^power, and gives its images in
+    turn, each as often as the others (or once more). Unlabelled images count as a class of their own that keeps its
+    share.
+
+    Args:
+        labels_N: class ids, -1 where unlabelled. power: 1 is an image drawn at random, 0 a class drawn at random.
+    """
+    present, counts = np.unique(labels_N, return_counts=True)
+    chance = np.where(present < 0, 0.0, counts.astype(float) ** power)
+    chance *= counts[present >= 0].sum() / len(labels_N) / chance.sum()
+    chance[present < 0] = counts[present < 0] / len(labels_N)
+    classes = rng.choice(len(present), size=size, p=chance)
+    rows = np.empty(size, dtype=np.int64)
+    for i, label in enumerate(present):
+        own, places = np.flatnonzero(labels_N == label), np.flatnonzero(classes == i)
+        rounds = [rng.permutation(own) for _ in range(-(-len(places) // len(own)))]
+        rows[places] = np.concatenate(rounds)[: len(places)] if rounds else own[:0]
+    return rows
 
 
 def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from linnet.config import Config, DataConfig
+from linnet.data.long_tail import thin_out
 from linnet.data.manifest import Manifest
 from linnet.data.novel import novel_classes
 from linnet.data.sources import find_source
@@ -43,9 +44,15 @@ def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
     classes = described(manifest.classes, config.descriptions) if config.descriptions else manifest.classes
     manifest = replace(manifest, splits=splits, classes=classes, novel=novel_classes(manifest.classes, config))
     if config.limit_per_class is not None:
-        splits = np.where(np.isin(manifest.labels, manifest.novel), "", manifest.splits)  # theirs stay, for the test
-        kept = limit_per_class(manifest.labels, splits, manifest.digests, config.limit_per_class, config.seed)
-        manifest = manifest.take(kept)
+        trained = _trained_splits(manifest)
+        manifest = manifest.take(
+            limit_per_class(manifest.labels, trained, manifest.digests, config.limit_per_class, config.seed)
+        )
+    if config.long_tail is not None:
+        trained = _trained_splits(manifest)
+        manifest = manifest.take(
+            thin_out(manifest.labels, trained, manifest.digests, classes, config.long_tail, config.seed)
+        )
     _check(manifest, source, training)
     return manifest
 
@@ -68,6 +75,11 @@ def _check(manifest: Manifest, source: str, training: bool) -> None:
         raise UserError(f"{source}: {prompts[twice[0]]} classes become '{twice[0]}' in a prompt: rename all but one")
     if training and not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
         raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
+
+
+def _trained_splits(manifest: Manifest) -> np.ndarray:
+    """The splits, with none for the images of novel classes: those stay, for the test."""
+    return np.where(np.isin(manifest.labels, manifest.novel), "", manifest.splits)
 
 
 def _is_flat(manifest: Manifest) -> bool:

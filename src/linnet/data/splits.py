@@ -1,7 +1,7 @@
 """Splits: disjoint by the bytes of the images, stratified by class, and a function of the seed and the images alone."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -52,9 +52,17 @@ def carve(
 
 def limit_per_class(labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, limit: int, seed: int) -> np.ndarray:
     """Rows to keep so that no class has more than ``limit`` training images; a larger limit keeps them and more."""
+    return keep_per_class(labels, splits, digests, {int(label): limit for label in np.unique(labels)}, seed)
+
+
+def keep_per_class(
+    labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, limits: Mapping[int, int], seed: int
+) -> np.ndarray:
+    """The same with a limit for each class; a class without one keeps all."""
     keep = splits != "train"
     for label in np.unique(labels):
         rows = np.flatnonzero((labels == label) & (splits == "train"))
         rank = {digest: i for i, digest in enumerate(_order(digests[rows], seed, "limit"))}
-        keep[sorted(rows, key=lambda row: (rank[digests[row].tobytes()], row))[:limit]] = True
+        ordered = sorted(rows, key=lambda row: (rank[digests[row].tobytes()], row))
+        keep[ordered[: limits.get(int(label), len(ordered))]] = True
     return np.flatnonzero(keep)

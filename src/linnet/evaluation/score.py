@@ -13,7 +13,7 @@ from linnet.data.batches import eval_batches
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest
 from linnet.files import atomic_path
-from linnet.metrics import agreement, all_metrics, softmax
+from linnet.metrics import agreement, all_metrics, class_accuracies, softmax
 from linnet.run import Run
 from linnet.students.student import Student, evaluating
 
@@ -25,12 +25,14 @@ class Evaluation:
     Attributes:
         splits: images and labels by split. images: the same, decoded.
         teacher_logits: (N, C) by split, where the teacher has looked. teacher: what else the summary says about it.
+        groups: the classes of each group of a long tail ("few", "medium", "many"), or nothing.
     """
 
     splits: Mapping[str, Manifest]
     images: Mapping[str, Images]
     teacher_logits: Mapping[str, np.ndarray] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def student_logits(student: Student, images: Images, device: torch.device) -> np.ndarray:
@@ -72,14 +74,22 @@ def score(student: Student, evaluation: Evaluation, run: Run, device: torch.devi
     splits, teacher_logits = evaluation.splits, evaluation.teacher_logits
     for name in [name for name in ("val", "test") if name in splits]:
         logits, labels = student_logits(student, evaluation.images[name], device), splits[name].labels
-        summary |= {f"{name}.{key}": value for key, value in all_metrics(logits, labels).items()}
+        summary |= {f"{name}.{key}": value for key, value in _numbers(logits, labels, evaluation.groups).items()}
         if name in teacher_logits:
             summary[f"{name}.teacher_agreement"] = agreement(logits, teacher_logits[name])
             summary |= {
-                f"teacher.{name}.{key}": value for key, value in all_metrics(teacher_logits[name], labels).items()
+                f"teacher.{name}.{key}": value
+                for key, value in _numbers(teacher_logits[name], labels, evaluation.groups).items()
             }
         write_predictions(run.predictions_of(name), splits[name], logits, teacher_logits.get(name))
     return summary
+
+
+def _numbers(logits: np.ndarray, labels: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The usual metrics, and for each group of classes the mean of their accuracies."""
+    of_class = class_accuracies(logits, labels)
+    scored = {name: of_class[own][~np.isnan(of_class[own])] for name, own in groups.items()}
+    return all_metrics(logits, labels) | {name: float(own.mean()) for name, own in scored.items() if len(own)}
 
 
 def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teacher_logits: np.ndarray | None) -> None:

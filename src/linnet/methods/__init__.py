@@ -15,10 +15,12 @@ from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
 from linnet.methods.figkd.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
+from linnet.methods.ltkd import LTKD
 from linnet.methods.openvocab import OpenVocabulary
 from linnet.methods.pand import PAND
 from linnet.methods.sum import MethodSum
 from linnet.methods.vl2lite import VL2Lite
+from linnet.methods.vlm_kd import VLMKD
 from linnet.teachers.base import KIND_WORDS, TeacherKind
 
 METHODS: dict[str, type[Method]] = {
@@ -30,6 +32,8 @@ METHODS: dict[str, type[Method]] = {
     "vl2lite": VL2Lite,
     "pand": PAND,
     "openvocab": OpenVocabulary,
+    "vlm-kd": VLMKD,
+    "ltkd": LTKD,
     "dfkd": DataFree,
 }
 
@@ -68,9 +72,15 @@ def defaults(method: str) -> dict[str, Any]:
     return merge(*({"teacher": own.get("teacher", {})} for own in others), first)
 
 
-def needs_teacher(method: str) -> set[TeacherNeed]:
-    """Which kinds of teacher the parts of a method need; empty if none does."""
-    return {METHODS[id].needs.teacher for id, _ in parse(method)} - {"none"}
+def needs_teacher(method: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> set[TeacherNeed]:
+    """Which kinds of teacher the parts of a method need, with these options; empty if none does."""
+    parts = [(METHODS[id], (options or {}).get(id, {})) for id, _ in parse(method)]
+    return {kind.teacher_need(kind.Options(**own)) for kind, own in parts} - {"none"}
+
+
+def needs_texts(method: str) -> bool:
+    """Whether a part of a method reads texts with a text encoder."""
+    return any(METHODS[id].needs.texts for id, _ in parse(method))
 
 
 def needs_data(method: str) -> bool:
@@ -122,12 +132,13 @@ def check_teacher(config: Config, kind: TeacherKind) -> None:
         UserError: a method or a teacher's head that does not suit the kind of teacher.
     """
     method, id, head = config.method, config.teacher.id, config.teacher.head
-    for need in needs_teacher(method) - {"any"}:
+    needs = needs_teacher(method, config.options)
+    for need in needs - {"any"}:
         if kind != need:
             raise UserError(
                 f"the method '{method}' needs a {KIND_WORDS[need]} as teacher; '{id}' is a {KIND_WORDS[kind]}"
             )
-    if needs_teacher(method) and kind == "classifier" and head != "zero-shot":
+    if needs and kind == "classifier" and head != "zero-shot":
         raise UserError(f"--teacher.head {head} needs a vision-language teacher; '{id}' is a classifier")
     if student_head(method) == "embedding" and head == "probe":
         raise UserError(f"the method '{method}' needs class texts, which --teacher.head probe does not use")
@@ -151,6 +162,7 @@ __all__ = [
     "defaults",
     "needs_data",
     "needs_teacher",
+    "needs_texts",
     "parse",
     "student_head",
 ]

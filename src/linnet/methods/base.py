@@ -4,17 +4,20 @@ The training loop knows nothing else about methods. See docs/add-a-method.md.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from linnet.config import Config
-from linnet.losses import cross_entropy
+from linnet.data.long_tail import class_counts
+from linnet.data.manifest import Manifest
+from linnet.losses import class_weights, cross_entropy, log_prior
 from linnet.step import Batch, Progress, StudentOutput
 from linnet.students.student import Student
-from linnet.teachers.base import ClassHead, Teacher, TeacherKind
+from linnet.teachers.base import ClassHead, Teacher, TeacherKind, TextEncoder
 from linnet.text.classes import ClassInfo
 
 TeacherNeed = Literal["none", "any"] | TeacherKind
@@ -26,11 +29,13 @@ class Needs:
     """What must be there for a method to work; checked before the teacher runs and before training.
 
     Attributes:
-        teacher: the kind of teacher. head: what the student ends in. data: False for a method that makes its own images
-        and stands alone, not in sums. maps: whether the student tells the feature maps of its stages.
+        teacher: the kind of teacher. texts: whether a text encoder is needed. head: what the student ends in. data:
+        False for a method that makes its own images and stands alone, not in sums. maps: whether the student tells the
+        feature maps of its stages.
     """
 
     teacher: TeacherNeed = "any"
+    texts: bool = False
     head: StudentHead = "classifier"
     data: bool = True
     maps: bool = False
@@ -58,7 +63,8 @@ class Context:
 
     Attributes:
         config: the run's resolved settings. classes: the class table.
-        captions: of each training image, or None.
+        captions: of each training image, or None. labels_N: their class ids, -1 where unlabelled.
+        text_encoder: for methods that need one.
         student_width: D, the width of the student's pooled features.
         teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM); None
             for a method without data, whose student has the teacher's classes.
@@ -71,7 +77,14 @@ class Context:
     teacher: Teacher | None
     class_head: ClassHead | None
     captions: tuple[tuple[str, ...], ...] | None = None
+    labels_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    text_encoder: TextEncoder | None = None
     student_maps: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def counts_C(self) -> np.ndarray:
+        """Training images of each class."""
+        return class_counts(self.labels_N, len(self.classes))
 
 
 class Method(nn.Module):
@@ -88,14 +101,36 @@ class Method(nn.Module):
     needs: ClassVar[Needs] = Needs()
     defaults: ClassVar[Mapping[str, Any]] = {}
 
+    prior_C: torch.Tensor | None
+    weight_C: torch.Tensor | None
+
     def __init__(self, options: Any = None):
         super().__init__()
         self.options = options if options is not None else self.Options()
         self.label_smoothing = 0.0
+        self.register_buffer("prior_C", None, persistent=False)
+        self.register_buffer("weight_C", None, persistent=False)
+
+    @classmethod
+    def teacher_need(cls, options: Any) -> TeacherNeed:
+        """The kind of teacher that these options ask for."""
+        return cls.needs.teacher
+
+    def check_data(self, rows: Manifest) -> None:
+        """Called with the training images before anything is loaded.
+
+        Raises:
+            UserError: they lack something that the method needs.
+        """
 
     def prepare(self, context: Context) -> None:
         """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
-        self.label_smoothing = context.config.train.label_smoothing
+        train, counts_C = context.config.train, torch.from_numpy(context.counts_C)
+        self.label_smoothing = train.label_smoothing
+        if train.logit_adjustment:
+            self.prior_C = log_prior(counts_C, train.logit_adjustment)
+        if train.class_weights != "none":
+            self.weight_C = class_weights(counts_C, 0.5 if train.class_weights == "square-root" else 1.0)
 
     def batches(self, loader: Batches | None, student: Student) -> Batches:
         """The batches of the training: those of the data, unless a method makes its own (``loader`` is None then)."""
@@ -104,6 +139,10 @@ class Method(nn.Module):
 
     def hand_over(self, student: Student) -> None:
         """Called before training and at each epoch's end: what of the method's state the student carries."""
+
+    def about(self) -> dict[str, Any]:
+        """Called after training: what summary.json gets, under dotted keys."""
+        return {}
 
     def numbers(self) -> dict[str, float]:
         """Called at each epoch's end: what metrics.jsonl gets beside the means of the terms."""
@@ -114,7 +153,13 @@ class Method(nn.Module):
         return None
 
     def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
-        return cross_entropy(student.logits_BC, batch.labels, self.label_smoothing)
+        """The supervised term, with what ``train`` says about label smoothing and long tails."""
+        return self.supervised(student.logits_BC, batch.labels)
+
+    def supervised(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """The same of other logits than the student's own."""
+        logits_BC = logits_BC if self.prior_C is None else logits_BC + self.prior_C
+        return cross_entropy(logits_BC, labels_B, self.label_smoothing, self.weight_C)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         """Weighted terms, scalars, in float32; their sum is minimised. The key "ce" is the supervised term's."""

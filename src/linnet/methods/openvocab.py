@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.fields import Bounds, Count, NonNegative
-from linnet.losses import caption_contrast, cross_entropy, embedding_error, image_contrast, nearest_text_kl
+from linnet.losses import caption_contrast, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput
 from linnet.students.student import Student
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.prompts import initial_context, prompt_templates
-from linnet.teachers.texts import text_vectors
+from linnet.teachers.texts import ImageTexts, text_vectors
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import first_sentences
 
@@ -87,6 +88,13 @@ class OpenVocabulary(Method):
     needs = Needs(teacher="vlm", head="embedding")
     bank_CE: torch.Tensor
 
+    def check_data(self, rows: Manifest) -> None:
+        if self.options.caption_weight and (rows.texts is None or not all(rows.texts)):
+            raise UserError(
+                "openvocab.caption_weight needs a caption for every training image: give them with --data.texts FILE, "
+                "or leave it out"
+            )
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         options, teacher, head = self.options, context.teacher, context.class_head
@@ -101,9 +109,10 @@ class OpenVocabulary(Method):
                 "openvocab.caption_temperature has no effect without a caption_weight: add one, or leave it out"
             )
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
-        self.captions: Captions | None = None
+        self.captions: ImageTexts | None = None
         if options.caption_weight:
-            self.captions = Captions(teacher, context.captions)
+            assert context.captions is not None
+            self.captions = ImageTexts(teacher, context.captions, context.config.teacher.cache)
         self.embed_classes: Callable[[torch.Tensor], torch.Tensor] | None = None
         if options.learn_prompts:
             self._learn_prompts(context, teacher)
@@ -148,7 +157,7 @@ class OpenVocabulary(Method):
         keep_B = teacher_BC.argmax(dim=1) == batch.labels if options.filter else None
         terms = {}
         if options.cls_weight:
-            terms["ce"] = options.cls_weight * cross_entropy(student_BC, batch.labels, self.label_smoothing)
+            terms["ce"] = options.cls_weight * self.supervised(student_BC, batch.labels)
         if options.mse_weight:
             terms["mse"] = options.mse_weight * embedding_error(student_BE, teacher_BE)
         if options.contrast_weight:
@@ -156,31 +165,7 @@ class OpenVocabulary(Method):
         if options.align_weight:
             terms["align"] = options.align_weight * nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B)
         if self.captions is not None:
-            caption_BE = self.captions(batch.index, batch.view).to(student_BE)
+            caption_BE = self.captions.one(batch.index.cpu(), batch.view).to(student_BE)
             contrast = caption_contrast(student_BE, caption_BE, batch.labels, options.caption_temperature)
             terms["caption"] = options.caption_weight * contrast
         return terms
-
-
-class Captions:
-    """Embeddings of the captions of all training images, in half precision on the CPU; of several captions of an image
-    the view number chooses one.
-
-    Raises:
-        UserError: an image has none.
-    """
-
-    def __init__(self, teacher: VisionLanguageTeacher, captions: tuple[tuple[str, ...], ...] | None):
-        if captions is None or not all(captions):
-            raise UserError(
-                "openvocab.caption_weight needs a caption for every training image, and these data have no captions"
-            )
-        self.count_N = torch.tensor([len(own) for own in captions])
-        self.first_N = self.count_N.cumsum(0) - self.count_N
-        texts = [text for own in captions for text in own]
-        parts = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
-        self.rows_ME = torch.cat([teacher.embed_texts(part).cpu().half() for part in parts])
-
-    def __call__(self, index_B: torch.Tensor, view: int) -> torch.Tensor:
-        """(B, E), for rows of the training split."""
-        return self.rows_ME[self.first_N[index_B] + view % self.count_N[index_B]]

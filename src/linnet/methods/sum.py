@@ -1,8 +1,11 @@
 """Sums of methods, such as ``pand+figkd:0.5``."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from linnet.data.manifest import Manifest
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput
 from linnet.students.student import Student
@@ -20,6 +23,13 @@ class MethodSum(Method):
     def prepare(self, context: Context) -> None:
         for part in self.parts:
             part.prepare(context)  # type: ignore[operator]
+
+    def check_data(self, rows: Manifest) -> None:
+        for part in self.parts:
+            part.check_data(rows)  # type: ignore[operator]
+
+    def about(self) -> dict[str, Any]:
+        return {name: value for part in self.parts for name, value in part.about().items()}  # type: ignore[operator]
 
     def hand_over(self, student: Student) -> None:
         for part in self.parts:

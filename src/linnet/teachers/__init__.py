@@ -44,7 +44,7 @@ def load_text_encoder(id: str | None) -> TextEncoder:
         UserError: as :func:`load_teacher`, or a teacher that reads no texts.
     """
     if find_kind(id).gives != "vlm":
-        raise UserError(f"'{id}' is a {KIND_WORDS['classifier']}, which reads no texts: name another text encoder")
+        raise UserError(f"'{id}' is a {KIND_WORDS['classifier']}, which reads no texts: see --text-encoder")
     teacher = load_teacher(id)
     assert isinstance(teacher, VisionLanguageTeacher)
     return teacher

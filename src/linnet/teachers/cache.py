@@ -21,7 +21,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from linnet.data.images import CHUNK, read_image
 from linnet.files import cache_folder, write_atomically
-from linnet.teachers.base import ClassifierTeacher, Teacher, VisionLanguageTeacher
+from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows
 CENTER_VIEW = 0
 
 Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
+Compute = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, E), what the cache keeps of them
 
 
 class Rows:
@@ -62,23 +63,27 @@ class Shard:
 
 
 class TeacherCache:
-    """Rows of one teacher under one view policy.
+    """Rows of one teacher under one view policy, or of one text encoder.
 
     Args:
-        teacher: computes the rows that are missing.
+        teacher: whose rows these are.
         policy: the view policy in words, with its versions and seeds: part of the space.
         root: folder of all spaces; by default linnet's cache folder.
         device: where the teacher runs.
     """
 
     def __init__(
-        self, teacher: Teacher, policy: str = "center", root: Path | None = None, device: torch.device | None = None
+        self,
+        teacher: Teacher | TextEncoder,
+        policy: str = "center",
+        root: Path | None = None,
+        device: torch.device | None = None,
     ):
         self.teacher, self.device = teacher, device or torch.device("cpu")
         space = {
             "version": VERSION,
             "weights": teacher.fingerprint(),
-            "preprocessing": teacher.preprocessing,
+            "preprocessing": teacher.preprocessing if isinstance(teacher, Teacher) else "",
             "policy": policy,
             "dtype": DTYPE,
         }
@@ -104,6 +109,22 @@ class TeacherCache:
             digests: (n, 16) uint8 hashes of the images' bytes. pixels: what the teacher sees of some of the n images.
             progress: told the number of rows done.
         """
+        assert isinstance(self.teacher, Teacher)
+        teacher, device = self.teacher, self.device
+
+        def look(rows: Sequence[int]) -> torch.Tensor:
+            return torch.cat([live_rows(teacher, batch.to(device)) for batch in pixels(rows).split(64)])
+
+        self.compute(digests, look, view, progress)
+
+    def compute(
+        self,
+        digests: np.ndarray,
+        outputs: Compute,
+        view: int = CENTER_VIEW,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """The same of whatever ``outputs`` computes for some of the n digests."""
         missing = {row_key(digest, view): image for image, digest in enumerate(digests)}
         missing = {key: image for key, image in missing.items() if key not in self.rows}
         keys = list(missing)
@@ -111,9 +132,8 @@ class TeacherCache:
             part = keys[start : start + SHARD_ROWS]
             rows = []
             for chunk in range(0, len(part), CHUNK):
-                images = pixels([missing[key] for key in part[chunk : chunk + CHUNK]])
-                outputs = [live_rows(self.teacher, batch.to(self.device)) for batch in images.split(64)]
-                rows.append(torch.cat(outputs).cpu().numpy().astype(DTYPE))
+                computed = outputs([missing[key] for key in part[chunk : chunk + CHUNK]])
+                rows.append(computed.cpu().numpy().astype(DTYPE))
                 progress(start + chunk + len(rows[-1]))
             self._write(part, np.concatenate(rows))
             self.computed += len(part)

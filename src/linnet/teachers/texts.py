@@ -1,14 +1,21 @@
-"""Class names to unit vectors: the text bank of a vision-language teacher.
+"""Texts to unit vectors: class names become the text bank of a vision-language teacher, texts about images are embedded
+once and kept.
 
-Shapes: C classes, E teacher embedding width, P context vectors, W token width.
+Shapes: B batch, C classes, E teacher embedding width, M texts of an image, N images, P context vectors, W token width.
 """
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from linnet.teachers.base import VisionLanguageTeacher
+from linnet.data.manifest import DIGEST_BYTES
+from linnet.progress import Bar
+from linnet.teachers.base import TextEncoder, VisionLanguageTeacher
+from linnet.teachers.cache import TeacherCache
 from linnet.text.bank import TextBank
 from linnet.text.classes import ClassInfo, class_sentences
 
@@ -65,3 +72,77 @@ def bank_like(teacher: VisionLanguageTeacher, bank: TextBank, classes: Sequence[
     made = text_bank(teacher, classes, bank.templates, context)
     bank.check_teacher(made.teacher_hash, f"'{teacher.id}'")
     return made
+
+
+class ImageTexts:
+    """Embeddings of the texts of N images (or classes), in half precision on the CPU, each text embedded once, ever.
+
+    Args:
+        encoder: reads them. texts: of each image, any number. folder: of the cache; by default linnet's.
+    """
+
+    def __init__(self, encoder: TextEncoder, texts: Sequence[tuple[str, ...]], folder: Path | None = None):
+        distinct = list(dict.fromkeys(text for own in texts for text in own))
+        row = {text: i for i, text in enumerate(distinct)}
+        most = max(map(len, texts))
+        self.index_NM = torch.tensor([[*(row[text] for text in own), *[-1] * (most - len(own))] for own in texts])
+        self.rows_TE = embed_cached(encoder, distinct, folder)
+
+    @property
+    def width(self) -> int:
+        return self.rows_TE.shape[1]
+
+    def __call__(self, index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some images: embeddings (B, M, E), and which of them there are (B, M)."""
+        index_BM = self.index_NM[index_B]
+        return self.rows_TE[index_BM.clamp(min=0)], index_BM >= 0
+
+    def one(self, index_B: torch.Tensor, number: int) -> torch.Tensor:
+        """(B, E): text ``number`` of each image, which all have at least one, counted round and round."""
+        index_BM = self.index_NM[index_B]
+        own_B = number % (index_BM >= 0).sum(dim=1)
+        return self.rows_TE[index_BM.gather(1, own_B[:, None])[:, 0]]
+
+    def first(self) -> torch.Tensor:
+        """(N, E) float32: the first text of each image, NaN where there is none."""
+        index_N = self.index_NM[:, 0]
+        return self.rows_TE[index_N.clamp(min=0)].float().masked_fill((index_N < 0)[:, None], torch.nan)
+
+
+def embed_cached(encoder: TextEncoder, texts: Sequence[str], folder: Path | None = None) -> torch.Tensor:
+    """(n, E) float16 unit vectors of texts, from the cache where the same encoder read the same text before."""
+    hashes = [hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts]
+    digests = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_BYTES)
+    cache = TeacherCache(encoder, "texts", folder)
+
+    def read(rows: Sequence[int]) -> torch.Tensor:
+        return torch.cat([encoder.embed_texts([texts[row] for row in part]) for part in _batches(rows)])
+
+    with Bar(f"texts of {encoder.id}", len(texts)) as bar:
+        cache.compute(digests, read, progress=bar.update)
+    return cache.rows(digests)
+
+
+def _batches(rows: Sequence[int], size: int = 256) -> list[Sequence[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def told_classes(rows_NE: torch.Tensor, labels_N: np.ndarray, seed: int) -> tuple[float, float]:
+    """How much texts give away: a linear probe (ridge regression) is fitted to 70 % of the labelled images, one text of
+    each, and names the class of the others.
+
+    Returns:
+        Its accuracy, and that of the most frequent class. Images without a text (rows of NaN) do not count; with fewer
+        than 10 left both are NaN.
+    """
+    from sklearn.linear_model import RidgeClassifier
+
+    known = np.flatnonzero((labels_N >= 0) & ~rows_NE[:, 0].isnan().numpy())
+    if len(known) < 10:
+        return float("nan"), float("nan")
+    order = np.random.default_rng(seed).permutation(known)
+    fitted, held = order[: round(0.7 * len(order))], order[round(0.7 * len(order)) :]
+    rows = rows_NE.float().numpy()
+    probe = RidgeClassifier(alpha=0.1).fit(rows[fitted], labels_N[fitted])
+    values, counts = np.unique(labels_N[fitted], return_counts=True)
+    return float(probe.score(rows[held], labels_N[held])), float((labels_N[held] == values[counts.argmax()]).mean())

@@ -17,6 +17,7 @@ OPTIONS = {  # the values that each may take
     "seed": (0, MILLION),
     "imbalance": (1, MILLION),
     "bare": (0, 1),
+    "captions": (1, 100),
 }
 
 
@@ -44,7 +45,7 @@ def read(data: str, training: bool) -> Manifest:
         np.array([bird.split for bird in birds.images], dtype="<U5"),
         digest_files(paths),
         tuple(ClassInfo(species.name, species.name if bare else species.prompt_name) for species in birds.species),
-        tuple((bird.caption,) for bird in birds.images),
+        tuple(bird.captions for bird in birds.images),
     )
 
 
@@ -55,7 +56,9 @@ def run_name(data: str) -> str:
 
 SOURCE = Source(
     forms={
-        "aviary[:KEY=VALUE,...]": "drawn look-alike birds; keys: species=60 images=20 genus=6 seed=0 imbalance=1 bare=0"
+        "aviary[:KEY=VALUE,...]": (
+            "drawn look-alike birds; keys: species=60 images=20 genus=6 seed=0 imbalance=1 bare=0 captions=1"
+        )
     },
     matches=lambda data: data.partition(":")[0] == "aviary",
     read=read,
