@@ -1,11 +1,12 @@
 """SOURCES: every kind of data. A kind is one file here and one line in this dictionary."""
 
-from linnet.data.sources import aviary, folder
+from linnet.data.sources import aviary, folder, lists
 from linnet.data.sources.base import Source
 from linnet.errors import UserError
 
 SOURCES: dict[str, Source] = {
     "aviary": aviary.SOURCE,
+    "list": lists.SOURCE,
     "folder": folder.SOURCE,  # the last: any other text is a path
 }
 
