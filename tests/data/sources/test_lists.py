@@ -75,6 +75,7 @@ def test_imagenet_lt(imagenet: Path):
 def test_a_train_list_finds_its_siblings_among_others(imagenet: Path):
     """Both benchmarks keep their lists in one folder."""
     write_list(imagenet / "Places_LT_train.txt", [("a/airfield/1.jpg", 0)])
+    (imagenet / "._ImageNet_LT_train.txt").write_bytes(b"\x00")  # macOS leaves such files
     data = f"list:{imagenet / 'ImageNet_LT_train.txt'}:{imagenet.parent / 'images'}"
     assert len(load_manifest(DataConfig(source=data))) == 24
     with pytest.raises(UserError, match=r"two train lists, ImageNet_LT_train.txt and Places_LT_train.txt: give the train list itself"):  # fmt: skip
@@ -117,6 +118,14 @@ def test_absolute_paths_are_taken_as_they_are(tmp_path: Path):
     assert default_folder(Config(data=DataConfig(source=f"list:{tmp_path}/lists/train.txt"))).name == "lists-kd-s0"
 
 
+def test_absolute_paths_beside_relative_ones(tmp_path: Path):
+    rows = [(f"{name}/{i}.jpg", label) for label, name in enumerate(("owl", "wren")) for i in range(4)]
+    write_images(tmp_path, [path for path, _ in rows])
+    rows[0] = (f"{tmp_path}/owl/0.jpg", 0)
+    write_list(tmp_path / "train.txt", rows)
+    assert load_manifest(DataConfig(source=f"list:{tmp_path}")).class_names == ["0", "1"]  # nothing that all share
+
+
 @pytest.mark.parametrize(
     ("folders", "names"),
     [
@@ -143,6 +152,8 @@ def test_class_names_from_folders(folders: dict[int, list[str]], names: list[str
     ("file", "content", "names"),
     [
         ("classes.txt", "owl\nsnowy_owl\nBoeing 737\n", ["snowy_owl", "Boeing 737"]),
+        ("classes.txt", "Boeing 707\nBoeing 727\nBoeing 737\n", ["Boeing 727", "Boeing 737"]),  # numbers, but no labels
+        ("classes.txt", "Airbus 2\nBoeing 1\nTupolev 1\n", ["Boeing 1", "Tupolev 1"]),
         ("class_names.txt", "red owl 2\nwren 1\ngull 0\n", ["wren", "red owl"]),
         ("categories.json", '[{"id": 2, "name": "Strix aluco"}, {"id": 1, "name": "Troglodytes troglodytes"}]', ["Troglodytes troglodytes", "Strix aluco"]),
         ("categories.json", '{"categories": [{"id": 2, "name": "b"}, {"id": 1, "name": "a"}]}', ["a", "b"]),
@@ -276,6 +287,20 @@ def test_a_list_says_its_split(imagenet: Path):
 def test_all_missing_images_are_counted(imagenet: Path):
     with pytest.raises(UserError, match=f"lists 12 image.* such as {FIRST}"):
         load_manifest(DataConfig(source=f"list:{imagenet}"))
+
+
+def test_a_folder_that_cannot_be_listed_is_asked_for_each_image(imagenet: Path, monkeypatch: pytest.MonkeyPatch):
+    """And so is one whose file system takes X.JPEG for x.jpeg."""
+
+    listdir = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if "images" in Path(path).parts:
+            raise PermissionError(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert len(read(f"list:{imagenet}:{imagenet.parent / 'images'}", True)) == 24
 
 
 def test_what_is_only_scored_needs_no_train_list(imagenet: Path):
