@@ -42,6 +42,13 @@ class DataConfig:
     second many; auto: 20 and 100, or thirds of the classes where that leaves a group empty."""
     descriptions: Path | None = None
     """A YAML or JSON file that maps each class name to a sentence or a list of them, put after the class name."""
+    texts: Path | None = None
+    """A table (Parquet or CSV) with texts about training images, as 'linnet describe' writes it, or one of your own."""
+    text_columns: tuple[str, ...] | None = None
+    """Columns of data.texts that hold texts; by default text or caption, else all attributes in one sentence."""
+    text_templates: tuple[str, ...] | None = None
+    """Sentences made from columns of data.texts, as in "a bird with {wing color} wings"; one without a value is left
+    out."""
     novel: Annotated[float, Bounds(0.01, 0.99)] | None = None
     """Share of the classes that are kept out of training, drawn from data.seed, to be recognised by name only."""
     novel_classes: tuple[str, ...] | None = None

@@ -275,6 +275,18 @@ def test_resume_refuses_other_data_and_another_teacher(make_folder: Callable[...
         linnet.distill(root, teacher=f"run:{teacher.folder}", **same, options=options, resume=True)
 
 
+def test_resume_refuses_other_texts(make_folder: Callable[..., Path], tmp_path: Path):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("class,text\nred_bird,a bird with red wings\n")
+    options = {**OPTIONS, "student.pretrained": False, "train.epochs": 1, "export": False, "data.texts": texts}
+    same = {"method": "ce", "student": "test_resnet", "out": tmp_path / "run", "options": options}
+    linnet.distill(make_folder(images=5), **same)
+    linnet.distill(tmp_path / "photos", **same, resume=True)
+    texts.write_text("class,text\nred_bird,a bird with blue wings\n")
+    with pytest.raises(linnet.UserError, match="the texts changed since"):
+        linnet.distill(tmp_path / "photos", **same, resume=True)
+
+
 def test_limit_per_class_on_a_folder(make_folder: Callable[..., Path], tmp_path: Path):
     run = linnet.distill(
         make_folder(images=12, splits=("train", "val", "test")), method="ce", student="test_resnet", out=tmp_path / "r",

@@ -135,6 +135,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     student = None if names_as_text else student_of(config, rows.classes)
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
+        if config.data.texts:
+            run.pin(texts=manifest.texts_hash)
     teacher = _teacher(config, rows, accelerator)
     encoder = _text_encoder(config, teacher, run, accelerator)
     if student is None:
@@ -323,7 +325,8 @@ def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | 
 
 def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
     """A timm classifier, trained on this data's classes: once, in linnet's cache, whatever the student and its seed."""
-    options = {f"data.{key}": value for key, value in to_dict(config)["data"].items() if value is not None}
+    data = {key: value for key, value in to_dict(config)["data"].items() if not key.startswith("text")}
+    options = {f"data.{key}": value for key, value in data.items() if value is not None}
     options |= {"student.pretrained": True, "student.image_size": config.student.image_size, "export": False}
     options |= {"student.crop_mode": config.student.crop_mode, "train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)

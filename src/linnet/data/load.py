@@ -5,8 +5,10 @@
 'Laysan Albatross'
 """
 
+import logging
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +19,10 @@ from linnet.data.novel import novel_classes
 from linnet.data.sources import find_source
 from linnet.data.splits import carve, limit_per_class
 from linnet.errors import UserError
+from linnet.text.captions import ImageTable, read_texts
 from linnet.text.classes import ClassInfo, described
+
+log = logging.getLogger("linnet")
 
 
 def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
@@ -31,6 +36,8 @@ def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
     """
     source = str(config.source)
     manifest = find_source(config.source).read(source, training)
+    if training:
+        manifest = _with_texts(manifest, config)
     if config.test == "none" and not _is_flat(manifest):
         manifest = manifest.take(np.flatnonzero(manifest.splits != "test"))
     splits = carve(
@@ -54,7 +61,43 @@ def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
             thin_out(manifest.labels, trained, manifest.digests, classes, config.long_tail, config.seed)
         )
     _check(manifest, source, training)
-    return manifest
+    return _texts_of_training_only(manifest, config) if training and config.texts else manifest
+
+
+def _with_texts(manifest: Manifest, config: DataConfig) -> Manifest:
+    """The texts of ``data.texts``, looked for among all images, before some are set apart."""
+    if config.texts is None:
+        for name in ("text_columns", "text_templates"):
+            if getattr(config, name):
+                raise UserError(f"data.{name} says how data.texts is read: give --data.texts FILE, too")
+        return manifest
+    texts = read_texts(config.texts, config.text_columns, config.text_templates).of_images(
+        image_table(manifest, config)
+    )
+    return replace(manifest, texts=tuple(texts))
+
+
+def image_table(manifest: Manifest, config: DataConfig) -> ImageTable:
+    """What texts are matched with."""
+    digests = [digest.tobytes().hex() for digest in manifest.digests]
+    return ImageTable(manifest.paths, digests, manifest.labels.tolist(), manifest.classes, Path(str(config.source)))
+
+
+def training_rows(manifest: Manifest) -> np.ndarray:
+    """Rows of the images that are trained on: no others may have texts of ``data.texts``, or be described."""
+    return np.flatnonzero((manifest.splits == "train") & ~np.isin(manifest.labels, manifest.novel))
+
+
+def _texts_of_training_only(manifest: Manifest, config: DataConfig) -> Manifest:
+    assert manifest.texts is not None
+    rows = set(training_rows(manifest).tolist())
+    texts = tuple(own if row in rows else () for row, own in enumerate(manifest.texts))
+    counts = [len(texts[row]) for row in sorted(rows)]
+    if not any(counts):
+        raise UserError(f"{config.texts} has no text about a training image, only about others")
+    with_texts = sum(count > 0 for count in counts)
+    log.info("texts: %d about %d of %d training images (%s)", sum(counts), with_texts, len(rows), config.texts)
+    return replace(manifest, texts=texts)
 
 
 def _check(manifest: Manifest, source: str, training: bool) -> None:

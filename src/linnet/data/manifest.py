@@ -25,7 +25,8 @@ class Manifest:
         splits: (n,) "train", "val" or "test".
         digests: (n, 16) uint8, BLAKE2b of each file's bytes: what identifies an image everywhere in linnet.
         classes: class id -> name and prompt name.
-        texts: captions of each image, or None.
+        texts: texts about each image, or None: captions of the source, or those of ``data.texts``, which only training
+            images have.
         novel: ids of the classes that are kept from training; see :mod:`linnet.data.novel`.
     """
 
@@ -67,6 +68,12 @@ class Manifest:
             zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.splits.tolist(), strict=True)
         )
         return hashlib.sha256(repr((table, self.classes, self.novel)).encode()).hexdigest()
+
+    @cached_property
+    def texts_hash(self) -> str:
+        """Changes when a text of an image changes; not when a file moves."""
+        rows = zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.texts or (), strict=False)
+        return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
 
 
 def leaked(manifest: Manifest) -> int:
