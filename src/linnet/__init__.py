@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from linnet.commands.describe import describe as describe
     from linnet.commands.distill import distill as distill
     from linnet.commands.embed import embed as embed
     from linnet.commands.export import export as export
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from linnet.errors import UserError as UserError
 
 _HOME = {
+    "describe": "linnet.commands.describe",
     "distill": "linnet.commands.distill",
     "embed": "linnet.commands.embed",
     "export": "linnet.commands.export",
@@ -26,7 +28,7 @@ _HOME = {
     "Config": "linnet.config",
     "UserError": "linnet.errors",
 }
-__all__ = ["Config", "UserError", "distill", "embed", "export", "load"]
+__all__ = ["Config", "UserError", "describe", "distill", "embed", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

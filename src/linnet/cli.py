@@ -24,6 +24,7 @@ app = App(
     name="linnet",
     help="Large vision-language models into small, fast image classifiers, and how much was gained.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 
 BASIC = Group("Basic", help="What you will need first.", sort_key=1)
@@ -74,13 +75,13 @@ def _as_typed(kind: Any, tokens: Any) -> Any:
     return tokens
 
 
-def _settings() -> Iterator[inspect.Parameter]:
-    """The settings of :mod:`linnet.config` as options of a verb."""
+def _settings(without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    """The settings of :mod:`linnet.config` as options of a verb, but for some groups and single settings."""
     for group, kind in GROUPS.items():
         sentences, hints = field_sentences(kind), typing.get_type_hints(kind, include_extras=True)
         for spec in fields(kind):
             key, name = f"{group}.{spec.name}", f"{group}_{spec.name}"
-            if key == "data.source":  # that is DATA
+            if key == "data.source" or group in without or key in without:  # the source is DATA
                 continue
             names = [f"--{SHORT[key]}"] if key in SHORT else []
             if SHORT.get(key) != group:
@@ -107,13 +108,17 @@ def _shown(default: Any) -> str:
     return "auto" if default is AUTO else str(default)
 
 
-def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the settings of a run as options, in the order in which the help shows them."""
+def _with_settings(verb: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Give a verb the settings of a run as options, in the order in which the help shows them.
+
+    Args:
+        without: groups and single settings that it does not take; it takes no options of methods then, either.
+    """
     own = inspect.signature(verb)
     data, *named, rest = own.parameters.values()
-    options = [*named, *_settings()]
+    options = [*named, *_settings(without)]
     options.sort(key=lambda option: FIRST.index(option.name) if option.name in FIRST else len(FIRST))
-    parameters = [data, *options, rest]
+    parameters = [data, *options, *([] if without else [rest])]
     verb.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     return verb
@@ -171,6 +176,73 @@ def _print_settings(config: Config, reasons: list[str]) -> None:
     for reason in reasons:
         print(f"# {reason}")
     print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+
+
+def _with_data_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb those settings that decide which images are trained on, and what texts they have."""
+    unsaid = ("eval", "descriptions", "novel_images", "views", "store_limit_gb", "workers")
+    others = tuple(group for group in GROUPS if group != "data")
+    return _with_settings(verb, without=(*others, *(f"data.{name}" for name in unsaid)))
+
+
+@app.command
+@_with_data_settings
+def describe(
+    data: str | None = None,
+    /,
+    *,
+    vlm: Annotated[str | None, Parameter(group=BASIC)] = None,
+    out: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    prompt: Annotated[tuple[str, ...], Parameter(group=BASIC, negative="", show_default=False)] = (),
+    per: Annotated[Literal["image", "class"], Parameter(group=BASIC)] = "image",
+    show: Annotated[int, Parameter(group=BASIC)] = 0,
+    config: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    max_tokens: Annotated[int, Parameter(group=RUN)] = 77,
+    batch_size: Annotated[int, Parameter(group=RUN)] = 8,
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Parameter(group=RUN)] = "auto",
+    examples: Annotated[int, Parameter(group=RUN)] = 1,
+    overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    **settings: Annotated[dict[str, str], Parameter(show=False)],
+) -> None:
+    """Let a vision-language model write texts about the training images, for --data.texts.
+
+    A command that was stopped goes on where it was. Without --vlm, the texts that the data have are shown, or written
+    as one table.
+
+    Args:
+        data: As for 'linnet distill': a folder of images, or another source that 'linnet list data' shows.
+        vlm: A model of the Hugging Face hub that answers about images, or its folder.
+        out: The table, .parquet or .csv; for --per class the descriptions, .yaml or .json.
+        prompt: p1 (what can be seen), p2 (what tells the image's class from others), or a text file in which {class}
+            is filled in and blank lines separate prompts; may be repeated. [default: p1 and p2]
+        per: Texts about each training image, or about each class, for --data.descriptions.
+        show: Print this many texts.
+        config: A YAML file of settings, such as the config.yaml of a run; its data settings are used.
+        max_tokens: Length at which a text is cut off.
+        batch_size: Images that go through the model at once.
+        precision: Of the model; auto is bf16 or fp16 on a GPU, fp32 without one.
+        examples: With --per class: training images of the class that the model looks at.
+        overwrite: Forget the texts that are in --out.
+    """
+    from linnet.commands.describe import describe as write
+
+    file = write(
+        data,
+        vlm=vlm,
+        out=out,
+        prompts=prompt,
+        per=per,
+        examples=examples,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        precision=precision,
+        show=show,
+        config=config,
+        options=_typed_settings(),
+        overwrite=overwrite,
+    )
+    if file is not None:
+        print(file)
 
 
 @app.command
@@ -295,8 +367,9 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(_in_one_line(error))
     except BrokenPipeError:  # `linnet list students | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("linnet: stopped (a training goes on after its last finished epoch with --resume)", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        how = str(stopped) or "a training goes on after its last finished epoch with --resume"
+        print(f"linnet: stopped ({how})", file=sys.stderr)
         sys.exit(130)
 
 
