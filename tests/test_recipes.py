@@ -22,8 +22,6 @@ TEMPLATES = {
     "dogs": "a photo of {}, a type of dog",
     "pets": "a photo of {}, a type of pet",
 }
-# the settings of a long tail are being added: these marks go when they are there
-LONG_TAIL = pytest.mark.xfail(reason="data.long_tail and train.logit_adjustment are not there yet", strict=True)
 STUDENTS = {"resnet18": "resnet18.tv_in1k", "mobilenetv2": "mobilenetv2_100.ra_in1k"}
 PAPERS = [
     (f"{method}_{data}_{student}", method, data, student)
@@ -54,10 +52,7 @@ def test_settings_of_data_free(data: str, resolve: Callable[[Path], Config]):
     assert (own["upsampling"], own["spatial_attention"], own["width"]) == ("transposed", 0.05, 64)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=[LONG_TAIL] * path.stem.startswith(("vlmkd", "ltkd"))) for path in RECIPES],
-)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_resolves_and_says_how_it_is_started(path: Path, resolve: Callable[[Path], Config]):
     config = resolve(path)
     kind, _, name = (config.teacher.id or "").partition(":")
@@ -160,7 +155,6 @@ def test_settings_of_the_tiny_imagenet_benchmark(resolve: Callable[[Path], Confi
     assert [milestone * 200 for milestone in train.milestones] == pytest.approx([60, 120, 160])
 
 
-@LONG_TAIL
 @pytest.mark.parametrize("gamma", [10, 50, 100])
 def test_settings_of_the_long_tail_of_cifar(gamma: int, resolve: Callable[[Path], Config]):
     """Those of the CIFAR benchmark, but for the long tail and the method."""
@@ -175,7 +169,6 @@ def test_settings_of_the_long_tail_of_cifar(gamma: int, resolve: Callable[[Path]
     assert (own["temperature"], own["rebalance_groups"], own["equal_within"]) == (4.0, True, True)
 
 
-@LONG_TAIL
 @pytest.mark.parametrize("epochs", [180, 400])
 def test_settings_of_imagenet_lt(epochs: int, resolve: Callable[[Path], Config]):
     config = resolve(next(path for path in RECIPES if path.stem == f"vlmkd_imagenet_lt_resnet50_{epochs}"))
@@ -198,7 +191,6 @@ def test_fine_grained_recipes_start_from_a_teacher_of_other_classes(data: str, r
 LONG_TAILS = [path for path in RECIPES if path.stem.startswith(("vlmkd", "ltkd"))]
 
 
-@LONG_TAIL
 @pytest.mark.parametrize("path", LONG_TAILS, ids=lambda path: path.stem)
 def test_a_recipe_for_a_long_tail_trains_the_row_with_logit_adjustment(path: Path, make_folder: Callable[..., Path]):
     data = make_folder(images=3)
