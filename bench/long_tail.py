@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "weight 0.1": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.text_weight": 0.1},
     "weight 1": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.text_weight": 1.0},
     "weight 2": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.text_weight": 2.0},
+    "temperature 0.02": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.temperature": 0.02},
     "names hidden": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.hide": "names"},
     "words hidden": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.hide": "words"},
     "class texts": {**WRITTEN, "vlm-kd.source": "class"},
