@@ -16,11 +16,12 @@ from torch import nn
 from linnet.data.batches import eval_batches
 from linnet.data.images import Images
 from linnet.deploy.onnx_session import open_session
-from linnet.deploy.text_tower import portable_tokenizer
+from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
 from linnet.errors import UserError, first_line, require
 from linnet.files import atomic_path
 from linnet.students.student import Student, evaluating
 from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.hf import HuggingFaceTeacher, vectors
 from linnet.teachers.open_clip import OpenClipTeacher
 from linnet.text.bank import TextBank
 
@@ -56,6 +57,18 @@ class _Texts(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.network.encode_text(tokens).float(), dim=1)
+
+
+class _MaskedTexts(nn.Module):
+    """The same of a model of transformers, which may have to be told where the padding is."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        output = self.network.get_text_features(input_ids=tokens, attention_mask=mask)
+        return F.normalize(vectors(output), dim=1)
 
 
 def export_onnx(student: Student, path: Path, images: Images | None = None) -> float:
@@ -102,7 +115,8 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
 def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path) -> float:
     """Write the teacher's text tower as ONNX with its tokenizer, so that names become banks without torch.
 
-    The input ``tokens`` is (texts, L) int64, the output ``embeddings`` (texts, E) of unit length.
+    The input ``tokens`` is (texts, L) int64, and so is ``mask``, if the tower needs one: 1 on tokens, 0 on padding. The
+    output ``embeddings`` is (texts, E) of unit length.
 
     Args:
         bank: a student's, whose templates are used again and whose names are compared on.
@@ -121,23 +135,27 @@ def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path
             "this student's prompts were learned, and a text tower cannot apply them: make banks with "
             "'linnet embed --run RUN' on a machine with torch"
         )
-    if not isinstance(teacher, OpenClipTeacher):
-        raise UserError(
-            f"the text tower of '{teacher.id}' cannot be exported: only open_clip's can; use 'linnet embed'"
-        )
+    if not isinstance(teacher, OpenClipTeacher | HuggingFaceTeacher):
+        raise UserError(f"the text tower of '{teacher.id}' cannot be exported: use 'linnet embed'")
     sentences = [template.replace("{}", name) for template in bank.templates for name in bank.names[:256]]
     tokenizer = portable_tokenizer(teacher.tokenize, sentences)
-    tokens = teacher.tokenize(sentences[:16])
     meta = {
         "teacher": teacher.id,
         "teacher_hash": fingerprint,
         "templates": list(bank.templates),
         "tokenizer": tokenizer,
     }
-    network = copy.deepcopy(teacher.network).float().cpu()
-    model = _to_onnx(_Texts(network), {"tokens": tokens[:2]}, {"tokens": "texts"}, "embeddings", meta, "the text tower")
-    expected = teacher.embed_texts(sentences[:16]).cpu().numpy()
-    return _write(model, path, {"tokens": tokens.cpu().numpy()}, expected, "the text tower")
+    network, few = copy.deepcopy(teacher.network).float().cpu(), sentences[:16]
+    encoded = Tokenizer(tokenizer).encode(few)  # as the teacher's own reads them: that was compared
+    module: nn.Module = _Texts(network)
+    if isinstance(teacher, HuggingFaceTeacher):
+        module = _MaskedTexts(network)
+    if not (isinstance(teacher, HuggingFaceTeacher) and teacher.tokenize.gives_mask):
+        del encoded["mask"]
+    inputs = {name: torch.from_numpy(rows[:2]) for name, rows in encoded.items()}
+    model = _to_onnx(module, inputs, dict.fromkeys(inputs, "texts"), "embeddings", meta, "the text tower")
+    expected = teacher.embed_texts(few).cpu().numpy()
+    return _write(model, path, encoded, expected, "the text tower")
 
 
 def _to_onnx(

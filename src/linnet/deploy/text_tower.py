@@ -53,14 +53,15 @@ class OnnxTextTower:
         return TextBank(names, unit, self.teacher, self.teacher_hash, templates)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
-        parts = []
+        parts, inputs = [], [own.name for own in self._session.get_inputs()]
         for start in range(0, len(texts), BATCH):
-            parts.append(self._session.run(None, {"tokens": self._tokenizer(texts[start : start + BATCH])})[0])
+            encoded = self._tokenizer.encode(texts[start : start + BATCH])
+            parts.append(self._session.run(None, {name: encoded[name] for name in inputs})[0])
         return np.concatenate(parts)
 
 
 class Tokenizer:
-    """Texts to tokens (n, L), int64, as open_clip does it, without torch.
+    """Texts to tokens (n, L), int64, as the teacher's own tokenizer does it, without torch.
 
     Args:
         description: what :func:`portable_tokenizer` wrote.
@@ -70,23 +71,29 @@ class Tokenizer:
         self._clean = description["clean"]
         self._tokenizer = require("tokenizers", "onnx").Tokenizer.from_str(description["tokenizer"])
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """``tokens``, and ``mask``, which is 0 on padding."""
         encoded = self._tokenizer.encode_batch([_cleaned(text, self._clean) for text in texts])
-        return np.array([one.ids for one in encoded], dtype=np.int64)
+        rows = {"tokens": [one.ids for one in encoded], "mask": [one.attention_mask for one in encoded]}
+        return {name: np.array(row, dtype=np.int64) for name, row in rows.items()}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return self.encode(texts)["tokens"]
 
 
 def portable_tokenizer(tokenize: Any, sentences: Sequence[str]) -> dict[str, str]:
-    """An open_clip tokenizer for :class:`Tokenizer`, compared with it on sentences.
+    """A teacher's tokenizer for :class:`Tokenizer`, compared with it on sentences.
 
     Args:
-        tokenize: open_clip's SimpleTokenizer or HFTokenizer.
+        tokenize: open_clip's SimpleTokenizer or HFTokenizer, or an ``hf:`` teacher's, which cleans no text.
 
     Raises:
         UserError: it is of another kind, or the two do not agree.
     """
     tokenizers = require("tokenizers", "onnx")
-    kind = getattr(getattr(tokenize, "clean_fn", None), "__name__", "").removeprefix("_clean_")
-    if kind not in ("lower", "whitespace", "canonicalize") or getattr(tokenize, "reduction_fn", None):
+    clean = getattr(tokenize, "clean_fn", None)
+    kind = "none" if clean is None else getattr(clean, "__name__", "").removeprefix("_clean_")
+    if kind not in ("lower", "whitespace", "canonicalize", "none") or getattr(tokenize, "reduction_fn", None):
         raise UserError(f"a tokenizer of the kind {type(tokenize).__name__} cannot be exported")
     own = _of_clip(tokenize, tokenizers) if hasattr(tokenize, "bpe_ranks") else _of_transformers(tokenize, tokenizers)
     description = {"tokenizer": own.to_str(), "clean": kind}
@@ -119,19 +126,21 @@ def _of_clip(tokenize: Any, tokenizers: Any) -> Any:
 
 
 def _of_transformers(tokenize: Any, tokenizers: Any) -> Any:
-    """A fast tokenizer of transformers inside open_clip's HFTokenizer."""
-    inner: Any = getattr(tokenize, "tokenizer", None)
+    """A fast tokenizer of transformers inside open_clip's HFTokenizer or an ``hf:`` teacher's."""
+    inner: Any = getattr(tokenize, "tokenizer", tokenize)
     if getattr(inner, "backend_tokenizer", None) is None:
-        raise UserError(f"a tokenizer of the kind {type(tokenize).__name__} cannot be exported")
+        raise UserError(f"a tokenizer of the kind {type(inner).__name__} cannot be exported")
     own = tokenizers.Tokenizer.from_str(inner.backend_tokenizer.to_str())
     own.enable_truncation(tokenize.context_length)
-    pad = inner.pad_token
-    own.enable_padding(length=tokenize.context_length, pad_id=inner.pad_token_id, pad_token=pad)
+    side, pad = getattr(inner, "padding_side", "right"), inner.pad_token
+    own.enable_padding(direction=side, length=tokenize.context_length, pad_id=inner.pad_token_id, pad_token=pad)
     return own
 
 
 def _cleaned(text: str, kind: str) -> str:
     """open_clip's cleaning of a text, by its name."""
+    if kind == "none":
+        return text
     ftfy = require("ftfy", "onnx")
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     if kind == "canonicalize":

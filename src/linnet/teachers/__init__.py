@@ -1,12 +1,13 @@
 """KINDS: every kind of teacher. A kind is one file here and one line in this dictionary."""
 
 from linnet.errors import UserError, did_you_mean
-from linnet.teachers import mini_clip, open_clip, run, timm
+from linnet.teachers import hf, mini_clip, open_clip, run, timm
 from linnet.teachers.base import KIND_WORDS, Kind, Teacher, TextEncoder, VisionLanguageTeacher
 
 KINDS: dict[str, Kind] = {
     "mini-clip": mini_clip.KIND,
     "open_clip": open_clip.KIND,
+    "hf": hf.KIND,
     "timm": timm.KIND,
     "run": run.KIND,
 }
@@ -38,12 +39,15 @@ def load_teacher(id: str | None) -> Teacher:
 
 
 def load_text_encoder(id: str | None) -> TextEncoder:
-    """What reads texts, by its id: the text tower of a vision-language teacher.
+    """What reads texts, by its id: the text tower of a vision-language teacher, or a sentence encoder.
 
     Raises:
         UserError: as :func:`load_teacher`, or a teacher that reads no texts.
     """
-    if find_kind(id).gives != "vlm":
+    kind = find_kind(id)
+    if kind.text_encoder is not None:
+        return kind.text_encoder(str(id), str(id).partition(":")[2])
+    if kind.gives != "vlm":
         raise UserError(f"'{id}' is a {KIND_WORDS['classifier']}, which reads no texts: see --text-encoder")
     teacher = load_teacher(id)
     assert isinstance(teacher, VisionLanguageTeacher)

@@ -28,6 +28,7 @@ class Kind:
         forms: how its ids are written -> what they are; the lines of ``linnet list teachers``.
         named: whether a colon and a name follow the kind. fine_tuned: whether a teacher given by a plain name is
         trained on the data first, if it knows other classes. known: its ids, for ``linnet list teachers PATTERN``.
+        text_encoder: like ``load``, for an id that is given as a text encoder, if more than its teachers can be one.
     """
 
     gives: TeacherKind
@@ -36,6 +37,7 @@ class Kind:
     named: bool = True
     fine_tuned: bool = False
     known: Callable[[], Iterable[str]] = tuple
+    text_encoder: "Callable[[str, str], TextEncoder] | None" = None
 
 
 class TextEncoder(Protocol):
