@@ -1,62 +1,50 @@
 """Models of transformers with a few thousand random weights, saved as on the Hugging Face hub, with real tokenizers and
 image processors."""
 
-import json
 from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TEXTS = ["owl", "a wren with a long tail, a type of bird"]
-WORDS = ["a photo of a red bird with a long tail, blue crest and white wings.", "an owl or a wren, a type of bird"]
-WORDS += [f"{colour} {part}" for colour in ("green", "black", "plain") for part in ("crown", "breast", "grey heron")]
+WORDS = ["a", "photo", "of", "red", "blue", "green", "grey", "bird", "owl", "wren", "heron", "with", "long", "tail", "crest", "wings", "type", "crown", "breast", "plain"]  # fmt: skip
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**TOWER, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
 
 
 def save_clip(folder: Path, seed: int = 0, length: int = 32) -> Path:
     """CLIP: a start and an end token, padding masked, the shortest side resized, the middle cropped."""
-    plain = transformers.CLIPTokenizer().backend_tokenizer
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    bpe.normalizer, bpe.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
-    special, letters = ["<|startoftext|>", "<|endoftext|>"], pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        WORDS,
-        trainers.BpeTrainer(
-            vocab_size=360, special_tokens=special, initial_alphabet=letters, end_of_word_suffix="</w>"
-        ),
-    )
-    model = json.loads(bpe.to_str())["model"]
-    tokenizer = transformers.CLIPTokenizer(
-        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=length
-    )
+    vocab, merges = _pieces(["<|startoftext|>", "<|endoftext|>"], LETTERS, end="</w>")
+    tokenizer = transformers.CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
     torch.manual_seed(seed)
-    text = {**TOWER, "vocab_size": len(model["vocab"]), "max_position_embeddings": length}
+    text = {**TOWER, "vocab_size": len(vocab), "max_position_embeddings": length}
     text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     network = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))
     image = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return _saved(folder, network, tokenizer, image)
 
 
-def save_siglip(folder: Path, gemma: bool = False, length: int = 24) -> Path:
+def save_siglip(folder: Path, gemma: bool = False, length: int = 40) -> Path:
     """SigLIP, with a tokenizer of its own kind or with SigLIP 2's, which is Gemma's (capital letters are kept, padding
     in front): no start token, an end token, padding that the tower reads, images squashed."""
-    words = _word_pieces(lower=not gemma)
-    words.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    letters = sorted({letter for word in WORDS for letter in word} | set("▁.,"))
+    letters = [*letters, *(letter.upper() for letter in letters if letter.isalpha())]
+    vocab, merges = _pieces(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], letters)
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>", "model_max_length": length}
+    end = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     tokenizer: transformers.PreTrainedTokenizerFast
     if gemma:
-        model = json.loads(words.to_str())["model"]
-        merges = [tuple(merge) for merge in model["merges"]]
-        tokenizer = transformers.GemmaTokenizer(vocab=model["vocab"], merges=merges, **names)
-        tokenizer.backend_tokenizer.post_processor = words.post_processor
+        tokenizer = transformers.GemmaTokenizer(vocab=vocab, merges=merges, **names)
+        tokenizer.backend_tokenizer.post_processor = end
     else:
-        tokenizer = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=words, model_input_names=["input_ids"], **names
-        )
+        own = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True))
+        own.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
+        own.post_processor = end
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, model_input_names=["input_ids"], **names)
     torch.manual_seed(1)
-    text = {**TOWER, "vocab_size": words.get_vocab_size(), "max_position_embeddings": length, "projection_size": 16}
+    text = {**TOWER, "vocab_size": len(vocab), "max_position_embeddings": length, "projection_size": 16}
     network = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=VISION))
     with torch.no_grad():
         network.logit_scale.fill_(4.7)
@@ -87,25 +75,28 @@ def save_bert(folder: Path, length: int = 40) -> Path:
 
 
 def bert_tokenizer(length: int) -> transformers.BertTokenizer:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    pieces.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
-    return transformers.BertTokenizer(vocab=pieces.get_vocab(), model_max_length=length)
+    special, letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "abcdefghijklmnopqrstuvwxyz"
+    pieces = [
+        *special,
+        *".,&;",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *(word for word in WORDS if len(word) > 1),
+    ]
+    return transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, model_max_length=length)
 
 
-def _word_pieces(lower: bool) -> Tokenizer:
-    """Byte-pair encoding with spaces as letters, as in Gemma's tokenizer."""
-    own = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
-    space = normalizers.Replace(" ", "▁")
-    own.normalizer = normalizers.Sequence([normalizers.Lowercase(), space]) if lower else space
-    own.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    own.decoder = decoders.Replace("▁", " ")
-    texts = WORDS if lower else [*WORDS, *(text.upper() for text in WORDS)]
-    own.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<eos>", "<bos>", "<unk>"])
-    )
-    return own
+def _pieces(special: list[str], letters: list[str], end: str = "") -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A vocabulary of letters and words, and the merges that build each word from its front. ``end`` marks the last
+    letter of a word."""
+    pieces, merges = [*special, *letters, *([letter + end for letter in letters] if end else [])], []
+    for word in WORDS:
+        front, *rest = [*word[:-1], word[-1] + end]
+        for letter in rest:
+            merges += [(front, letter)] if front + letter not in pieces else []
+            pieces += [front + letter] if front + letter not in pieces else []
+            front += letter
+    return {piece: i for i, piece in enumerate(pieces)}, merges
 
 
 def _saved(folder: Path, network: torch.nn.Module, tokenizer: object, image: object = None) -> Path:

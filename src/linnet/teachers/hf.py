@@ -118,7 +118,7 @@ class HuggingFaceTeacher(VisionLanguageTeacher):
             return vectors(self.network.get_text_features(**accepted(tokens, self.network.get_text_features)))
 
         def place(module: nn.Module, inputs: Any, embedded_NLW: torch.Tensor) -> torch.Tensor:
-            context = context_PW.to(embedded_NLW.dtype).expand(len(embedded_NLW), -1, -1)
+            context = context_PW.to(embedded_NLW.dtype).expand(len(embedded_NLW), -1, embedded_NLW.shape[2])
             return embedded_NLW.masked_scatter(places_NL[:, :, None].to(device), context)
 
         handle = self._token_embedding.register_forward_hook(place)

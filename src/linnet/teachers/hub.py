@@ -114,13 +114,8 @@ def find_checkpoint(id: str, name: str, subfolder: str = "") -> Checkpoint:
             own = " and needs code of its own, which linnet never runs" if "auto_map" in settings else ""
             raise UserError(f"'{id}' cannot be used: a model of the type '{kind}' is unknown to transformers{own}")
         config = transformers.CONFIG_MAPPING[kind].from_dict(settings)
-        mapping = transformers.MODEL_MAPPING
-        if (
-            getattr(config, "is_encoder_decoder", False)
-            and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
-        ):
-            mapping = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # the encoder alone
-        found = mapping[type(config)]
+        texts = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # of T5 and its kin the encoder alone
+        found = (texts if type(config) in texts else transformers.MODEL_MAPPING)[type(config)]
     return Checkpoint(id, name, subfolder, settings, config, found[0] if isinstance(found, tuple) else found)
 
 
