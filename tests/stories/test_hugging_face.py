@@ -23,7 +23,7 @@ OPTIONS = {"student.name": "test_resnet", "student.image_size": 32, "train.epoch
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"hf:{save_clip(tmp_path_factory.mktemp('hub') / 'clip', length=77)}"
+    return f"hf:{save_clip(tmp_path_factory.mktemp('hub') / 'clip', length=256)}"
 
 
 def distill(teacher: str, method: str, out: Path, **options: object) -> Run:
