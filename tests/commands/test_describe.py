@@ -160,6 +160,11 @@ def test_texts_made_in_another_way_are_not_mixed(photos: Path, vlm: Path, tmp_pa
         with pytest.raises(linnet.UserError, match="was made with other settings") as error:
             described(photos, model, out, **{"prompts": ["p1"], **how})
         assert f"({message}): use its own, choose another --out, or start again with --overwrite" in str(error.value)
+    with pytest.raises(linnet.UserError, match="cannot read the image"):  # nothing is deleted for a start that fails
+        write_image(photos / "train/red_bird/100.jpg", (1, 2, 3), seed=7).write_bytes(b"no image")
+        described(photos, other, out, prompts=["p1"], overwrite=True)
+    (photos / "train/red_bird/100.jpg").unlink()
+    assert read_captions(out)[1]["vlm"] == str(vlm)
     again = described(photos, other, out, prompts=["p1"], overwrite=True)
     assert read_captions(out)[1]["vlm"] == str(other) and len(again) == 3 * PER_CLASS
 
@@ -265,6 +270,7 @@ def test_a_table_becomes_linnets_own_file(photos: Path, tmp_path: Path):
         ({"vlm": "x", "out": "t.txt"}, "--out must end in .parquet or .csv, not be 't.txt'"),
         ({"vlm": "x", "out": "t.csv", "per": "class"}, "--out must end in .yaml or .yml or .json"),
         ({"vlm": "x", "out": "pyproject.toml/t.csv"}, "cannot write pyproject.toml/t.csv: .* is not a folder"),
+        ({"show": -1}, "--show must be at least 0, not -1"),
         ({"vlm": "x", "out": "t.csv", "max_tokens": 0}, "--max-tokens must be at least 1, not 0"),
         (
             {"vlm": "x", "out": "t.csv", "options": {"data.texts": "a.csv"}},

@@ -4,7 +4,7 @@ the data have already, shown or put into one file."""
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -73,7 +73,7 @@ def describe(
         out: the file: a table (.parquet or .csv), or .yaml or .json for texts about classes.
         prompts: names of linnet's prompts, or text files; see :func:`linnet.text.questions.read_questions`.
         per: a text about each image, or about each class with ``examples`` of its training images to look at.
-        max_tokens: the longest text. batch_size: how many images at once; the texts do not depend on it.
+        max_tokens: the longest text. batch_size: how many images at once; in fp32 the texts do not depend on it.
         show: print this many texts.
         config: a YAML file of settings whose ``data`` group is read. options: settings of the data, as in
             ``{"data.limit_per_class": 50}``.
@@ -85,16 +85,14 @@ def describe(
     Raises:
         UserError: anything the user can mend, in one sentence.
     """
+    counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--examples": examples, "--show": show}
+    _check_counts(counts)
     settings = data_settings(data, config, options or {})
     file = None if out is None else Path(out)
     if vlm is None:
         return _without_model(settings, file, show, overwrite)
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
-    bounds = {"--max-tokens": (max_tokens, 1), "--batch-size": (batch_size, 1), "--examples": (examples, 0)}
-    for name, (value, least) in bounds.items():
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, not {value}")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
     questions = read_questions(prompts, per)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
@@ -118,6 +116,13 @@ def describe(
         sentences = _describe_classes(file, manifest, settings, provenance, load, batch_size, overwrite)
         _show([(name, text) for name, texts in sentences.items() for text in texts], show)
     return file
+
+
+def _check_counts(counts: Mapping[str, int]) -> None:
+    for name, value in counts.items():
+        least = 0 if name in ("--examples", "--show") else 1
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def data_settings(data: str | Path | None, config: Path | None, options: Mapping[str, Any]) -> DataConfig:
@@ -162,7 +167,7 @@ def _describe_images(
     manifest: Manifest,
     settings: DataConfig,
     provenance: dict[str, Any],
-    load: Any,
+    load: "Callable[[], Writer]",
     batch_size: int,
     overwrite: bool,
 ) -> list[Caption]:
@@ -209,7 +214,7 @@ def _describe_classes(
     manifest: Manifest,
     settings: DataConfig,
     provenance: dict[str, Any],
-    load: Any,
+    load: "Callable[[], Writer]",
     batch_size: int,
     overwrite: bool,
 ) -> dict[str, list[str]]:
@@ -248,13 +253,15 @@ def _descriptions_file(file: Path, sentences: dict[str, list[str]], provenance: 
 
 
 def _answered(
-    file: Path, questions: list[Question], provenance: dict[str, Any], load: Any, batch_size: int, overwrite: bool
+    file: Path,
+    questions: list[Question],
+    provenance: dict[str, Any],
+    load: "Callable[[], Writer]",
+    batch_size: int,
+    overwrite: bool,
 ) -> Journal:
     """The journal with an answer to every question: those that it lacks are asked."""
-    if overwrite:
-        file.unlink(missing_ok=True)
-        Journal(file, fresh=True).remove()
-    journal = Journal(file)
+    journal = Journal(file, fresh=overwrite)
     if journal.provenance is not None:
         _check_same(journal.file, journal.provenance, provenance)
     # several batches of one kind: what a batch holds depends on the questions alone, not on where a run was stopped
@@ -264,6 +271,9 @@ def _answered(
     if total < len(questions):
         log.info("%d of %d texts are in %s already", len(questions) - total, len(questions), journal.file)
     _check_images({path for batch in open_batches for one in batch for path in one.images})
+    if overwrite:  # at once: a process that is killed goes on without the word
+        file.unlink(missing_ok=True)
+        journal.remove()
     journal.open(provenance)
     if total:
         try:
@@ -343,9 +353,9 @@ def _writable(file: Path | None, suffixes: Sequence[str]) -> Path:
     return file
 
 
-def _tokens(written: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+def _tokens(written: Iterable[Written], before: Mapping[str, Any]) -> dict[str, Any]:
     """How many tokens a text took, on average, those that an earlier run asked for included."""
-    own: list[Written] = list(written)
+    own = list(written)
     count = before.get("texts", 0) + len(own)
     if not count:
         return {}
