@@ -160,8 +160,8 @@ def test_texts_made_in_another_way_are_not_mixed(photos: Path, vlm: Path, tmp_pa
         with pytest.raises(linnet.UserError, match="was made with other settings") as error:
             described(photos, model, out, **{"prompts": ["p1"], **how})
         assert f"({message}): use its own, choose another --out, or start again with --overwrite" in str(error.value)
+    write_image(photos / "train/red_bird/100.jpg", (1, 2, 3), seed=7).write_bytes(b"no image")
     with pytest.raises(linnet.UserError, match="cannot read the image"):  # nothing is deleted for a start that fails
-        write_image(photos / "train/red_bird/100.jpg", (1, 2, 3), seed=7).write_bytes(b"no image")
         described(photos, other, out, prompts=["p1"], overwrite=True)
     (photos / "train/red_bird/100.jpg").unlink()
     assert read_captions(out)[1]["vlm"] == str(vlm)
