@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_models import save_clip
+from hub_models import save_bert, save_clip
 
 import linnet
 from linnet.cli import main
@@ -78,3 +78,13 @@ main(["predict", {str(run.onnx)!r}, *{list(map(str, images))!r}, "--classes", {n
         assert by_name == pytest.approx(dict(zip(prediction.classes, prediction.probabilities, strict=True)), abs=1e-3)
     main(["embed", "--run", str(run.folder), "--classes", names, "--out", str(tmp_path / "names.safetensors")])
     assert TextBank.load(tmp_path / "names.safetensors").names == ("red bird with long crest", "Green_Heron", "owl")
+
+
+def test_a_sentence_encoder_reads_the_texts_of_vlm_kd(tmp_path: Path):
+    encoder = f"hf:{save_bert(tmp_path / 'bert')}"
+    run = distill(
+        "mini-clip", "vlm-kd", tmp_path / "run", **{"teacher.text_encoder": encoder, "vlm-kd.vision_weight": 1.0}
+    )
+    summary = run.summary()
+    assert (summary["text_encoder.id"], summary["teacher.id"]) == (encoder, "mini-clip")
+    assert run.metrics()[0]["text"] > 0
