@@ -90,6 +90,9 @@ def settings(
         # the file of a kd run also starts its ce row: kd's options stay behind
         left_out = set(methods.METHODS) - set(parts)
         file["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
+    if isinstance(file.get("teacher"), Mapping) and not methods.needs_texts(chosen):
+        # and so does the text encoder of a vlm-kd run
+        file["teacher"] = {name: value for name, value in file["teacher"].items() if name != "text_encoder"}
     given = from_dict(Config, merge(methods.defaults(chosen), file, arguments))
     resolved, reasons = resolve(replace(given, options=methods.check_options(given.method, given.options)))
     if not timed:
@@ -197,7 +200,8 @@ def _text_encoder(config: Config, default: tuple[str, str]) -> tuple[str, str]:
     """The teacher, if it reads texts, else the default teacher."""
     id, encoder = config.teacher.id, config.teacher.text_encoder
     is_vlm = bool(id) and find_kind(id).gives == "vlm"
-    if id and not methods.needs_teacher(config.method, config.options) and not (is_vlm and encoder is AUTO):
+    reads = is_vlm and encoder in (AUTO, id)
+    if id and not reads and not methods.needs_teacher(config.method, config.options):
         raise UserError(
             f"the teacher '{id}' would have nothing to do, because no teacher looks at the images: "
             "add --vlm-kd.vision-weight 1, or leave it out"

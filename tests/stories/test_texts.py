@@ -11,7 +11,7 @@ import torch
 
 import linnet
 from linnet.commands import distill as pipeline
-from linnet.config import DataConfig
+from linnet.config import DataConfig, write_yaml
 from linnet.data.images import eval_pixels, read_image
 from linnet.data.load import load_manifest
 from linnet.defaults import settings
@@ -122,7 +122,7 @@ def test_ltkd_learns_and_is_exported(tmp_path: Path):
         ("kd", {"train.class_weights": "inverse", "train.sampling": "square-root"}, "would balance the classes twice: choose one"),
         ("kd", {"teacher.text_encoder": "mini-clip"}, "'kd' reads no texts: leave --text-encoder out"),
         ("vlm-kd", {"teacher.id": "timm:resnet18"}, "the teacher 'timm:resnet18' would have nothing to do"),
-        ("vlm-kd", {"teacher.id": "mini-clip", "teacher.text_encoder": "mini-clip"}, "would have nothing to do"),
+        ("vlm-kd", {"teacher.id": "mini-clip", "teacher.text_encoder": "hf:org/name"}, "would have nothing to do"),
         ("vlm-kd", {"teacher.text_encoder": "timm:resnet18"}, "'timm:resnet18' is a classifier, which reads no texts"),
         ("ce", {"data.group_bounds": [100, 20]}, "two numbers of training images, the smaller one first"),
         ("ce", {"data.group_bounds": [20]}, "two numbers of training images"),
@@ -132,6 +132,17 @@ def test_ltkd_learns_and_is_exported(tmp_path: Path):
 def test_what_makes_no_sense_is_refused_in_one_line(method: str, options: dict, message: str):
     with pytest.raises(UserError, match=message):
         settings("aviary:species=4", method=method, options=options)
+
+
+@pytest.mark.parametrize("teacher", [None, "mini-clip"])
+def test_the_saved_config_starts_the_same_run_and_its_ce_row(teacher: str | None, tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    config, _ = settings(DATA, method="vlm-kd", teacher=teacher, timed=False)
+    write_yaml(config, file)
+    assert settings(config=file, timed=False)[0] == config
+    for method in ("ce", "kd"):
+        row, _ = settings(config=file, method=method, timed=False)
+        assert (row.method, row.teacher.text_encoder) == (method, None)
 
 
 def test_data_without_texts_are_refused_before_a_text_encoder_is_loaded(
