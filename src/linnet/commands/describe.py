@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -36,6 +36,23 @@ log = logging.getLogger("linnet")
 CLASS_SUFFIXES = (".yaml", ".yml", ".json")
 DECIDING = ("weights", "prompts", "max_tokens", "precision", "examples")  # texts of other ones do not go into one file
 TEXT_SETTINGS = ("texts", "text_columns", "text_templates")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written: the file, the data, what makes the texts, and how the model is loaded."""
+
+    file: Path
+    manifest: Manifest
+    settings: DataConfig
+    provenance: dict[str, Any]
+    load: "Callable[[], Writer]"
+    batch_size: int
+    overwrite: bool
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return self.provenance["prompts"]
 
 
 class Question(NamedTuple):
@@ -97,25 +114,25 @@ def describe(
     questions = read_questions(prompts, per)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
 
+    about: dict[str, Any] = {"prompts": questions, "max_tokens": max_tokens}
+    about |= {"examples": examples} if per == "class" else {}
+    provenance, load = _model(vlm, precision, max_tokens, batch_size)
+    job = Job(file, manifest, settings, provenance | about | _versions(settings), load, batch_size, overwrite)
+    _show(_describe_images(job) if per == "image" else _describe_classes(job), show)
+    return file
+
+
+def _model(
+    vlm: str, precision: "Precision", max_tokens: int, batch_size: int
+) -> "tuple[dict[str, Any], Callable[[], Writer]]":
+    """What is noted about the model, and how it is loaded, which waits until there is something to ask."""
     from linnet.teachers.writer import Writer, choose_precision, find_model, hash_model
 
     folder = find_model(vlm)
     chosen, reason = choose_precision(precision)
     log.info("precision: %s (%s)", chosen, reason)
-    provenance = {"vlm": vlm, "weights": hash_model(folder), "prompts": questions, "max_tokens": max_tokens}
-    provenance |= {"precision": chosen} | ({"examples": examples} if per == "class" else {})
-    provenance |= _versions(settings)
-
-    def load() -> Writer:
-        return Writer(folder, chosen, max_tokens, batch_size)
-
-    if per == "image":
-        captions = _describe_images(file, manifest, settings, provenance, load, batch_size, overwrite)
-        _show([(caption.path, caption.text) for caption in captions], show)
-    else:
-        sentences = _describe_classes(file, manifest, settings, provenance, load, batch_size, overwrite)
-        _show([(name, text) for name, texts in sentences.items() for text in texts], show)
-    return file
+    about = {"vlm": vlm, "weights": hash_model(folder), "precision": chosen}
+    return about, lambda: Writer(folder, chosen, max_tokens, batch_size)
 
 
 def _check_counts(counts: Mapping[str, int]) -> None:
@@ -162,19 +179,12 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
     return file
 
 
-def _describe_images(
-    file: Path,
-    manifest: Manifest,
-    settings: DataConfig,
-    provenance: dict[str, Any],
-    load: "Callable[[], Writer]",
-    batch_size: int,
-    overwrite: bool,
-) -> list[Caption]:
-    prompts: dict[str, str] = provenance["prompts"]
-    old, made_by = read_captions(file) if file.exists() and not overwrite else ([], None)
+def _describe_images(job: Job) -> list[tuple[str, str]]:
+    """Path and text of all that is in the file at the end."""
+    manifest, prompts = job.manifest, job.prompts
+    old, made_by = read_captions(job.file) if job.file.exists() and not job.overwrite else ([], None)
     if made_by is not None:
-        _check_same(file, made_by, provenance)
+        _check_same(job.file, made_by, job.provenance)
 
     def asked(digest: str, class_name: str, prompt: str) -> Asked:  # what a class-free prompt is told holds for twins
         return Asked(digest, class_name if "{class}" in prompts[prompt] else "", prompt)
@@ -189,10 +199,10 @@ def _describe_images(
         for (digest, name), row in rows.items()
         if (key := asked(digest, name, prompt)) not in known
     }
-    journal = _answered(file, list(questions.values()), provenance, load, batch_size, overwrite)
+    journal = _answered(job, list(questions.values()))
     new = {key: written.text for key, written in journal.written.items()}
     captions = [
-        Caption(_name(manifest, row, settings), digest, name, prompt, text)
+        Caption(_name(manifest, row, job.settings), digest, name, prompt, text)
         for (digest, name), row in rows.items()
         for prompt in prompts
         if (text := (known | new).get(asked(digest, name, prompt))) is not None
@@ -200,47 +210,43 @@ def _describe_images(
     here = {(caption.digest, caption.class_name) for caption in captions}
     gone = [caption for caption in old if (caption.digest, caption.class_name) not in here]
     if gone:
-        log.info("%d texts about images that are no training images of %s stay", len(gone), settings.source)
+        log.info("%d texts about images that are no training images of %s stay", len(gone), job.settings.source)
     order = list(prompts)
     captions = sorted([*captions, *gone], key=lambda own: (own.path, own.class_name, order.index(own.prompt)))
-    provenance |= _tokens(journal.written.values(), made_by or {})
-    write_captions(file, captions, provenance)
+    write_captions(job.file, captions, job.provenance | _tokens(journal.written.values(), made_by or {}))
     journal.remove()
-    return captions
+    return [(caption.path, caption.text) for caption in captions]
 
 
-def _describe_classes(
-    file: Path,
-    manifest: Manifest,
-    settings: DataConfig,
-    provenance: dict[str, Any],
-    load: "Callable[[], Writer]",
-    batch_size: int,
-    overwrite: bool,
-) -> dict[str, list[str]]:
-    """Sentences for ``data.descriptions``. Classes that are kept from training are described by name alone."""
-    if file.exists() and not overwrite:
+def _describe_classes(job: Job) -> list[tuple[str, str]]:
+    """Sentences for ``data.descriptions``. Classes that are kept from training are described by name alone.
+
+    Returns:
+        The class and the text of each sentence.
+    """
+    file, manifest = job.file, job.manifest
+    if file.exists() and not job.overwrite:
         raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
     rows = training_rows(manifest)
     questions = []
-    for prompt, words in provenance["prompts"].items():
+    for prompt, words in job.prompts.items():
         for label, info in enumerate(manifest.classes):
             own = {manifest.digests[row].tobytes(): manifest.paths[row] for row in rows[manifest.labels[rows] == label]}
-            shown = seeded_order(own, settings.seed, "examples")[: provenance["examples"]]
+            shown = seeded_order(own, job.settings.seed, "examples")[: job.provenance["examples"]]
             key = Asked("+".join(digest.hex() for digest in shown), info.name, prompt)
             paths = tuple(own[digest] for digest in shown)
             questions.append(Question(key, paths, ask_about(words, info.prompt_name)))
-    journal = _answered(file, questions, provenance, load, batch_size, overwrite)
+    journal = _answered(job, questions)
     sentences: dict[str, list[str]] = {info.name: [] for info in manifest.classes}
     for question in questions:
         if text := journal.written[question.asked].text:
             sentences[question.asked.class_name].append(text)
     if silent := [name for name, texts in sentences.items() if not texts]:
         raise UserError(f"the model wrote nothing about '{silent[0]}': try another --prompt, with --overwrite")
-    provenance |= _tokens(journal.written.values(), {})
+    provenance = job.provenance | _tokens(journal.written.values(), {})
     write_atomically(file, _descriptions_file(file, sentences, provenance))
     journal.remove()
-    return sentences
+    return [(name, text) for name, texts in sentences.items() for text in texts]
 
 
 def _descriptions_file(file: Path, sentences: dict[str, list[str]], provenance: dict[str, Any]) -> str:
@@ -252,32 +258,25 @@ def _descriptions_file(file: Path, sentences: dict[str, list[str]], provenance: 
     return f"# linnet describe: {json.dumps(provenance)}\n{listed}"
 
 
-def _answered(
-    file: Path,
-    questions: list[Question],
-    provenance: dict[str, Any],
-    load: "Callable[[], Writer]",
-    batch_size: int,
-    overwrite: bool,
-) -> Journal:
+def _answered(job: Job, questions: list[Question]) -> Journal:
     """The journal with an answer to every question: those that it lacks are asked."""
-    journal = Journal(file, fresh=overwrite)
+    journal = Journal(job.file, fresh=job.overwrite)
     if journal.provenance is not None:
-        _check_same(journal.file, journal.provenance, provenance)
+        _check_same(journal.file, journal.provenance, job.provenance)
     # several batches of one kind: what a batch holds depends on the questions alone, not on where a run was stopped
-    batches = [list(batch) for batch in _batches(questions, batch_size)]
+    batches = [list(batch) for batch in _batches(questions, job.batch_size)]
     open_batches = [[one for one in batch if one.asked not in journal.written] for batch in batches]
     total = sum(map(len, open_batches))
     if total < len(questions):
         log.info("%d of %d texts are in %s already", len(questions) - total, len(questions), journal.file)
     _check_images({path for batch in open_batches for one in batch for path in one.images})
-    if overwrite:  # at once: a process that is killed goes on without the word
-        file.unlink(missing_ok=True)
+    if job.overwrite:  # at once: a process that is killed goes on without the word
+        job.file.unlink(missing_ok=True)
         journal.remove()
-    journal.open(provenance)
+    journal.open(job.provenance)
     if total:
         try:
-            _ask(load(), open_batches, total, journal)
+            _ask(job.load(), open_batches, total, journal)
         except KeyboardInterrupt:
             left = f"{sum(one.asked in journal.written for one in questions)} of {len(questions)} texts are written"
             raise KeyboardInterrupt(f"{left}: the same command goes on behind them") from None
