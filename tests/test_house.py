@@ -17,7 +17,7 @@ FLOORS = [
     "files progress",
     "fields text environment report.gallery",
     "config",
-    "run",
+    "run options",
     "data",
     "students",
     "teachers",

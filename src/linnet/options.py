@@ -1,0 +1,145 @@
+"""The settings of :mod:`linnet.config` as options of the command line.
+
+A new one, or a new group, needs no edit here.
+."""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Annotated, Any
+
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter, UnusedCliTokensError
+
+from linnet.config import GROUPS, Config
+from linnet.errors import UserError, closest
+from linnet.fields import AUTO, Auto, field_sentences
+
+BASIC = Group("Basic", help="What you will need first.", sort_key=1)
+RUN = Group("The run", help="Starting, resuming and checking a run.", sort_key=2)
+PANELS = {
+    spec.name: Group(spec.name.capitalize(), help=spec.metadata["words"], sort_key=3 + i)
+    for i, spec in enumerate(spec for spec in fields(Config) if spec.name in GROUPS)
+}
+# settings with a short name: the main one of each group, and three more
+SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_encoder": "text-encoder"} | {
+    f"{spec.name}.{spec.metadata['main']}": spec.name for spec in fields(Config) if spec.metadata.get("main")
+}
+# what most people want to set, in the order of the first panel
+FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export")  # of distill alone
+
+# What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
+_typed: dict[str, Any] = {}
+
+
+def remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """A hook of cyclopts that sees what was typed before the verb is called."""
+    _typed.clear()
+    settings = {short: dotted for dotted, short in SHORT.items()}
+    for argument in arguments:
+        own = argument.name.removeprefix("--").removeprefix("[KEYWORD]")
+        for token in argument.tokens:
+            if own == "" and token.keys[0] in WORDS:  # --config.x
+                raise UserError(f"unknown option '--{'.'.join(token.keys)}': --{token.keys[0]} has no parts")
+            key = ".".join([settings.get(own, own), *token.keys]).lstrip(".")
+            value = token.value if token.implicit_value is UNSET else token.implicit_value
+            _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def typed_settings() -> dict[str, Any]:
+    """What was typed about the run itself: dotted settings and the single words among them."""
+    return {key: value for key, value in _typed.items() if "." in key or key in ("method", "seed", "export")}
+
+
+def as_typed(kind: Any, tokens: Any) -> Any:
+    """No conversion: what was typed is checked with the rest of the settings, which may also come from a file."""
+    return tokens
+
+
+def _settings(without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    """The settings of :mod:`linnet.config` as options of a verb, but for some groups and single settings."""
+    for group, kind in GROUPS.items():
+        sentences, hints = field_sentences(kind), typing.get_type_hints(kind, include_extras=True)
+        for spec in fields(kind):
+            key, name = f"{group}.{spec.name}", f"{group}_{spec.name}"
+            if key == "data.source" or group in without or key in without:  # the source is DATA
+                continue
+            names = [f"--{SHORT[key]}"] if key in SHORT else []
+            if SHORT.get(key) != group:
+                names.append(f"--{group}.{spec.name.replace('_', '-')}")
+            plain = hints[spec.name]
+            plain = typing.get_args(plain)[0] if typing.get_origin(plain) is Annotated else plain
+            automatic = Auto in typing.get_args(hints[spec.name])
+            option = Parameter(
+                name=names,
+                help=sentences[spec.name],
+                group=RUN if key == "data.eval" else BASIC if name in FIRST else PANELS[group],
+                negative=() if plain is not bool else None,
+                show_default=_shown if automatic or spec.default is not None else False,
+                converter=as_typed,
+            )
+            yield inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=Annotated[plain, option]
+            )
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
+    return "auto" if default is AUTO else str(default)
+
+
+def with_settings(verb: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Give a verb the settings of a run as options, in the order in which the help shows them.
+
+    Args:
+        without: groups and single settings that it does not take; it takes no options of methods then, either.
+    """
+    own = inspect.signature(verb)
+    data, *named, rest = own.parameters.values()
+    options = [*named, *_settings(without)]
+    options.sort(key=lambda option: FIRST.index(option.name) if option.name in FIRST else len(FIRST))
+    parameters = [data, *options, *([] if without else [rest])]
+    verb.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return verb
+
+
+def with_data_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb those settings that decide which images are trained on, and what texts they have."""
+    unsaid = ("eval", "descriptions", "novel_images", "views", "store_limit_gb", "workers")
+    others = tuple(group for group in GROUPS if group != "data")
+    return with_settings(verb, without=(*others, *(f"data.{name}" for name in unsaid)))
+
+
+def in_one_line(error: CycloptsError) -> str:
+    """What was wrong with the options, and what was probably meant."""
+    if isinstance(error, UnusedCliTokensError):
+        unexpected = ", ".join(map(repr, error.unused_tokens or []))
+        return (
+            f"unexpected {unexpected} (a switch such as --no-export takes no value; to give several values, repeat the "
+            "option)"
+        )
+    words = " ".join(str(error).split())
+    if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
+        return words
+    typed = words.partition(" for ")[2].partition(":")[0]  # "Invalid value for --lr: unable to convert ..."
+    option = typed.lstrip("-")
+    if option == "data":
+        return "DATA is given without a name, as in 'linnet distill photos/'"
+    known = {word: word for word in WORDS}
+    for group, kind in GROUPS.items():
+        for spec in fields(kind):
+            name, dotted = spec.name.replace("_", "-"), f"{group}.{spec.name}"
+            if dotted == "data.source":
+                continue
+            right = SHORT.get(dotted, f"{group}.{name}")
+            known.setdefault(name, right)
+            known[f"{group}-{name}"] = right
+    best = closest(option, known)
+    return f"unknown option '{typed}'." + (f" Did you mean '--{known[best]}'?" if best else "")
