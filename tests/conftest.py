@@ -87,6 +87,21 @@ def run_python() -> Callable[[str], str]:
     return run
 
 
+@pytest.fixture
+def without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where the extra is not installed."""
+    import importlib
+
+    real = importlib.import_module
+
+    def refuse(name: str, *rest: str | None):
+        if name == "transformers":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+
+
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
 
 

@@ -1,7 +1,7 @@
 """The settings of :mod:`linnet.config` as options of the command line.
 
 A new one, or a new group, needs no edit here.
-."""
+"""
 
 import inspect
 import typing

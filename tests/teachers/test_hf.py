@@ -1,6 +1,5 @@
 """Teachers of transformers, compared with the library itself: its own processor, its own models, tiny and random."""
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -261,15 +260,8 @@ def test_a_name_that_is_not_there():
         load_teacher("hf")
 
 
-def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch):
-    real = importlib.import_module
-
-    def without_transformers(name: str, *rest: str | None):
-        if name == "transformers":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", without_transformers)
+@pytest.mark.usefixtures("without_transformers")
+def test_the_extra_is_asked_for():
     with pytest.raises(UserError, match=r"pip install 'linnet\[hf\]'"):
         load_teacher("hf:org/name")
 

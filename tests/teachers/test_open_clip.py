@@ -126,18 +126,9 @@ def test_hub_ids_reach_open_clips_hub_loader(monkeypatch: pytest.MonkeyPatch):
     assert asked == ["org/name"]
 
 
+@pytest.mark.usefixtures("without_transformers")
 def test_a_tokenizer_of_an_extra_is_asked_for_before_any_download(monkeypatch: pytest.MonkeyPatch):
     """The default teacher for photos is such a model."""
-    import importlib
-
-    real = importlib.import_module
-
-    def without_transformers(name: str, *rest: str | None):
-        if name == "transformers":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", without_transformers)
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("downloads"))
     with pytest.raises(UserError, match=r"pip install 'linnet\[hf\]'"):
         load_teacher("open_clip:ViT-B-16-SigLIP2/webli")

@@ -103,8 +103,7 @@ def _texts_of_training_only(manifest: Manifest, config: DataConfig) -> Manifest:
 def _check(manifest: Manifest, source: str, training: bool) -> None:
     if len(manifest.classes) < 2:
         raise UserError(
-            f"{source}: found only the class '{manifest.classes[0].name}'; "
-            "a classifier needs at least two class folders"
+            f"{source}: found only the class '{manifest.classes[0].name}'; a classifier needs at least two classes"
         )
     trained = set(manifest.labels[manifest.splits == "train"].tolist())
     missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained and i not in manifest.novel]
@@ -117,7 +116,7 @@ def _check(manifest: Manifest, source: str, training: bool) -> None:
     if twice := [name for name, count in prompts.items() if count > 1]:
         raise UserError(f"{source}: {prompts[twice[0]]} classes become '{twice[0]}' in a prompt: rename all but one")
     if training and not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
-        raise UserError(f"{source}: no validation images; give at least 3 images per class or a val/ folder")
+        raise UserError(f"{source}: no validation images; give at least 3 images per class, or a val split of your own")
 
 
 def _trained_splits(manifest: Manifest) -> np.ndarray:

@@ -115,16 +115,9 @@ def embed_cached(encoder: TextEncoder, texts: Sequence[str], folder: Path | None
     digests = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_BYTES)
     cache = TeacherCache(encoder, "texts", folder)
 
-    def read(rows: Sequence[int]) -> torch.Tensor:
-        return torch.cat([encoder.embed_texts([texts[row] for row in part]) for part in _batches(rows)])
-
     with Bar(f"texts of {encoder.id}", len(texts)) as bar:
-        cache.compute(digests, read, progress=bar.update)
+        cache.compute(digests, lambda rows: encoder.embed_texts([texts[row] for row in rows]), progress=bar.update)
     return cache.rows(digests)
-
-
-def _batches(rows: Sequence[int], size: int = 256) -> list[Sequence[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def told_classes(rows_NE: torch.Tensor, labels_N: np.ndarray, seed: int) -> tuple[float, float]:
@@ -135,14 +128,15 @@ def told_classes(rows_NE: torch.Tensor, labels_N: np.ndarray, seed: int) -> tupl
         Its accuracy, and that of the most frequent class. Images without a text (rows of NaN) do not count; with fewer
         than 10 left both are NaN.
     """
+    from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import RidgeClassifier
+    from sklearn.model_selection import train_test_split
 
     known = np.flatnonzero((labels_N >= 0) & ~rows_NE[:, 0].isnan().numpy())
     if len(known) < 10:
         return float("nan"), float("nan")
-    order = np.random.default_rng(seed).permutation(known)
-    fitted, held = order[: round(0.7 * len(order))], order[round(0.7 * len(order)) :]
-    rows = rows_NE.float().numpy()
-    probe = RidgeClassifier(alpha=0.1).fit(rows[fitted], labels_N[fitted])
-    values, counts = np.unique(labels_N[fitted], return_counts=True)
-    return float(probe.score(rows[held], labels_N[held])), float((labels_N[held] == values[counts.argmax()]).mean())
+    rows, labels = rows_NE[known].float().numpy(), labels_N[known]
+    fitted, held, fitted_labels, held_labels = train_test_split(rows, labels, train_size=0.7, random_state=seed)
+    probes = (RidgeClassifier(alpha=0.1), DummyClassifier(strategy="most_frequent"))
+    told, chance = (probe.fit(fitted, fitted_labels).score(held, held_labels) for probe in probes)
+    return float(told), float(chance)
