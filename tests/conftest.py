@@ -87,6 +87,22 @@ def run_python() -> Callable[[str], str]:
     return run
 
 
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "timm", "open_clip", "torchvision", "accelerate", "transformers"):
+            raise ImportError("not on this machine: " + name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.fixture
+def run_without_torch(run_python: Callable[[str], str]) -> Callable[[str], str]:
+    """The same where neither torch nor anything that needs it is installed."""
+    return lambda code: run_python(REFUSE + code)
+
+
 @pytest.fixture
 def without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the extra is not installed."""

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, top_k_accuracy_score
 
-from linnet.metrics import agreement, all_metrics, expected_calibration_error, softmax, top_k_accuracy
+from linnet.metrics import agreement, all_metrics, class_accuracies, expected_calibration_error, softmax, top_k_accuracy
 
 
 @pytest.fixture
@@ -18,6 +18,12 @@ def test_accuracies_are_those_of_scikit_learn(drawn: tuple[np.ndarray, np.ndarra
     assert ours["top1"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
     assert ours["top5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
     assert ours["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+
+
+def test_accuracy_of_each_class_is_its_recall_and_nan_without_images(drawn: tuple[np.ndarray, np.ndarray]):
+    logits, labels = drawn
+    assert class_accuracies(logits, labels) == pytest.approx(recall_score(labels, logits.argmax(1), average=None))
+    assert np.isnan(class_accuracies(logits[labels != 3], labels[labels != 3])).tolist() == [i == 3 for i in range(7)]
 
 
 def test_calibration_error_by_a_plain_loop(drawn: tuple[np.ndarray, np.ndarray]):

@@ -163,13 +163,15 @@ def test_descriptions_of_the_classes_do_on_a_folder(make_folder: Callable[..., P
     sentences.write_text(json.dumps({f"{c}_bird": f"Its whole body is {c}." for c in ("red", "green", "blue")}))
     options = {
         **OPTIONS,
+        "data.long_tail": None,
+        "train.epochs": 8,
         "student.pretrained": False,
         "data.descriptions": sentences,
         "teacher.text_encoder": "mini-clip",
         "export": False,
     }
     summary = linnet.distill(
-        make_folder(), method="vlm-kd", student="test_resnet", out=tmp_path / "run", options=options
+        make_folder(images=40), method="vlm-kd", student="test_resnet", out=tmp_path / "run", options=options
     ).summary()
     assert (summary["texts.source"], summary["texts.count"]) == ("class", 3)
     assert summary["test.top1"] > 0.6

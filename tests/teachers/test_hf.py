@@ -12,7 +12,7 @@ from PIL import Image
 
 from linnet.errors import UserError
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.hf import HuggingFaceTeacher
+from linnet.teachers.hf import HuggingFaceTeacher, _logit_scale
 from linnet.teachers.sentences import SentenceEncoder
 
 SAVE: dict[str, Callable[[Path], Path]] = {
@@ -203,7 +203,7 @@ def whole_images(folder: Path) -> None:
     transformers.CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(folder)
 
 
-def without_scale(folder: Path) -> None:
+def a_vector_for_each_token(folder: Path) -> None:
     config = transformers.FlavaConfig(text_config={**TOWER, "vocab_size": 99}, image_config=VISION, multimodal_config=TOWER)  # fmt: skip
     transformers.FlavaModel(config).save_pretrained(folder)
     bert_tokenizer(40).save_pretrained(folder)
@@ -238,7 +238,7 @@ def own_code(folder: Path) -> None:
         (without("config.json"), "has no config.json and no modules.json: expected a model in the layout of transformers"),
         (pickled, "could not be loaded .*model.safetensors"),
         (whole_images, "gives images of several sizes"),
-        (without_scale, "a FlavaModel has no scale|expected one vector of the same width"),
+        (a_vector_for_each_token, "expected one vector of the same width for an image and a text, not .5, 768. and .3, 768."),
         (other_weights, "lack 1 tensors of a CLIPModel .text_projection.weight"),
         (own_code, "needs code of its own, which linnet never runs"),
     ],
@@ -276,3 +276,8 @@ def test_a_tower_that_takes_no_context_says_so(tmp_path: Path):
     assert teacher.embed_texts(TEXTS).shape == (2, 12)
     with pytest.raises(UserError, match="takes no context vectors: use --teacher.head zero-shot or probe"):
         _ = teacher.token_width
+
+
+def test_a_model_without_a_scale_for_its_cosines_is_refused():
+    with pytest.raises(UserError, match="a Identity has no scale for its cosines"):
+        _logit_scale("hf:org/name", torch.nn.Identity())
