@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -85,19 +87,27 @@ def qwen2_vl(folder: Path, seed: int = 0) -> Path:
     return save(folder, model, processor)
 
 
-def idefics3(folder: Path, seed: int = 0) -> Path:
+def idefics3(folder: Path, seed: int = 0, kind: str = "Idefics3") -> Path:
     """An image in pieces, each announced in words."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
-
     torch.manual_seed(seed)
     special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     tokens = tokenizer(*special, *(f"<row_{row}_col_{column}>" for row in range(1, 3) for column in range(1, 3)))
+    tokens.image_token, tokens.fake_image_token, tokens.global_image_token, tokens.end_of_utterance_token = special
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
     text = {"model_type": "llama", "vocab_size": len(tokens), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None, **TEXT}  # fmt: skip
-    config = Idefics3Config(vision_config=vision, text_config=text, image_token_id=tokens.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0)  # fmt: skip
-    images = Idefics3ImageProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
-    processor = Idefics3Processor(images, tokens, image_seq_len=1, chat_template=TEMPLATE.replace("IMAGE", "<image>"))
-    return save(folder, Idefics3ForConditionalGeneration(config), processor)
+    made = {part: getattr(transformers, kind + part) for part in ("Config", "ForConditionalGeneration", "Processor")}
+    config = made["Config"](vision_config=vision, text_config=text, image_token_id=tokens.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0)  # fmt: skip
+    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+    images = getattr(transformers, f"{kind}ImageProcessor")(**sizes)
+    videos = [transformers.SmolVLMVideoProcessor(**sizes)] if kind == "SmolVLM" else []
+    template = TEMPLATE.replace("IMAGE", "<image>")
+    processor = made["Processor"](images, tokens, *videos, image_seq_len=1, chat_template=template)
+    return save(folder, made["ForConditionalGeneration"](config), processor)
 
 
-MODELS = {"llava_next": llava_next, "qwen2_vl": qwen2_vl, "idefics3": idefics3}
+def smolvlm(folder: Path, seed: int = 0) -> Path:
+    pytest.importorskip("num2words", reason="its processor needs num2words")
+    return idefics3(folder, seed, "SmolVLM")
+
+
+MODELS = {"llava_next": llava_next, "qwen2_vl": qwen2_vl, "idefics3": idefics3, "smolvlm": smolvlm}
