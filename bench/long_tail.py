@@ -1,15 +1,22 @@
 """Long-tail tables over seeds: ``python bench/long_tail.py aviary --seeds 0 1 2``; see --help for sets and rows.
 
 All rows share data, student, budget and selection on val; seeds differ in initialisation and order alone. Finished runs
-are kept in runs/bench/long-tail-SET and not trained again, so two terminals can share the work: give each its own seeds
+are kept in --out and not trained again, so two terminals can share the work: give each its own seeds
 or rows (and one thread, OMP_NUM_THREADS=1).
 """
 
 import argparse
+import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from linnet.commands.comparison import Comparison, mean_sd, percent
+from linnet.data.sources import find_source
+
+OUT = Path("runs/bench")
+SHUFFLED, SHUFFLED_WITHIN = OUT / "texts-shuffled.csv", OUT / "texts-shuffled-within-classes.csv"
 
 BALANCED: dict[str, Any] = {"train.logit_adjustment": 1.0}
 WRITTEN: dict[str, Any] = {"method": "vlm-kd", **BALANCED}
@@ -20,6 +27,11 @@ SETS: dict[str, dict[str, Any]] = {
         "data.source": "aviary:species=60,images=300,captions=4",
         "data.long_tail": 50.0,
         "train.epochs": 20,
+    },
+    "small": {  # a fifth of the images
+        "data.source": "aviary:species=60,images=60,captions=4",
+        "data.long_tail": 20.0,
+        "train.epochs": 40,
     },
     "photos": {  # needs --data FOLDER, --text-encoder ID, --options data.descriptions=FILE
         "data.long_tail": 10.0,
@@ -51,11 +63,31 @@ ROWS: dict[str, dict[str, Any]] = {
     "temperature 0.02": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.temperature": 0.02},
     "names hidden": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.hide": "names"},
     "words hidden": {**WRITTEN, "vlm-kd.texts": 1, "vlm-kd.hide": "words"},
+    "captions shuffled": {**WRITTEN, "vlm-kd.texts": 1, "data.texts": str(SHUFFLED)},
+    "captions shuffled within classes": {**WRITTEN, "vlm-kd.texts": 1, "data.texts": str(SHUFFLED_WITHIN)},
     "class texts": {**WRITTEN, "vlm-kd.source": "class"},
     "ltkd, weights 2": {"method": "ltkd", "ltkd.between_weight": 2.0, "ltkd.within_weight": 2.0},
     "ltkd, weights 0.2": {"method": "ltkd", "ltkd.between_weight": 0.2, "ltkd.within_weight": 0.2},
 }
 KEYS = ("many", "medium", "few", "top1")
+
+
+def write_shuffled(data: str, file: Path, within: bool) -> None:
+    """A table in which each training image has the captions of another one, of any class or of its own."""
+    images, chance = find_source(data).read(data, True), np.random.default_rng(0)
+    assert images.texts is not None
+    trained = np.flatnonzero(images.splits == "train")
+    donors = chance.permutation(trained)
+    if within:
+        for label in range(len(images.classes)):
+            own = images.labels[trained] == label
+            donors[own] = chance.permutation(trained[own])
+    OUT.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(("digest", "text"))
+        for image, donor in zip(trained, donors, strict=True):
+            table.writerows((images.digests[image].tobytes().hex(), text) for text in images.texts[donor])
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -66,8 +98,10 @@ def main(arguments: argparse.Namespace) -> None:
     for own in rows.values():
         if arguments.text_encoder and own["method"] == "vlm-kd":
             own["teacher.text_encoder"] = arguments.text_encoder
-    out = Path("runs/bench") / f"long-tail-{arguments.set}"
-    comparison = Comparison(out, shared, rows, arguments.seeds)
+    for file in (SHUFFLED, SHUFFLED_WITHIN):
+        if any(own.get("data.texts") == str(file) for own in rows.values()):
+            write_shuffled(shared["data.source"], file, within=file == SHUFFLED_WITHIN)
+    comparison = Comparison(arguments.out or OUT / f"long-tail-{arguments.set}", shared, rows, arguments.seeds)
     table = comparison.table(
         lambda row, seed, summary: print(
             f"seed {seed} {row}: val {100 * summary['val.top1']:.2f}, of few {100 * summary['val.few']:.2f}", flush=True
@@ -86,6 +120,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS)[:11])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", help="instead of the set's own data")
+    parser.add_argument("--out", type=Path, help="folder of the runs; default runs/bench/long-tail-SET")
     parser.add_argument("--text-encoder", help="for the rows of vlm-kd")
     parser.add_argument("--options", nargs="*", default=[], help="settings for all rows, as in train.lr=0.003")
     main(parser.parse_args())
