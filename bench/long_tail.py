@@ -1,8 +1,8 @@
 """Long-tail tables over seeds: ``python bench/long_tail.py aviary --seeds 0 1 2``; see --help for sets and rows.
 
 All rows share data, student, budget and selection on val; seeds differ in initialisation and order alone. Finished runs
-are kept in --out and not trained again, so two terminals can share the work: give each its own seeds
-or rows (and one thread, OMP_NUM_THREADS=1).
+are kept in --out and not trained again, so two terminals can share the work: give each its own seeds or rows (and one
+thread, OMP_NUM_THREADS=1).
 """
 
 import argparse
