@@ -6,7 +6,6 @@ thread, OMP_NUM_THREADS=1).
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import numpy as np
 
 from linnet.commands.comparison import Comparison, mean_sd, percent
 from linnet.data.sources import find_source
+from linnet.text.captions import Caption, write_captions
 
 OUT = Path("runs/bench")
-SHUFFLED, SHUFFLED_WITHIN = OUT / "texts-shuffled.csv", OUT / "texts-shuffled-within-classes.csv"
+SHUFFLED, SHUFFLED_WITHIN = OUT / "texts-shuffled.parquet", OUT / "texts-shuffled-within-classes.parquet"
 
 BALANCED: dict[str, Any] = {"train.logit_adjustment": 1.0}
 WRITTEN: dict[str, Any] = {"method": "vlm-kd", **BALANCED}
@@ -28,7 +28,7 @@ SETS: dict[str, dict[str, Any]] = {
         "data.long_tail": 50.0,
         "train.epochs": 20,
     },
-    "small": {  # a fifth of the images
+    "small": {  # a quarter of the images
         "data.source": "aviary:species=60,images=60,captions=4",
         "data.long_tail": 20.0,
         "train.epochs": 40,
@@ -72,22 +72,22 @@ ROWS: dict[str, dict[str, Any]] = {
 KEYS = ("many", "medium", "few", "top1")
 
 
-def write_shuffled(data: str, file: Path, within: bool) -> None:
+def write_shuffled(data: str, file: Path) -> None:
     """A table in which each training image has the captions of another one, of any class or of its own."""
     images, chance = find_source(data).read(data, True), np.random.default_rng(0)
     assert images.texts is not None
     trained = np.flatnonzero(images.splits == "train")
     donors = chance.permutation(trained)
-    if within:
+    if file == SHUFFLED_WITHIN:
         for label in range(len(images.classes)):
             own = images.labels[trained] == label
             donors[own] = chance.permutation(trained[own])
-    OUT.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(("digest", "text"))
-        for image, donor in zip(trained, donors, strict=True):
-            table.writerows((images.digests[image].tobytes().hex(), text) for text in images.texts[donor])
+    captions = [
+        Caption(str(images.paths[image]), images.digests[image].tobytes().hex(), "", "", text)
+        for image, donor in zip(trained, donors, strict=True)
+        for text in images.texts[donor]
+    ]
+    write_captions(file, captions, {"shuffled": data})
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ def main(arguments: argparse.Namespace) -> None:
             own["teacher.text_encoder"] = arguments.text_encoder
     for file in (SHUFFLED, SHUFFLED_WITHIN):
         if any(own.get("data.texts") == str(file) for own in rows.values()):
-            write_shuffled(shared["data.source"], file, within=file == SHUFFLED_WITHIN)
+            write_shuffled(shared["data.source"], file)
     comparison = Comparison(arguments.out or OUT / f"long-tail-{arguments.set}", shared, rows, arguments.seeds)
     table = comparison.table(
         lambda row, seed, summary: print(
