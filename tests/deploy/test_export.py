@@ -5,8 +5,8 @@ import onnxruntime
 import pytest
 import torch
 
-from linnet.data.images import Images
 from linnet.data.manifest import digest_files
+from linnet.data.store import Images
 from linnet.deploy import export
 from linnet.deploy.export import export_onnx
 from linnet.deploy.predictor import collect

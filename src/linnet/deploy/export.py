@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.data.batches import eval_batches
-from linnet.data.images import Images
+from linnet.data.store import Images
 from linnet.deploy.onnx_session import open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
 from linnet.errors import UserError, first_line, require

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from linnet.data.batches import eval_batches
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest
+from linnet.data.store import Images
 from linnet.files import atomic_path
 from linnet.metrics import agreement, all_metrics, class_accuracies, softmax
 from linnet.run import Run
