@@ -65,8 +65,10 @@ def distill(
         >>> run.summary()["test.top1"]
 
     Args:
-        out: the run folder. resume: go on with the run in it (its own settings, if no data and no config are given).
-        overwrite: delete what is in it. The others: see :func:`linnet.defaults.settings`.
+        out: the run folder. resume: go on with the run in it, with its own settings but for what is given here, which
+            must be the same; data may lie elsewhere, if they are the same.
+        overwrite: delete what is in it, as soon as all is ready for training. The others: see
+            :func:`linnet.defaults.settings`.
 
     Returns:
         The finished run; its numbers are in ``run.summary()``, the student in ``run.model``, the ONNX file in
@@ -76,11 +78,12 @@ def distill(
         UserError: anything the user can mend, in one sentence.
     """
     named = {"teacher": teacher, "student": student, "method": method, "seed": seed}
-    given, reasons = settings(data, **named, config=config, options=options, out=out, resume=resume, timed=False)  # type: ignore[arg-type]
+    resolve = partial(settings, data, **named, config=config, options=options, timed=False)  # type: ignore[arg-type]
+    run = Run(Path(out or default_folder(resolve()[0])))
+    given, reasons = resolve(out=run.folder, resume=resume)
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
-    run = Run(Path(out or default_folder(given)))
     if not resume:
         run.check_free(overwrite)
     story: Callable[[Config, Run, Any], None]
@@ -92,9 +95,11 @@ def distill(
     resolved, more = _precise(given, run if resume else None, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            run = Run.create(run.folder, resolved, resume=resume, overwrite=overwrite)
+            run = Run.open(run.folder, resolved, resume=resume, overwrite=overwrite)
     handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
     try:
+        if accelerator.is_main_process and (resume or not run.has_results):  # else not before all is ready
+            run.begin()
         for reason in [*reasons, *more]:
             log.info("auto: %s", reason)
         story(resolved, run, accelerator)
@@ -249,6 +254,8 @@ def _train_and_finish(
         val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
         return f"loss {row['loss']:.3f}{val}"
 
+    if accelerator.is_main_process:
+        run.begin()
     task = Task(student, method, config.train.precision).to(device)
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

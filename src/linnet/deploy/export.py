@@ -18,7 +18,7 @@ from linnet.data.store import Images
 from linnet.deploy.onnx_session import open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
 from linnet.errors import UserError, first_line, require
-from linnet.files import atomic_path
+from linnet.files import write_atomically
 from linnet.students.student import Student, evaluating
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.hf import HuggingFaceTeacher, vectors
@@ -193,14 +193,13 @@ def _to_onnx(
 
 def _write(model: Any, path: Path, inputs: dict[str, np.ndarray], expected: np.ndarray, name: str) -> float:
     """Write the file if ONNX Runtime makes of it what torch does; returns the relative difference."""
-    onnx = require("onnx", "onnx")
-    with atomic_path(path) as temporary:
-        onnx.save_model(model, temporary)
-        (seen,) = open_session(temporary, f"the exported {name}").run(None, inputs)
-        difference = float(np.abs(seen - expected).max() / max(1.0, np.abs(expected).max()))
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"the ONNX file of {name} does not agree with torch (an output differs by {difference:.2g}); "
-                "it was not kept"
-            )
+    content = model.SerializeToString()
+    (seen,) = open_session(content, f"the exported {name}").run(None, inputs)
+    difference = float(np.abs(seen - expected).max() / max(1.0, np.abs(expected).max()))
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the ONNX file of {name} does not agree with torch (an output differs by {difference:.2g}): it was not "
+            "kept"
+        )
+    write_atomically(path, content)
     return difference
