@@ -1,5 +1,6 @@
 """The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
 
+import io
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from linnet.config import Config
 from linnet.errors import UserError
+from linnet.files import readable
 from linnet.options import (
     BASIC,
     RUN,
@@ -20,7 +22,7 @@ from linnet.options import (
     with_data_settings,
     with_settings,
 )
-from linnet.processes import is_first
+from linnet.processes import drop_leftovers, is_first
 
 app = App(
     name="linnet",
@@ -73,7 +75,7 @@ def distill(
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     if is_first():
-        print(run.folder)
+        print(readable(run.folder))
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:
@@ -143,7 +145,7 @@ def describe(
         overwrite=overwrite,
     )
     if file is not None:
-        print(file)
+        print(readable(file))
 
 
 @app.command
@@ -199,7 +201,7 @@ def embed(
 
     bank = make_bank(classes, teacher=teacher, run=run, templates=templates, descriptions=descriptions)
     bank.save(out)
-    print(out)
+    print(readable(out))
 
 
 @app.command
@@ -215,7 +217,7 @@ def export(
     """
     from linnet.commands.export import export as write
 
-    print(write(run, text_tower=text_tower, out=out))
+    print(readable(write(run, text_tower=text_tower, out=out)))
 
 
 @app.command
@@ -260,6 +262,10 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("linnet").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show does not stop anything
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    drop_leftovers()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
@@ -275,5 +281,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(message: str) -> None:
-    print(f"linnet: {message}", file=sys.stderr)
+    print(f"linnet: {readable(message)}", file=sys.stderr)
     sys.exit(2)

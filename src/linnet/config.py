@@ -197,6 +197,9 @@ class TrainConfig:
     hardware has it."""
     channels_last: Annotated[bool, Auto] = AUTO
     """Keep channels last in memory, which makes convolutions faster."""
+    keep_checkpoint: bool = True
+    """Keep checkpoints/last.pt when the run is finished; false deletes it, which is about three times as large as the
+    student."""
 
 
 def _group(kind: type, words: str, main: str = "") -> Any:

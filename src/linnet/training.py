@@ -115,6 +115,9 @@ def train(
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
     epochs = config.epochs
+    if run.is_finished and not run.last_checkpoint.exists():  # it was not to be kept
+        summary = run.summary()
+        return TrainResult(*(summary[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
     optimizer = make_optimizer(task, config)
     state = load_checkpoint(run.last_checkpoint, task, optimizer)
     if accelerator.is_main_process:
@@ -174,9 +177,8 @@ def _train_epoch(
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-            raise UserError(
-                f"the loss is not finite at step {step} ({shown}): lower --train.lr; the last good checkpoint is kept"
-            )
+            kept = "the checkpoint of the epoch before is kept" if epoch else "there is no checkpoint yet"
+            raise UserError(f"the loss is not finite at step {step} ({shown}): lower --train.lr; {kept}")
         optimizer.zero_grad()
         accelerator.backward(loss)
         if config.clip_norm is not None:

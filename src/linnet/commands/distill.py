@@ -284,7 +284,10 @@ def _finish(
     device: torch.device,
 ) -> None:
     """Score the kept student on val and, once, on test; save and export it; write summary.json last."""
-    student = Student.load(run.best_student).to(device)
+    try:
+        student = Student.load(run.best_student).to(device)
+    except UserError as error:
+        raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
     summary |= {"data.source": config.data.source, "teacher.id": None, **evaluation.teacher}
@@ -305,6 +308,8 @@ def _finish(
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     run.write_summary(summary)
+    if not config.train.keep_checkpoint:
+        run.last_checkpoint.unlink(missing_ok=True)
     log.info("%s: %s", run.folder, _in_words(summary))
     if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):
         log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
