@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from linnet.config import Config
 from linnet.errors import UserError
-from linnet.files import readable
+from linnet.files import check_out, readable
 from linnet.options import (
     BASIC,
     RUN,
@@ -84,7 +84,7 @@ def _print_settings(config: Config, reasons: list[str]) -> None:
     from linnet.fields import to_dict
 
     for reason in reasons:
-        print(f"# {reason}")
+        print(readable(f"# {reason}"))
     print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
 
 
@@ -186,6 +186,7 @@ def embed(
     run: Path | None = None,
     templates: Annotated[tuple[str, ...] | None, Parameter(negative="")] = None,
     descriptions: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Write class names as a text bank, for predict --bank.
 
@@ -196,9 +197,11 @@ def embed(
         run: Instead of a teacher: a run, whose teacher, templates and learned prompts are used.
         templates: Sentences around a class name, as in "a photo of a {}."; their embeddings are averaged.
         descriptions: A YAML or JSON file that maps each class name to a sentence or a list of them.
+        overwrite: Replace --out, if it exists.
     """
     from linnet.commands.embed import embed as make_bank
 
+    check_out(out, overwrite)
     bank = make_bank(classes, teacher=teacher, run=run, templates=templates, descriptions=descriptions)
     bank.save(out)
     print(readable(out))
@@ -206,7 +209,12 @@ def embed(
 
 @app.command
 def export(
-    run: Path, /, *, text_tower: Annotated[bool, Parameter(negative="")] = False, out: Path | None = None
+    run: Path,
+    /,
+    *,
+    text_tower: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Write the student of a run as ONNX, or its teacher's text tower.
 
@@ -214,10 +222,11 @@ def export(
         run: A finished run.
         text_tower: Write the text tower and its tokenizer instead, so that new class names need no torch.
         out: The file. [default: model.onnx or text_tower.onnx in the run]
+        overwrite: Replace --out, if it exists.
     """
     from linnet.commands.export import export as write
 
-    print(readable(write(run, text_tower=text_tower, out=out)))
+    print(readable(write(run, text_tower=text_tower, out=out, overwrite=overwrite)))
 
 
 @app.command

@@ -36,8 +36,27 @@ def cache_folder() -> Path:
         ) from error
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Why a file or folder cannot be written, and what to do about it."""
+def cache_words() -> str:
+    """Where the cache is, and whether it can be used."""
+    try:
+        folder = cache_folder()
+    except UserError as error:
+        return f"none: {error}"
+    if barrier := _barrier(folder / "x"):
+        return f"{folder} cannot be used, because {barrier}: set LINNET_CACHE to a folder that can be written"
+    return str(folder)
+
+
+def _barrier(file: Path) -> str:
+    """Why ``file`` cannot be written, if so."""
+    folder = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not a folder that can be written"
+
+
+def cannot_write(path: Path, error: OSError, kind: str = "") -> UserError:
+    """Why a file or a folder of some ``kind`` cannot be written, and what to do about it."""
     where = ""
     with suppress(UserError):
         if path.absolute().is_relative_to(cache_folder().absolute()):
@@ -49,7 +68,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
             f"the disk is full: cannot write {path} ({free:.0f} MB are free there); free some space and give the "
             f"command again, a training with --resume{where}"
         )
-    return UserError(f"cannot write {path}: {error.strerror or error}{where}")
+    return UserError(f"cannot write {kind}{path}: {error.strerror or error}{where}")
 
 
 def check_out(file: Path, overwrite: bool = True) -> None:
@@ -67,9 +86,8 @@ def check_out(file: Path, overwrite: bool = True) -> None:
         raise UserError(f"{file} is a folder: --out must be a file, as in {file / 'NAME'}")
     if os.path.lexists(file) and not overwrite:
         raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
-    folder = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {file}: {folder} is not a folder that can be written")
+    if barrier := _barrier(file):
+        raise UserError(f"cannot write {file}: {barrier}")
 
 
 def read_text(path: Path) -> str:

@@ -181,7 +181,7 @@ class Run:
         except BlockingIOError as error:
             raise UserError(f"{self.folder} is in use by another linnet process") from error
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error, "the run folder ") from error
 
     def _add_environment(self) -> None:
         """env.json has one entry for each time that the run was started or resumed."""

@@ -28,7 +28,7 @@ from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
-from linnet.files import cache_folder
+from linnet.files import cache_folder, readable
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -290,7 +290,11 @@ def _finish(
         raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
-    summary |= {"data.source": config.data.source, "teacher.id": None, **evaluation.teacher}
+    summary |= {
+        "data.source": config.data.source and readable(config.data.source),
+        "teacher.id": None,
+        **evaluation.teacher,
+    }
     counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
     summary |= {"classes": len(student.classes), **counts}
     summary |= score(student, evaluation, run, device)

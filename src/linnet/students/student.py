@@ -161,8 +161,8 @@ class Student(nn.Module):
         from safetensors.torch import load
 
         try:
-            own = json.loads((folder / "config.json").read_text())["linnet"]
-            rows = json.loads((folder / "classes.json").read_text())
+            own = json.loads((folder / "config.json").read_bytes())["linnet"]
+            rows = json.loads((folder / "classes.json").read_bytes())
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None

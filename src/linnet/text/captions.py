@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from linnet.errors import UserError, did_you_mean, first_line
-from linnet.files import new_file, write_atomically
+from linnet.files import new_file, readable, write_atomically
 from linnet.text.classes import ClassInfo
 
 COLUMNS = ("path", "digest", "class", "prompt", "text")
@@ -131,9 +131,9 @@ class PathFinder:
 
     def __init__(self, images: ImageTable, values: Sequence[str]):
         self._values = {_posix(value) for value in values}
-        self._paths = [path.absolute() for path in images.paths]
+        self._paths = [Path(_posix(readable(path.absolute()))) for path in images.paths]
         self._known = {path.as_posix(): i for i, path in enumerate(self._paths)}
-        self._known |= {relative_path(path, images.root): i for i, path in enumerate(images.paths)}
+        self._known |= {_posix(relative_path(path, images.root)): i for i, path in enumerate(images.paths)}
         self._tails = cache(self._tails_of_length)
 
     def __call__(self, value: str) -> Sequence[int]:
@@ -276,7 +276,7 @@ def _posix(path: str) -> str:
 def relative_path(path: Path, root: Path) -> str:
     """As linnet writes a path: below the data folder where it lies there."""
     full, base = path.absolute(), root.absolute()
-    return full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix()
+    return readable(full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix())
 
 
 def read_columns(file: Path) -> dict[str, list[Any]]:
