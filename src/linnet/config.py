@@ -197,9 +197,9 @@ class TrainConfig:
     hardware has it."""
     channels_last: Annotated[bool, Auto] = AUTO
     """Keep channels last in memory, which makes convolutions faster."""
-    keep_checkpoint: bool = True
-    """Keep checkpoints/last.pt when the run is finished; false deletes it, which is about three times as large as the
-    student."""
+    checkpoint: Literal["keep", "drop"] = "keep"
+    """What becomes of checkpoints/last.pt, which is about three times as large as the student, when the run is
+    finished."""
 
 
 def _group(kind: type, words: str, main: str = "") -> Any:

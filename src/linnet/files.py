@@ -71,6 +71,20 @@ def cannot_write(path: Path, error: OSError, kind: str = "") -> UserError:
     return UserError(f"cannot write {kind}{path}: {error.strerror or error}{where}")
 
 
+def check_space(folder: Path, size: float, what: str) -> None:
+    """
+    Raises:
+        UserError: less than ``size`` bytes are free where ``folder`` is.
+    """
+    there = next(own for own in (folder.absolute(), *folder.absolute().parents) if own.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UserError(
+            f"{what} needs at least {size / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free: free some "
+            "space, or use a folder on another disk"
+        )
+
+
 def check_out(file: Path, overwrite: bool = True) -> None:
     """
     Raises:
@@ -220,4 +234,8 @@ def lock(path: Path) -> IO[str]:
 
 def readable(name: str | Path) -> str:
     r"""A file's name as text: a byte that is not UTF-8 is shown as ``\xe9``. Use it wherever a name is written."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        content = str(name).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, out of a JSON file
+        content = str(name).encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")

@@ -322,4 +322,4 @@ def _is_pinned(changed: str) -> bool:
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith(("export:", "data.eval:", "train.keep_checkpoint:"))
+    return retrieval or changed.startswith(("export:", "data.eval:", "train.checkpoint:"))

@@ -21,14 +21,14 @@ from linnet.data.load import load_manifest, scored_part
 from linnet.data.manifest import Manifest, describe, leaked
 from linnet.data.novel import novel_data, training_part
 from linnet.defaults import default_folder, settings, with_precision
-from linnet.deploy.export import export_onnx
+from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
-from linnet.files import cache_folder, readable
+from linnet.files import cache_folder, check_space, readable
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -152,6 +152,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
         if config.shots.use == "finetune":
             novel_names = [manifest.classes[i].name for i in manifest.novel]
             check_start(student, Path(str(config.student.pretrained)), novel_names)
+    if accelerator.is_main_process:
+        _check_end(config, run, student, len(manifest))
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
@@ -222,6 +224,7 @@ def _prepare_copy(config: Config, accelerator: Any) -> Copy:
 def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any) -> None:
     teacher, student, method, scored = copy
     run.pin(teacher=teacher.fingerprint())
+    _check_end(config, run, student, sum(map(len, scored.values())))
     log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
     about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
     images, logits = decode(config, scored) if scored else {}, {}
@@ -231,6 +234,25 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
         log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
         about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
     _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
+
+
+def _check_end(config: Config, run: Run, student: Student, images: int) -> None:
+    """What only the last steps need is tried before the first.
+
+    Args:
+        images: how many there are, whose predictions are written.
+
+    Raises:
+        UserError: the student cannot be exported, or the disk has no room for the run.
+    """
+    weights = 4 * count_parameters(student)
+    moments = 1 if config.train.optimizer == "sgd" else 2
+    # a checkpoint and the one before it, the best student likewise, model/, model.onnx, logits; a method may need more
+    needed = 2 * (1 + moments) * weights + 4 * weights + 4 * images * len(student.classes)
+    there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())
+    check_space(run.folder, needed - there, "the run")
+    if config.export:
+        check_exportable(student)
 
 
 def _train_and_finish(
@@ -312,7 +334,7 @@ def _finish(
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     run.write_summary(summary)
-    if not config.train.keep_checkpoint:
+    if config.train.checkpoint == "drop":
         run.last_checkpoint.unlink(missing_ok=True)
     log.info("%s: %s", run.folder, _in_words(summary))
     if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):

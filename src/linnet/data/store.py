@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from linnet.data.images import TRAIN_MARGIN, VERSION, CropMode, Fit, decode_in_order, decode_pixels
-from linnet.files import cache_folder, clear_leftovers, new_file
+from linnet.files import cache_folder, check_space, clear_leftovers, new_file
 
 log = logging.getLogger("linnet")
 
@@ -50,6 +50,8 @@ class Images(Sequence[np.ndarray]):
             clear_leftovers(self.file.parent)
             is_there = self.file.exists() and self._index_file.exists()
             if not (is_there and self._open()):
+                pixels = 3 * size**2 * (TRAIN_MARGIN**2 if fit == "train" else 1)  # of a square image
+                check_space(self.file.parent, len(paths) * pixels, "the store of decoded images")
                 if is_there:
                     log.warning("the store of decoded images %s is damaged: the images are decoded again", self.file)
                 self._write()
