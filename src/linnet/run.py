@@ -185,16 +185,15 @@ class Run:
 
     def _add_environment(self) -> None:
         """env.json has one entry for each time that the run was started or resumed."""
-        write_atomically(self.environment, json.dumps([*self._environments(), environment()], indent=1))
-
-    def _environments(self) -> list[dict[str, Any]]:
-        if not self.environment.exists():
-            return []
         try:
-            return read_json(self.environment, list, "it is begun again")
+            earlier = self._environments()
         except UserError as error:  # nothing depends on it
             log.warning("%s", error)
-            return []
+            earlier = []
+        write_atomically(self.environment, json.dumps([*earlier, environment()], indent=1))
+
+    def _environments(self) -> list[dict[str, Any]]:
+        return read_json(self.environment, list, "it is begun again") if self.environment.exists() else []
 
     def pin(self, **inputs: str) -> None:
         """Note the hashes of what a run is made from; refuse to resume it on something else.
@@ -247,11 +246,16 @@ class Run:
         Raises:
             UserError: there are none, or they are damaged.
         """
-        values = read_yaml(self.config)
+        try:
+            values = read_yaml(self.config)
+        except UserError as error:
+            raise UserError(f"{error}; if it is damaged, start again with --overwrite") from error
         if not values:
             raise damaged(self.config, "it is empty", "start again with --overwrite, or choose another --out")
-        there = [entry["folder"] for entry in self._environments() if "folder" in entry]
-        return moved_from(Path(there[-1]), from_dict(Config, values)) if there else from_dict(Config, values)
+        config, there = from_dict(Config, values), []
+        with suppress(UserError):  # a damaged env.json is reported when it is written
+            there = [entry["folder"] for entry in self._environments() if "folder" in entry]
+        return moved_from(Path(there[-1]), config) if there else config
 
     def close(self) -> None:
         if self._lock_file is not None:

@@ -77,3 +77,43 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     with pytest.raises(UserError, match="the disk is full"):
         Images(paths, digest_files(paths), 40, "train")
     assert set((cache / "images").glob("*")) | set((cache / "images").glob(".*")) == before
+
+
+@pytest.mark.parametrize("part", ["pixels", "index"])
+@pytest.mark.parametrize("damage", ["zeros", "empty", "cut", "one byte"])
+def test_a_damaged_store_is_noticed_and_written_again(
+    paths: list[Path], part: str, damage: str, caplog: pytest.LogCaptureFixture
+):
+    """A file of the right size that is full of zeros would be a data set of black images."""
+    digests = digest_files(paths)
+    store = Images(paths, digests, 32, "train")
+    expected = [image.copy() for image in store]
+    file = store.file if part == "pixels" else store.file.with_suffix(".index.npy")
+    content = file.read_bytes()
+    middle = len(content) - 20
+    spoilt = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    file.write_bytes({"zeros": bytes(len(content)), "empty": b"", "cut": content[:-10], "one byte": spoilt}[damage])
+    again = Images(paths, digests, 32, "train")
+    assert all(np.array_equal(image, wanted) for image, wanted in zip(again, expected, strict=True))
+    assert caplog.text.count("is damaged: the images are decoded again") == 1
+    caplog.clear()
+    Images(paths, digests, 32, "train")
+    assert not caplog.text
+
+
+def test_what_a_killed_process_left_is_cleared(paths: list[Path]):
+    digests = digest_files(paths)
+    folder = Images(paths, digests, 32, "eval").file.parent
+    for name in (".abc.u8.4711.tmp", ".abc.u8.0a1b2c3d.tmp"):
+        (folder / name).write_bytes(b"")
+    Images(paths, digests, 32, "eval")
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_room_for_a_store_is_asked_for_before_it_is_decoded(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    from linnet import files
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(module, "decode_in_order", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="the store of decoded images needs at least .* MB in .*images"):
+        Images(paths, digest_files(paths), 33, "eval")

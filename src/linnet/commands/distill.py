@@ -336,7 +336,7 @@ def _finish(
     run.write_summary(summary)
     if config.train.checkpoint == "drop":
         run.last_checkpoint.unlink(missing_ok=True)
-    log.info("%s: %s", run.folder, _in_words(summary))
+    log.info("%s: %s", readable(run.folder), _in_words(summary))
     if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):
         log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
 
@@ -370,14 +370,22 @@ def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
     words = json.dumps((manifest.content_hash, to_dict(own)), sort_keys=True)
     folder = cache_folder() / "teachers" / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
-    if not Run(folder).is_finished:
+    finished, damaged = Run(folder).is_finished, False
+    if finished:
+        try:
+            Student.load(Run(folder).model)
+        except UserError as error:
+            log.warning("%s; the teacher is fine-tuned again", error)
+            damaged = True
+    if damaged or not finished:
         log.info(
             "teacher %s was trained on other classes: it is fine-tuned on these first, once, for %d epochs, as by "
             "'linnet distill DATA --method ce --student %s --out runs/teacher'; to choose how, do that yourself and "
             "give --teacher run:runs/teacher",
             *(config.teacher.id, config.train.epochs, name),
         )
-        distill(config.data.source, method="ce", student=name, out=folder, seed=0, options=options, resume=True)
+        again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
+        again(config.data.source, resume=not damaged, overwrite=damaged)
     log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
     return folder
 
