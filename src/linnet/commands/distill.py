@@ -247,8 +247,9 @@ def _check_end(config: Config, run: Run, student: Student, images: int) -> None:
     """
     weights = 4 * count_parameters(student)
     moments = 1 if config.train.optimizer == "sgd" else 2
-    # a checkpoint and the one before it, the best student likewise, model/, model.onnx, logits; a method may need more
-    needed = 2 * (1 + moments) * weights + 4 * weights + 4 * images * len(student.classes)
+    last = (1 + moments) * weights
+    # at an epoch's end two checkpoints and the best student; at the run's end one, model/, model.onnx and the logits
+    needed = max(2 * last + weights, last + 3 * weights + 4 * images * len(student.classes))
     there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())
     check_space(run.folder, needed - there, "the run")
     if config.export:
