@@ -197,6 +197,14 @@ def test_a_damaged_file_of_a_run_says_what_to_do(copied: Run, name: str, content
     assert "--overwrite" in str(error.value) or "--resume" in str(error.value)
 
 
+def test_what_a_killed_process_left_in_a_run_is_cleared(copied: Run):
+    left = [copied.folder / ".env.json.17.tmp", copied.best_student / ".model.safetensors.0a1b2c3d.tmp"]
+    for path in left:
+        path.touch()
+    Run.create(copied.folder, copied.settings(), resume=True).close()
+    assert not any(path.exists() for path in left)
+
+
 def test_a_damaged_summary_is_no_finished_run(copied: Run):
     assert copied.is_finished
     copied.summary_file.write_bytes(b"")
@@ -249,6 +257,12 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     run = linnet.distill(out=tmp_path / "run", resume=True)
     weights = [(own.model / "model.safetensors").read_bytes() for own in (whole, run)]
     assert weights[0] == weights[1]
+
+
+def test_a_row_of_metrics_that_cannot_be_written_is_told(tmp_path: Path):
+    run = Run(tmp_path / "run" / "nowhere")
+    with pytest.raises(linnet.UserError, match=r"cannot write .*metrics.jsonl"):
+        run.add_metrics({"epoch": 1})
 
 
 def test_a_finished_run_needs_no_last_checkpoint(copied: Run):

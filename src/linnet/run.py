@@ -94,7 +94,7 @@ class Run:
         run = cls(folder)
         run._lock()
         try:
-            for part in (folder, *(path for path in folder.glob("*") if path.is_dir())):
+            for part in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
                 clear_leftovers(part)
             run._resumes = resume and bool(run._contents())
             if run._resumes:
@@ -278,8 +278,11 @@ class Run:
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's row to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise cannot_write(self.metrics_file, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows that are whole: a kill can leave half a line, a power cut zeros."""
