@@ -88,6 +88,7 @@ def settings(
     file = read_yaml(config) if config else {}
     if resume and out is not None and config is None and Run(Path(out)).config.exists():
         file = to_dict(Run(Path(out)).settings())
+        file["train"]["precision"] = AUTO  # :func:`with_precision` takes it from there, and says so
     chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
     parts = [id for id, _ in methods.parse(chosen)]
     if isinstance(file.get("options"), Mapping):
