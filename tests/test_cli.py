@@ -212,3 +212,16 @@ def test_distill_and_predict_from_the_command_line(
 def test_lists(capsys: pytest.CaptureFixture[str], words: list[str], expected: str):
     main(words)
     assert expected in capsys.readouterr().out
+
+
+def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A command-line library that leaves the program by itself would print nothing."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("linnet.commands.distill.train", interrupt)
+    with pytest.raises(SystemExit) as exit:
+        main(["distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path / "run")])
+    assert exit.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("linnet: stopped (a training goes on after its last")

@@ -146,6 +146,24 @@ def test_training_that_diverges_stops_with_the_step_and_keeps_the_checkpoint(tmp
     assert not (tmp_path / "r" / "summary.json").exists()
 
 
+@pytest.mark.parametrize(("epoch", "words"), [(0, "there is no checkpoint yet"), (1, "the epoch before is kept")])
+def test_a_checkpoint_is_promised_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, words: str
+):
+    from linnet.methods.ce import CrossEntropy
+
+    forward = CrossEntropy.forward
+
+    def diverge(method: CrossEntropy, batch: Batch, output: object, progress: Progress) -> dict[str, torch.Tensor]:
+        terms = forward(method, batch, output, progress)
+        return {name: value * (float("nan") if progress.epoch == epoch else 1.0) for name, value in terms.items()}
+
+    monkeypatch.setattr(CrossEntropy, "forward", diverge)
+    with pytest.raises(linnet.UserError, match=f"the loss is not finite at step .*{words}"):
+        linnet.distill(DATA, student="test_resnet", method="ce", out=tmp_path / "r", options=OPTIONS)
+    assert (tmp_path / "r" / "checkpoints" / "last.pt").exists() == bool(epoch)
+
+
 def test_cosine_with_warmup_by_hand():
     config = TrainConfig(lr=2.0, schedule="cosine", warmup=0.2)
     rates = [learning_rate(step, 10, config) for step in range(10)]

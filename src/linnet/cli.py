@@ -1,5 +1,6 @@
 """The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
 
+import io
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from linnet.config import Config
 from linnet.errors import UserError
+from linnet.files import check_out, readable
 from linnet.options import (
     BASIC,
     RUN,
@@ -20,7 +22,7 @@ from linnet.options import (
     with_data_settings,
     with_settings,
 )
-from linnet.processes import is_first
+from linnet.processes import drop_leftovers, is_first
 
 app = App(
     name="linnet",
@@ -73,7 +75,7 @@ def distill(
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     if is_first():
-        print(run.folder)
+        print(readable(run.folder))
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:
@@ -82,7 +84,7 @@ def _print_settings(config: Config, reasons: list[str]) -> None:
     from linnet.fields import to_dict
 
     for reason in reasons:
-        print(f"# {reason}")
+        print(readable(f"# {reason}"))
     print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
 
 
@@ -143,7 +145,7 @@ def describe(
         overwrite=overwrite,
     )
     if file is not None:
-        print(file)
+        print(readable(file))
 
 
 @app.command
@@ -184,6 +186,7 @@ def embed(
     run: Path | None = None,
     templates: Annotated[tuple[str, ...] | None, Parameter(negative="")] = None,
     descriptions: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Write class names as a text bank, for predict --bank.
 
@@ -194,17 +197,24 @@ def embed(
         run: Instead of a teacher: a run, whose teacher, templates and learned prompts are used.
         templates: Sentences around a class name, as in "a photo of a {}."; their embeddings are averaged.
         descriptions: A YAML or JSON file that maps each class name to a sentence or a list of them.
+        overwrite: Replace --out, if it exists.
     """
     from linnet.commands.embed import embed as make_bank
 
+    check_out(out, overwrite)
     bank = make_bank(classes, teacher=teacher, run=run, templates=templates, descriptions=descriptions)
     bank.save(out)
-    print(out)
+    print(readable(out))
 
 
 @app.command
 def export(
-    run: Path, /, *, text_tower: Annotated[bool, Parameter(negative="")] = False, out: Path | None = None
+    run: Path,
+    /,
+    *,
+    text_tower: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Write the student of a run as ONNX, or its teacher's text tower.
 
@@ -212,10 +222,11 @@ def export(
         run: A finished run.
         text_tower: Write the text tower and its tokenizer instead, so that new class names need no torch.
         out: The file. [default: model.onnx or text_tower.onnx in the run]
+        overwrite: Replace --out, if it exists.
     """
     from linnet.commands.export import export as write
 
-    print(write(run, text_tower=text_tower, out=out))
+    print(readable(write(run, text_tower=text_tower, out=out, overwrite=overwrite)))
 
 
 @app.command
@@ -260,6 +271,10 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("linnet").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show does not stop anything
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    drop_leftovers()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
@@ -275,5 +290,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(message: str) -> None:
-    print(f"linnet: {message}", file=sys.stderr)
+    print(f"linnet: {readable(message)}", file=sys.stderr)
     sys.exit(2)

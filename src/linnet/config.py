@@ -9,9 +9,10 @@ A group of settings is one dataclass here and one field of :class:`Config`: the 
 """
 
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,6 +197,9 @@ class TrainConfig:
     hardware has it."""
     channels_last: Annotated[bool, Auto] = AUTO
     """Keep channels last in memory, which makes convolutions faster."""
+    checkpoint: Literal["keep", "drop"] = "keep"
+    """What becomes of checkpoints/last.pt, which is about three times as large as the student, when the run is
+    finished."""
 
 
 def _group(kind: type, words: str, main: str = "") -> Any:
@@ -298,6 +302,32 @@ def write_yaml(config: Config, path: Path) -> None:
     import yaml
 
     write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+PLACES = {  # settings that are paths, or names such as list:PATH with paths in them
+    "data": ("source", "eval", "texts", "descriptions"),
+    "student": ("pretrained",),
+    "teacher": ("id", "text_encoder", "cache"),
+}
+
+
+def moved_from(folder: Path, config: Config) -> Config:
+    """The configuration with every path that is not found from here, but from ``folder``, as one that is."""
+
+    def found(value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        *kind, rest = str(value).split(":", 1)
+        parts = [
+            str(folder / part) if part and not os.path.exists(part) and (folder / part).exists() else part
+            for part in rest.split(":")
+        ]
+        return type(value)(":".join([*kind, *parts]))
+
+    for group, names in PLACES.items():
+        own = getattr(config, group)
+        config = replace(config, **{group: replace(own, **{name: found(getattr(own, name)) for name in names})})
+    return config
 
 
 def difference(old: Config, new: Config) -> list[str]:

@@ -15,7 +15,7 @@ from linnet import methods
 from linnet.config import GROUPS, Config, TrainConfig, merge, nest, read_yaml
 from linnet.data.sources import Source, find_source
 from linnet.errors import UserError
-from linnet.fields import AUTO, coerce, from_dict
+from linnet.fields import AUTO, coerce, from_dict, to_dict
 from linnet.run import Run
 from linnet.students.precision import choose_precision
 from linnet.teachers import find_kind, load_teacher
@@ -66,15 +66,17 @@ def settings(
     Args:
         options: any other setting by its dotted name, as on the command line:
             ``{"train.epochs": 30, "kd.temperature": 4}``.
-        out: the run folder. resume: it holds a run that goes on: with its own settings, if no data and no config are
-            given, and with the precision that was measured for it.
+        out: the run folder. resume: it holds a run that goes on: with its own settings, if no config is given, but for
+            those that are given here, and with the precision that was measured for it.
         timed: False leaves the precision open, for :func:`with_precision`.
 
     Raises:
         UserError: unknown or bad settings, or settings that do not go together.
     """
-    if resume and out and data is None and config is None and Run(Path(out)).config.exists():
-        config = Run(Path(out)).config
+    if resume and out is None:  # it is where a run with what is given here would be
+        own: dict[str, Any] = {"teacher": teacher, "student": student, "method": method, "seed": seed}
+        typed, _ = settings(data, **own, config=config, options=options, timed=False)
+        out = default_folder(typed)
     named = {
         "data.source": None if data is None else str(Path(data)),  # photos/ is photos
         "teacher.id": teacher,
@@ -84,6 +86,9 @@ def settings(
     }
     arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
     file = read_yaml(config) if config else {}
+    if resume and out is not None and config is None and Run(Path(out)).config.exists():
+        file = to_dict(Run(Path(out)).settings())
+        file["train"]["precision"] = AUTO  # :func:`with_precision` takes it from there, and says so
     chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
     parts = [id for id, _ in methods.parse(chosen)]
     if isinstance(file.get("options"), Mapping):

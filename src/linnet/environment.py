@@ -35,6 +35,7 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "folder": os.getcwd(),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "packages": {name: version(name) for name in PACKAGES},
     }

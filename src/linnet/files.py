@@ -1,20 +1,107 @@
-"""Where linnet keeps what it can make again, and how it writes a file so that a killed process leaves the old one or
-the new one."""
+"""Where linnet keeps what it can make again, how it writes a file so that a killed process or a power cut leaves the
+old one or the new one, and how it shows names that are not text."""
 
 import errno
+import json
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from linnet.errors import UserError
 
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp|\.(.+)\.\d+\.tmp")  # of this version, and of earlier ones
+
 
 def cache_folder() -> Path:
-    """``$LINNET_CACHE``, else ``$XDG_CACHE_HOME/linnet``, else ``~/.cache/linnet``."""
+    """``$LINNET_CACHE``, else ``$XDG_CACHE_HOME/linnet``, else ``~/.cache/linnet``.
+
+    Raises:
+        UserError: this user has no home directory.
+    """
     if folder := os.environ.get("LINNET_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnet"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "linnet"
+    try:
+        return Path.home() / ".cache" / "linnet"
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home directory, where linnet keeps its cache: set LINNET_CACHE to a folder that can be "
+            "written"
+        ) from error
+
+
+def cache_words() -> str:
+    """Where the cache is, and whether it can be used."""
+    try:
+        folder = cache_folder()
+    except UserError as error:
+        return f"none: {error}"
+    if barrier := _barrier(folder / "x"):
+        return f"{folder} cannot be used, because {barrier}: set LINNET_CACHE to a folder that can be written"
+    return str(folder)
+
+
+def _barrier(file: Path) -> str:
+    """Why ``file`` cannot be written, if so."""
+    folder = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not a folder that can be written"
+
+
+def cannot_write(path: Path, error: OSError, kind: str = "") -> UserError:
+    """Why a file or a folder of some ``kind`` cannot be written, and what to do about it."""
+    where = ""
+    with suppress(UserError):
+        if path.absolute().is_relative_to(cache_folder().absolute()):
+            where = "; set LINNET_CACHE to use another folder as linnet's cache"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(folder).free / 1e6
+        return UserError(
+            f"the disk is full: cannot write {path} ({free:.0f} MB are free there); free some space and give the "
+            f"command again, a training with --resume{where}"
+        )
+    return UserError(f"cannot write {kind}{path}: {error.strerror or error}{where}")
+
+
+def check_space(folder: Path, size: float, what: str) -> None:
+    """
+    Raises:
+        UserError: less than ``size`` bytes are free where ``folder`` is.
+    """
+    there = next(own for own in (folder.absolute(), *folder.absolute().parents) if own.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UserError(
+            f"{what} needs at least {size / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free: free some "
+            "space, or use a folder on another disk"
+        )
+
+
+def check_out(file: Path, overwrite: bool = True) -> None:
+    """
+    Raises:
+        UserError: ``file`` cannot be written, or exists and is not to be replaced.
+    """
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise cannot_write(file, error) from error
+    if os.path.isdir(file):
+        raise UserError(f"{file} is a folder: --out must be a file, as in {file / 'NAME'}")
+    if os.path.lexists(file) and not overwrite:
+        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
+    if barrier := _barrier(file):
+        raise UserError(f"cannot write {file}: {barrier}")
 
 
 def read_text(path: Path) -> str:
@@ -28,31 +115,127 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to ``path`` when the block ends without an error, removed otherwise.
+def read_json(path: Path, kind: type, advice: str) -> Any:
+    """What one of linnet's own JSON files holds.
+
+    Args:
+        kind: what it must be, a list or a dict. advice: what to do if the file is damaged.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: the file cannot be read or is damaged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        value = json.loads(content)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise damaged(path, "it is cut off or overwritten" if content else "it is empty", advice) from error
+    if not isinstance(value, kind):
+        raise damaged(path, "it holds something else", advice)
+    return value
+
+
+def damaged(path: Path, why: str, advice: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}): {advice}")
+
+
+@contextmanager
+def new_file(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file to be written that takes the place of ``path`` when the block ends without an error.
+
+    Libraries are given the open file and never a path, which some expand or read as an address.
+
+    Args:
+        durable: have it on the disk before it takes the place; otherwise a power cut can leave an empty file.
+
+    Raises:
+        UserError: the disk is full or the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk is full: cannot write {path}; free some space and go on with --resume"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
-        raise
+        clear_leftovers(path.parent, path.name)
+        with _held(temporary) as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the file says
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        with suppress(OSError):
+            temporary.unlink()  # or what it takes would not count as free
+        raise cannot_write(path, cause) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file, or leave the old one."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with new_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def clear_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left of files that they were writing; a process that is writing holds a lock.
+
+    Args:
+        name: of one file only; else of all files in the folder.
+    """
+    for path in folder.glob(".*.tmp"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and name is not None and name[:50] not in (match[1], (match[2] or "")[:50]):
+            continue
+        with suppress(OSError):  # held by its writer, gone by now, or another user's
+            if match and path.is_file():
+                with path.open("rb") as file:
+                    _lock(file)
+                    path.unlink()
+
+
+def _held(path: Path) -> IO[bytes]:
+    """A new file that :func:`clear_leftovers` leaves alone, where the file system has locks."""
+    while True:
+        file = path.open("xb+")
+        with suppress(OSError):
+            _lock(file)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # it was cleared away before it was locked
+
+
+def _lock(file: IO[Any]) -> None:
+    import fcntl  # not on every system
+
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock(path: Path) -> IO[str]:
+    """Hold a file for this process, until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds it. OSError: it cannot be written.
+    """
+    file = path.open("a")
+    try:
+        _lock(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def readable(name: str | Path) -> str:
+    r"""A file's name as text: a byte that is not UTF-8 is shown as ``\xe9``. Use it wherever a name is written."""
+    try:
+        content = str(name).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, out of a JSON file
+        content = str(name).encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")

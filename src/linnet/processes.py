@@ -1,9 +1,34 @@
 """The processes of a run, one or those that torchrun or accelerate started, and their random numbers."""
 
 import atexit
+import logging
 import os
 from datetime import timedelta
+from threading import Timer
 from typing import Any
+
+log = logging.getLogger("linnet")
+
+# what torchrun and accelerate tell each process that they start, all of it
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+WAIT_SECONDS = 10.0  # of silence, before the process says for whom it waits
+
+
+def drop_leftovers() -> None:
+    """Forget a place among several processes that nobody can have given to this one: of the variables that torchrun and
+    accelerate set some are missing, or do not fit together. Another program, or a shell, has left them."""
+    given = {name: value for name in (*PLACE, "LOCAL_WORLD_SIZE") if (value := os.environ.get(name)) is not None}
+    if not given.keys() - {"MASTER_ADDR", "MASTER_PORT"}:
+        return
+    numbers = [given.get(name, "") for name in PLACE if name != "MASTER_ADDR"]
+    if given.get("MASTER_ADDR") and all(number.isdecimal() for number in numbers):
+        rank, local_rank, size, _ = map(int, numbers)
+        if rank < size and local_rank < size:
+            return
+    for name in given:
+        del os.environ[name]
+    shown = ", ".join(f"{name}={value}" for name, value in given.items())
+    log.warning("%s of the environment is ignored: neither torchrun nor accelerate has started this process", shown)
 
 
 def is_first() -> bool:
@@ -13,6 +38,7 @@ def is_first() -> bool:
 
 def make_accelerator() -> Any:
     """Accelerate's handle on this process and on the others, joined if there are several."""
+    drop_leftovers()
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -21,7 +47,17 @@ def make_accelerator() -> Any:
     atexit.register(_leave_the_others)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = several and not torch.cuda.is_available()  # Accelerate joins processes without a GPU only if told so
-    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    say = Timer(
+        WAIT_SECONDS, log.warning, ("waiting at %s for all of %s processes", where, os.environ.get("WORLD_SIZE"))
+    )
+    say.daemon = True
+    if several:
+        say.start()
+    try:
+        return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+    finally:
+        say.cancel()
 
 
 def said_by_the_first(accelerator: Any, word: str) -> str:

@@ -24,11 +24,11 @@ class Bar:
     def __enter__(self) -> "Bar":
         if self.console.is_terminal and not self.silent:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             self._progress = Progress(*columns, console=self.console)
             self._task = self._progress.add_task(self.title, total=self.total, note="")

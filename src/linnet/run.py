@@ -3,20 +3,24 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import Config, difference, read_yaml, write_yaml
+from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
-from linnet.files import write_atomically
+from linnet.files import cannot_write, clear_leftovers, damaged, lock, read_json, write_atomically
+
+log = logging.getLogger("linnet")
 
 
 class Run:
-    """A run folder. :meth:`create` makes one and locks it; of several processes only the first one does.
+    """A run folder. :meth:`open` locks it and :meth:`begin` starts in it; of several processes only the first one does.
 
     Its attributes are the only names that linnet writes into it, beside hidden files; whatever else lies there is
     somebody's, and is never deleted.
@@ -42,6 +46,15 @@ class Run:
         self.last_checkpoint = self.checkpoints / "last.pt"
         self.best_student = self.checkpoints / "best"
         self._lock_file: IO[str] | None = None
+        self._waiting: Config | None = None  # what is to be begun
+        self._resumes = False
+        self._pins: dict[str, str] | None = None
+        self._prompts = b""
+
+    @property
+    def _early_log(self) -> Path:
+        """The log of what happens before the run begins."""
+        return self.folder / ".train.log"
 
     def _own(self, name: str) -> Path:
         self._names.add(name)
@@ -60,91 +73,152 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: Config, resume: bool = False, overwrite: bool = False) -> "Run":
-        """Make or reopen a run folder and lock it.
+        """:meth:`open` and, at once, :meth:`begin`."""
+        run = cls.open(folder, config, resume, overwrite)
+        try:
+            run.begin()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, config: Config, resume: bool = False, overwrite: bool = False) -> "Run":
+        """Lock a run folder, new or old. What is in it stays as it is until :meth:`begin`.
 
         Raises:
             UserError: it is in use; it holds a training and neither ``resume`` nor ``overwrite`` is set; it holds
                 anything that linnet did not write; it was started with other settings than those to be resumed (the
-                difference is shown).
+                difference is shown), or is damaged.
         """
         run = cls(folder)
         run._lock()
         try:
-            run._claim(config, resume, overwrite)
+            for part in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+                clear_leftovers(part)
+            run._resumes = resume and bool(run._contents())
+            if run._resumes:
+                run._check_same(config)
+            else:
+                run.check_free(overwrite)
+                run._pins = {}
         except BaseException:
             run.close()
             raise
-        run._add_environment()
-        write_yaml(config, run.config)
+        run._waiting = config
         return run
 
-    def _claim(self, config: Config, resume: bool, overwrite: bool) -> None:
-        """Make sure that what lies in the folder may be continued or deleted."""
-        contents = self._contents()
-        if contents and resume:
-            self._check_same(config)
-        else:
-            self.check_free(overwrite)
-            for path in sorted(contents, key=lambda path: path == self.environment):  # a kill leaves it recognisable
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def begin(self) -> None:
+        """Delete what ``overwrite`` replaces, and write what was noted since :meth:`open`; later calls do nothing.
+
+        Raises:
+            UserError: something cannot be deleted or written.
+        """
+        if self._waiting is None:
+            return
+        config, self._waiting = self._waiting, None
+        if not self._resumes:
+            self._clear()
+        self._add_environment()
+        write_yaml(config, self.config)
+        if self._pins:
+            write_atomically(self.inputs, json.dumps(self._pins, indent=1))
+        if self._prompts:
+            write_atomically(self.prompts, self._prompts)
+        if self._early_log.exists():
+            os.replace(self._early_log, self.log)
 
     def _contents(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if not path.name.startswith(".")]
 
+    @property
+    def has_results(self) -> bool:
+        """Whether anything is here that took a training to make."""
+        before = {self.config, self.inputs, self.environment, self.prompts, self.log}
+        if not self.metrics():
+            before.add(self.metrics_file)
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            before.add(self.checkpoints)
+        return any(path.name in self._names and path not in before for path in self._contents())
+
     def check_free(self, overwrite: bool) -> None:
         """
         Raises:
-            UserError: what lies in the folder must not be deleted.
+            UserError: what lies in the folder must not be deleted, or cannot be.
         """
         contents = self._contents()
         own = self.environment.exists() and {path.name for path in contents} <= self._names
-        trained = self.last_checkpoint.exists() or self.model.exists()
         if contents and not own:  # somebody's config.yaml does not make his folder ours
             raise UserError(f"{self.folder} holds files that linnet did not write: choose another --out")
-        if contents and trained and not overwrite:  # a run that was refused at its start is no loss
+        if self.has_results and not overwrite:  # a run that was refused at its start is no loss
             raise UserError(
                 f"{self.folder} is not empty: go on with --resume, start again with --overwrite, "
                 "or choose another --out"
             )
+        below = [Path(root) for path in contents if not path.is_symlink() for root, _, _ in os.walk(path)]
+        if locked := [path for path in (self.folder, *below) if path.is_dir() and not os.access(path, os.W_OK)]:
+            raise UserError(f"{locked[0]} cannot be written: change its permissions, or choose another --out")
+
+    def _clear(self) -> None:
+        """Delete what linnet wrote; env.json goes last, so that a kill leaves the folder recognisable."""
+        for path in sorted(self._contents(), key=lambda path: path == self.environment):
+            try:
+                if path.is_symlink():
+                    log.warning("%s is a link: what it points to, %s, was left as it is", path, path.resolve())
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            except OSError as error:
+                raise UserError(
+                    f"cannot delete {error.filename or path}: {error.strerror}; delete {self.folder} by hand"
+                ) from error
 
     def _lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
-        import fcntl  # not on every system, and only a training needs it
-
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_file = lock(self.folder / ".lock")
         except BlockingIOError as error:
-            self._lock_file.close()
             raise UserError(f"{self.folder} is in use by another linnet process") from error
+        except OSError as error:
+            raise cannot_write(self.folder, error, "the run folder ") from error
 
     def _add_environment(self) -> None:
         """env.json has one entry for each time that the run was started or resumed."""
-        earlier = json.loads(self.environment.read_text()) if self.environment.exists() else []
+        try:
+            earlier = self._environments()
+        except UserError as error:  # nothing depends on it
+            log.warning("%s", error)
+            earlier = []
         write_atomically(self.environment, json.dumps([*earlier, environment()], indent=1))
+
+    def _environments(self) -> list[dict[str, Any]]:
+        return read_json(self.environment, list, "it is begun again") if self.environment.exists() else []
 
     def pin(self, **inputs: str) -> None:
         """Note the hashes of what a run is made from; refuse to resume it on something else.
 
         Raises:
-            UserError: the data or the teacher is not what the run was started with.
+            UserError: the data or the teacher is not what the run was started with, or what was noted is damaged.
         """
-        pinned = json.loads(self.inputs.read_text()) if self.inputs.exists() else {}
+        if self._pins is None:
+            advice = "start again with --overwrite; or delete it, to go on without knowing that nothing has changed"
+            self._pins = read_json(self.inputs, dict, advice) if self.inputs.exists() else {}
         for name, value in inputs.items():
-            if pinned.get(name, value) != value:
+            if self._pins.get(name, value) != value:
                 raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
-        write_atomically(self.inputs, json.dumps({**pinned, **inputs}, indent=1))
+        self._pins |= inputs
+        if self._waiting is None:
+            write_atomically(self.inputs, json.dumps(self._pins, indent=1))
 
     def write_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Keep the calibrated context vectors and the text bank that they give; refuse to resume with others."""
         from safetensors.torch import save
 
-        content = save(dict(prompts))
-        self.pin(prompts=hashlib.sha256(content).hexdigest())
-        write_atomically(self.prompts, content)
+        self._prompts = save(dict(prompts))
+        self.pin(prompts=hashlib.sha256(self._prompts).hexdigest())
+        if self._waiting is None:
+            write_atomically(self.prompts, self._prompts)
 
     def changes(self, config: Config) -> list[str]:
         """Settings that were others when this training was started; those that only matter after it do not count."""
@@ -154,26 +228,47 @@ class Run:
     def _check_same(self, config: Config) -> None:
         if not self.config.exists():
             raise UserError(f"{self.folder} holds no config.yaml: there is nothing to resume")
-        if changed := self.changes(config):
+        if changed := [line for line in self.changes(config) if not _is_pinned(line)]:
             raise UserError(
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
                 "resume it with its own, or choose another --out"
             )
+        if self.is_finished and not (self.last_checkpoint.exists() or self.best_student.is_dir()):
+            raise UserError(
+                f"{self.folder} is finished and its checkpoints were deleted: there is nothing to go on from; start "
+                "again with --overwrite, or choose another --out"
+            )
 
     def settings(self) -> Config:
-        """The resolved settings that the run was started with.
+        """The resolved settings that the run was started with. Paths that are not found from here are taken from the
+        folder that it was started in.
 
         Raises:
             UserError: there are none, or they are damaged.
         """
-        return from_dict(Config, read_yaml(self.config))
+        try:
+            values = read_yaml(self.config)
+        except UserError as error:
+            raise UserError(f"{error}; if it is damaged, start again with --overwrite") from error
+        if not values:
+            raise damaged(self.config, "it is empty", "start again with --overwrite, or choose another --out")
+        config, there = from_dict(Config, values), []
+        with suppress(UserError):  # a damaged env.json is reported when it is written
+            there = [entry["folder"] for entry in self._environments() if "folder" in entry]
+        return moved_from(Path(there[-1]), config) if there else config
 
     def close(self) -> None:
         if self._lock_file is not None:
+            if self._waiting is not None:  # it was never begun
+                self._early_log.unlink(missing_ok=True)
             self._lock_file.close()
 
     def log_to_file(self) -> logging.Handler:
-        handler = logging.FileHandler(self.log, encoding="utf-8")
+        with suppress(OSError):
+            self._early_log.unlink()
+        handler = logging.FileHandler(
+            self.log if self._waiting is None else self._early_log, encoding="utf-8", errors="backslashreplace"
+        )
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("linnet")
         logger.addHandler(handler)
@@ -183,13 +278,19 @@ class Run:
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append one epoch's row to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise cannot_write(self.metrics_file, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.metrics_file
-        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(row) for row in rows if row.endswith("}")]  # a kill can leave half a line
+        """The rows that are whole: a kill can leave half a line, a power cut zeros."""
+        rows = []
+        for line in self.metrics_file.read_bytes().splitlines() if self.metrics_file.exists() else []:
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict)]
 
     def cut_metrics(self, epochs: int) -> None:
         """Drop the rows of epochs that the checkpoint does not know."""
@@ -201,7 +302,10 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.summary_file.exists()
+        try:
+            return bool(self.summary())
+        except UserError:  # there is none, or it is damaged: --resume writes it again
+            return False
 
     def summary(self) -> dict[str, Any]:
         """The finished run's numbers.
@@ -209,13 +313,20 @@ class Run:
         Raises:
             UserError: the run is not finished.
         """
-        try:
-            return json.loads(self.summary_file.read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
+        if not self.summary_file.exists():
+            raise UserError(f"{self.folder} holds no finished run (no summary.json)")
+        return read_json(self.summary_file, dict, "linnet distill --resume writes it again")
+
+
+def _is_pinned(changed: str) -> bool:
+    """A path may differ from that of the start: what lies there is compared by its content. A name may not."""
+    setting, _, values = changed.partition(": ")
+    new = values.rpartition(" -> ")[2]
+    by_content = ("data.source", "data.texts", "data.descriptions", "teacher.id", "teacher.text_encoder")
+    return setting in by_content and any(os.path.exists(part) for part in new.split(":") if part)
 
 
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith(("export:", "data.eval:"))
+    return retrieval or changed.startswith(("export:", "data.eval:", "train.checkpoint:"))

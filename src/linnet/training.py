@@ -8,6 +8,7 @@ same weights as one that was not: to the last bit on a CPU, on a GPU as far as i
 
 import math
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import torch
 from torch import nn
 
 from linnet.config import TrainConfig
-from linnet.errors import UserError
-from linnet.files import atomic_path
+from linnet.errors import UserError, first_line
+from linnet.files import damaged, new_file
 from linnet.methods.base import Batches, Method
 from linnet.processes import seed_everything
 from linnet.report.gallery import add_row, is_moment
@@ -114,6 +115,9 @@ def train(
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
     epochs = config.epochs
+    if run.is_finished and not run.last_checkpoint.exists():  # it was not to be kept
+        summary = run.summary()
+        return TrainResult(*(summary[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
     optimizer = make_optimizer(task, config)
     state = load_checkpoint(run.last_checkpoint, task, optimizer)
     if accelerator.is_main_process:
@@ -173,9 +177,8 @@ def _train_epoch(
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             shown = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-            raise UserError(
-                f"the loss is not finite at step {step} ({shown}): lower --train.lr; the last good checkpoint is kept"
-            )
+            kept = "the checkpoint of the epoch before is kept" if epoch else "there is no checkpoint yet"
+            raise UserError(f"the loss is not finite at step {step} ({shown}): lower --train.lr; {kept}")
         optimizer.zero_grad()
         accelerator.backward(loss)
         if config.clip_norm is not None:
@@ -188,15 +191,28 @@ def _train_epoch(
 
 
 def save_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"task": task.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, temporary)
+    """Replace the last checkpoint; it stays if the new one cannot be written."""
+    with new_file(path) as file:
+        torch.save({"task": task.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, file)
 
 
 def load_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore task and optimiser in place; returns where training stands (from nothing: epoch 0)."""
+    """Restore task and optimiser in place; returns where training stands (from nothing: epoch 0).
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
     if not path.exists():
         return {"epoch": 0, "best_val": -1.0, "best_epoch": 0, "seconds": 0.0}
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    task.load_state_dict(saved["task"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["state"]
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"{broken} does not match its checksum")
+        with path.open("rb") as file:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+        task.load_state_dict(saved["task"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return saved["state"]
+    except Exception as error:  # of zipfile, pickle and torch, each with its own
+        advice = "delete it, and --resume trains from the first epoch again"
+        raise damaged(path, first_line(error), advice) from error

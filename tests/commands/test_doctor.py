@@ -14,6 +14,20 @@ def test_versions_extras_and_the_cache_are_told(cache: Path):
         assert word in shown
 
 
+def test_a_cache_that_cannot_be_used_is_a_line_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "file" / "x"))
+    assert list(doctor.lines())[-1].endswith("set LINNET_CACHE to a folder that can be written")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LINNET_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert "no home directory" in list(doctor.lines())[-1]
+
+
 @pytest.mark.parametrize(("capable", "words"), [(True, "computed by the hardware"), (False, "fp32 is used")])
 def test_what_was_measured_on_this_machine_is_shown(
     capable: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

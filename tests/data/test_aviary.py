@@ -19,6 +19,19 @@ from linnet.data.aviary import (
 from linnet.data.load import load_manifest
 
 
+def test_damaged_birds_are_drawn_again(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
+    paths = [bird.path for bird in build(species=2, images=3).images]
+    contents = [path.read_bytes() for path in paths]
+    length = len(contents[0])
+    spoilt = [b"", bytes(length), contents[2][:-20], contents[3][:200] + bytes(8) + contents[3][208:]]
+    for path, content in zip(paths, spoilt, strict=False):
+        path.write_bytes(content)
+    build(species=2, images=3)
+    assert [path.read_bytes() for path in paths] == contents
+    assert caplog.text.count("4 drawn birds in") == 1
+
+
 def differences(a: tuple, b: tuple) -> int:
     return sum(x != y for x, y in zip(a, b, strict=True))
 

@@ -8,8 +8,8 @@ from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.data.batches import TrainLoader, class_sample, eval_batches
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest, digest_files
+from linnet.data.store import Images
 from linnet.errors import UserError
 from linnet.step import TeacherOutput
 from linnet.text.classes import class_table

@@ -1,5 +1,3 @@
-import errno
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +6,10 @@ import pytest
 from pictures import write_image
 from PIL import Image
 
-from linnet.data import images as module
-from linnet.data.images import Images, eval_pixels, read_image, resize_shortest, train_pixels
+from linnet.data.images import eval_pixels, read_image, resize_shortest, train_pixels
 from linnet.data.manifest import digest_files
+from linnet.data.store import Images
 from linnet.errors import UserError
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
-    return [write_image(tmp_path / f"{i}.png", (100, 50 * i, 20), seed=i, size=(60 + 10 * i, 50)) for i in range(4)]
 
 
 def test_eval_is_shortest_side_and_centre_crop():
@@ -43,54 +36,6 @@ def test_squash_is_that_of_timm():
     )
     ours = eval_pixels(image, 32, "squash").transpose(2, 0, 1) / 255
     assert np.allclose(ours, theirs(image).numpy(), atol=1e-6)
-
-
-def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
-    digests = digest_files(paths)
-    center, squash = (Images(paths, digests, 32, "eval", crop_mode=mode) for mode in ("center", "squash"))
-    live = Images(paths, digests, 32, "eval", limit_gb=0.0, crop_mode="squash")
-    for row, path in enumerate(paths):
-        assert np.array_equal(squash[row], eval_pixels(read_image(path), 32, "squash"))
-        assert np.array_equal(squash[row], live[row])
-        assert not np.array_equal(squash[row], center[row])
-    train = [Images(paths, digests, 32, "train", crop_mode=mode) for mode in ("center", "squash")]
-    assert train[0].file == train[1].file  # training images are stored uncut
-    name = hashlib.sha256(b"1|32|eval|" + digests.tobytes()).hexdigest()[:24]
-    assert center.file.stem == name  # and the stores of earlier versions are found
-
-
-def test_stored_images_are_the_decoded_ones(paths: list[Path]):
-    digests = digest_files(paths)
-    for fit, to_pixels in (("train", train_pixels), ("eval", eval_pixels)):
-        stored = Images(paths, digests, 32, fit)
-        live = Images(paths, digests, 32, fit, limit_gb=0.0)
-        assert stored.stored
-        assert not live.stored
-        for row, path in enumerate(paths):
-            assert np.array_equal(stored[row], to_pixels(read_image(path), 32))
-            assert np.array_equal(stored[row], live[row])
-
-
-def test_images_are_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
-    digests = digest_files(paths)
-    Images(paths, digests, 24, "eval")
-    monkeypatch.setattr(module, "read_image", lambda path: pytest.fail("decoded again"))
-    assert len(Images(paths, digests, 24, "eval")) == 4
-
-
-def test_changed_bytes_are_decoded_again(paths: list[Path]):
-    before = Images(paths, digest_files(paths), 32, "eval")[0].copy()
-    write_image(paths[0], (0, 0, 255), seed=9)
-    after = Images(paths, digest_files(paths), 32, "eval")[0]
-    assert np.abs(before.astype(int) - after).mean() > 20
-
-
-def test_a_store_cut_short_is_written_again(paths: list[Path]):
-    digests = digest_files(paths)
-    store = Images(paths, digests, 32, "eval")
-    expected = store[3].copy()
-    store.file.write_bytes(store.file.read_bytes()[:-10])
-    assert np.array_equal(Images(paths, digests, 32, "eval")[3], expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -134,19 +79,6 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read the image .*bad.jpg .*replace or remove it"):
         Images([path], digest_files([path]), 32, "eval")
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
-    paths: list[Path], monkeypatch: pytest.MonkeyPatch, cache: Path
-):
-    def no_space(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(module, "decode_in_order", no_space)
-    before = set((cache / "images").glob("*")) | set((cache / "images").glob(".*"))
-    with pytest.raises(UserError, match="the disk is full"):
-        Images(paths, digest_files(paths), 40, "train")
-    assert set((cache / "images").glob("*")) | set((cache / "images").glob(".*")) == before
 
 
 def test_resize_never_makes_a_side_too_short():

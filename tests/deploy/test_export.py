@@ -5,13 +5,16 @@ import onnxruntime
 import pytest
 import torch
 
-from linnet.data.images import Images
+from linnet.commands.distill import distill
+from linnet.commands.export import export as export_run
 from linnet.data.manifest import digest_files
+from linnet.data.store import Images
 from linnet.deploy import export
 from linnet.deploy.export import export_onnx
 from linnet.deploy.predictor import collect
 from linnet.errors import UserError
 from linnet.students.student import Student
+from linnet.text.classes import class_table
 
 
 def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
@@ -41,3 +44,71 @@ def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(tiny_run: Path):
         images = torch.rand(count, 3, 32, 32)
         (logits,) = session.run(None, {"images": images.numpy()})
         assert np.abs(logits - student(images).logits_BC.detach().numpy()).max() < 1e-4
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The students that were exported; a cache of its own."""
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    done: list[str] = []
+    monkeypatch.setattr(export, "export_onnx", lambda student, path: done.append(student.name))
+    return done
+
+
+def test_an_export_is_tried_once_on_a_machine(exports: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def student(name: str = "test_resnet", size: int = 32) -> Student:
+        return Student(name, class_table(["a", "b"]), size)
+
+    first = student()
+    export.check_exportable(first)
+    export.check_exportable(student())
+    assert exports == ["test_resnet"]
+    export.check_exportable(student(size=64))
+    export.check_exportable(student("test_vit"))
+    assert exports == ["test_resnet", "test_resnet", "test_vit"]
+    for note in (tmp_path / "cache" / "export").iterdir():
+        note.write_bytes(b"")  # a power cut
+    export.check_exportable(first)
+    monkeypatch.setattr(export, "version", lambda package: "another")
+    export.check_exportable(first)
+    assert len(exports) == 5
+
+
+def test_a_student_that_cannot_be_exported_is_told_of_before_anything_is_trained(
+    exports: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def refuse(student: Student, path: Path) -> None:
+        torch.rand(3)
+        raise UserError("test_resnet could not be exported to ONNX (no such operator)")
+
+    monkeypatch.setattr(export, "export_onnx", refuse)
+    options = {"student.name": "test_resnet", "student.image_size": 32, "train.epochs": 1, "method": "ce"}
+    with pytest.raises(UserError, match=r"no such operator.*; nothing was trained yet: .* \(--no-export\)"):
+        distill("aviary:species=2,images=3", out=tmp_path / "run", options=options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    options["export"] = False
+    assert distill("aviary:species=2,images=3", out=tmp_path / "run", options=options).is_finished
+    monkeypatch.setattr(export, "missing_modules", lambda extra: ["onnxscript"])  # said at the end, as it was
+    export.check_exportable(Student.load(tmp_path / "run" / "model"))
+
+
+def test_the_trial_leaves_the_random_state_alone(exports: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "export_onnx", lambda student, path: torch.rand(5))
+    student = Student("test_resnet", class_table(["a", "b"]), 32)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    export.check_exportable(student)
+    assert torch.rand(1) == expected
+
+
+def test_where_the_file_cannot_go_is_known_before_the_export(tiny_run: Path, tmp_path: Path, exports: list[str]):
+    with pytest.raises(UserError, match="is a folder: --out must be a file"):
+        export_run(tiny_run / "run", out=tmp_path)
+    (tmp_path / "mine.onnx").write_text("precious")
+    with pytest.raises(UserError, match="exists: choose another --out, or replace it with --overwrite"):
+        export_run(tiny_run / "run", out=tmp_path / "mine.onnx")
+    assert (tmp_path / "mine.onnx").read_text() == "precious"
+    export_run(tiny_run / "run", out=tmp_path / "mine.onnx", overwrite=True)
+    with pytest.raises(UserError, match="not a folder"):
+        export_run(tiny_run / "run", out=tmp_path / "mine.onnx" / "x.onnx")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from linnet.data.images import Images
 from linnet.data.manifest import digest_files
+from linnet.data.store import Images
 from linnet.deploy.export import export_onnx
 from linnet.deploy.predictor import collect, largest, load
 from linnet.errors import UserError

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from linnet.config import DataConfig
 from linnet.data.batches import TrainLoader
-from linnet.data.images import Images
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
+from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.errors import UserError
 from linnet.students.student import Student

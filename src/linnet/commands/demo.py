@@ -11,6 +11,7 @@ from rich.table import Table
 
 from linnet.commands.comparison import Comparison, Summary, gains
 from linnet.evaluation.score import count_parameters
+from linnet.files import readable
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
 from linnet.teachers.open_clip import OpenClipTeacher
@@ -44,7 +45,7 @@ def demo(out: Path, seed: int = 0, data: str = DATA, options: Mapping[str, Any] 
             if run.onnx.exists()
             else f"(no model.onnx: pip install 'linnet[onnx]', then linnet export {run.folder})"
         )
-        console.print(f"{run.folder}  {onnx}", highlight=False, soft_wrap=True)
+        console.print(readable(f"{run.folder}  {onnx}"), highlight=False, markup=False, soft_wrap=True)
     return summaries
 
 

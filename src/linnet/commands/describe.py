@@ -3,7 +3,6 @@ the data have already, shown or put into one file."""
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from linnet.data.splits import seeded_order
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.fields import from_dict
-from linnet.files import write_atomically
+from linnet.files import check_out, readable, write_atomically
 from linnet.progress import Bar
 from linnet.text.captions import SUFFIXES, Caption, read_captions, relative_path, write_captions
 from linnet.text.journal import Asked, Journal, Written
@@ -346,9 +345,7 @@ def _writable(file: Path | None, suffixes: Sequence[str]) -> Path:
         raise UserError(f"where shall the texts go? Give --out texts{suffixes[0]}")
     if file.suffix.lower() not in suffixes:
         raise UserError(f"--out must end in {' or '.join(suffixes)}, not be '{file}'")
-    folder = next(folder for folder in file.absolute().parents if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write {file}: {folder} is not a folder that can be written")
+    check_out(file)
     return file
 
 
@@ -375,7 +372,7 @@ def _versions(settings: DataConfig) -> dict[str, Any]:
 def _show(pairs: list[tuple[str, str]], count: int) -> None:
     """Some of the texts, spread over all."""
     for name, text in pairs[:: max(1, len(pairs) // max(count, 1))][:count]:
-        print(f"{name}   {text}")
+        print(readable(f"{name}   {text}"))
 
 
 def _digest(manifest: Manifest, row: int) -> str:

@@ -21,14 +21,14 @@ from linnet.data.load import load_manifest, scored_part
 from linnet.data.manifest import Manifest, describe, leaked
 from linnet.data.novel import novel_data, training_part
 from linnet.defaults import default_folder, settings, with_precision
-from linnet.deploy.export import export_onnx
+from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
-from linnet.files import cache_folder
+from linnet.files import cache_folder, check_space, readable
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -65,8 +65,10 @@ def distill(
         >>> run.summary()["test.top1"]
 
     Args:
-        out: the run folder. resume: go on with the run in it (its own settings, if no data and no config are given).
-        overwrite: delete what is in it. The others: see :func:`linnet.defaults.settings`.
+        out: the run folder. resume: go on with the run in it, with its own settings but for what is given here, which
+            must be the same; data may lie elsewhere, if they are the same.
+        overwrite: delete what is in it, as soon as all is ready for training. The others: see
+            :func:`linnet.defaults.settings`.
 
     Returns:
         The finished run; its numbers are in ``run.summary()``, the student in ``run.model``, the ONNX file in
@@ -76,11 +78,12 @@ def distill(
         UserError: anything the user can mend, in one sentence.
     """
     named = {"teacher": teacher, "student": student, "method": method, "seed": seed}
-    given, reasons = settings(data, **named, config=config, options=options, out=out, resume=resume, timed=False)  # type: ignore[arg-type]
+    resolve = partial(settings, data, **named, config=config, options=options, timed=False)  # type: ignore[arg-type]
+    run = Run(Path(out or default_folder(resolve()[0])))
+    given, reasons = resolve(out=run.folder, resume=resume)
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
-    run = Run(Path(out or default_folder(given)))
     if not resume:
         run.check_free(overwrite)
     story: Callable[[Config, Run, Any], None]
@@ -92,9 +95,11 @@ def distill(
     resolved, more = _precise(given, run if resume else None, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            run = Run.create(run.folder, resolved, resume=resume, overwrite=overwrite)
+            run = Run.open(run.folder, resolved, resume=resume, overwrite=overwrite)
     handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
     try:
+        if accelerator.is_main_process and (resume or not run.has_results):  # else not before all is ready
+            run.begin()
         for reason in [*reasons, *more]:
             log.info("auto: %s", reason)
         story(resolved, run, accelerator)
@@ -147,6 +152,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
         if config.shots.use == "finetune":
             novel_names = [manifest.classes[i].name for i in manifest.novel]
             check_start(student, Path(str(config.student.pretrained)), novel_names)
+    if accelerator.is_main_process:
+        _check_end(config, run, student, len(manifest))
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
@@ -217,6 +224,7 @@ def _prepare_copy(config: Config, accelerator: Any) -> Copy:
 def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any) -> None:
     teacher, student, method, scored = copy
     run.pin(teacher=teacher.fingerprint())
+    _check_end(config, run, student, sum(map(len, scored.values())))
     log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
     about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
     images, logits = decode(config, scored) if scored else {}, {}
@@ -226,6 +234,26 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
         log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
         about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
     _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
+
+
+def _check_end(config: Config, run: Run, student: Student, images: int) -> None:
+    """What only the last steps need is tried before the first.
+
+    Args:
+        images: how many there are, whose predictions are written.
+
+    Raises:
+        UserError: the student cannot be exported, or the disk has no room for the run.
+    """
+    weights = 4 * count_parameters(student)
+    moments = 1 if config.train.optimizer == "sgd" else 2
+    last = (1 + moments) * weights
+    # at an epoch's end two checkpoints and the best student; at the run's end one, model/, model.onnx and the logits
+    needed = max(2 * last + weights, last + 3 * weights + 4 * images * len(student.classes))
+    there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())
+    check_space(run.folder, needed - there, "the run")
+    if config.export:
+        check_exportable(student)
 
 
 def _train_and_finish(
@@ -249,6 +277,8 @@ def _train_and_finish(
         val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
         return f"loss {row['loss']:.3f}{val}"
 
+    if accelerator.is_main_process:
+        run.begin()
     task = Task(student, method, config.train.precision).to(device)
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -277,10 +307,17 @@ def _finish(
     device: torch.device,
 ) -> None:
     """Score the kept student on val and, once, on test; save and export it; write summary.json last."""
-    student = Student.load(run.best_student).to(device)
+    try:
+        student = Student.load(run.best_student).to(device)
+    except UserError as error:
+        raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
-    summary |= {"data.source": config.data.source, "teacher.id": None, **evaluation.teacher}
+    summary |= {
+        "data.source": config.data.source and readable(config.data.source),
+        "teacher.id": None,
+        **evaluation.teacher,
+    }
     counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
     summary |= {"classes": len(student.classes), **counts}
     summary |= score(student, evaluation, run, device)
@@ -298,7 +335,9 @@ def _finish(
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     run.write_summary(summary)
-    log.info("%s: %s", run.folder, _in_words(summary))
+    if config.train.checkpoint == "drop":
+        run.last_checkpoint.unlink(missing_ok=True)
+    log.info("%s: %s", readable(run.folder), _in_words(summary))
     if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):
         log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
 
@@ -332,14 +371,22 @@ def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
     words = json.dumps((manifest.content_hash, to_dict(own)), sort_keys=True)
     folder = cache_folder() / "teachers" / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
-    if not Run(folder).is_finished:
+    finished, damaged = Run(folder).is_finished, False
+    if finished:
+        try:
+            Student.load(Run(folder).model)
+        except UserError as error:
+            log.warning("%s; the teacher is fine-tuned again", error)
+            damaged = True
+    if damaged or not finished:
         log.info(
             "teacher %s was trained on other classes: it is fine-tuned on these first, once, for %d epochs, as by "
             "'linnet distill DATA --method ce --student %s --out runs/teacher'; to choose how, do that yourself and "
             "give --teacher run:runs/teacher",
             *(config.teacher.id, config.train.epochs, name),
         )
-        distill(config.data.source, method="ce", student=name, out=folder, seed=0, options=options, resume=True)
+        again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
+        again(config.data.source, resume=not damaged, overwrite=damaged)
     log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
     return folder
 

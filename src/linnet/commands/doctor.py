@@ -4,7 +4,8 @@ import platform
 from collections.abc import Iterator
 
 from linnet.environment import EXTRAS, PACKAGES, computes_bf16, device_words, missing_modules, version
-from linnet.files import cache_folder
+from linnet.errors import UserError
+from linnet.files import cache_words
 from linnet.students.precision import folder, measured_here
 
 
@@ -15,7 +16,10 @@ def lines() -> Iterator[str]:
     yield f"device       {device_words()}"
     words = "computed by the hardware" if computes_bf16() else "not computed by the hardware: fp32 is used"
     yield f"bf16         {words}"
-    rows = [*measured_here()]
+    try:
+        rows = [*measured_here()]
+    except UserError:  # there is no cache: the last line says why
+        rows = []
     for row in rows:
         step = f"{row['student']} at {row['image_size']} px, batch {row['batch_size']}, {row['threads']} thread(s)"
         ms = row["ms"]
@@ -25,4 +29,4 @@ def lines() -> Iterator[str]:
     for extra in EXTRAS:
         state = f"missing: pip install 'linnet[{extra}]'" if missing_modules(extra) else "installed"
         yield f"extra {extra:<6} {state}"
-    yield f"cache        {cache_folder()}"
+    yield f"cache        {cache_words()}"

@@ -4,14 +4,20 @@ from pathlib import Path
 
 from linnet.deploy.export import export_onnx, export_text_tower
 from linnet.errors import UserError
+from linnet.files import check_out
 from linnet.run import Run
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
 from linnet.teachers.base import VisionLanguageTeacher
 
 
-def export(run: str | Path, *, text_tower: bool = False, out: str | Path | None = None) -> Path:
+def export(
+    run: str | Path, *, text_tower: bool = False, out: str | Path | None = None, overwrite: bool = False
+) -> Path:
     """Write a run's student, or its teacher's text tower, as ONNX. The same words as ``linnet export``.
+
+    Args:
+        overwrite: replace ``out``, if it exists. The run's own file is always replaced.
 
     Returns:
         The file: ``out``, by default ``model.onnx`` or ``text_tower.onnx`` in the run's folder.
@@ -20,12 +26,12 @@ def export(run: str | Path, *, text_tower: bool = False, out: str | Path | None 
         UserError: no finished run, a student without an embedding head, or the export fails.
     """
     own = Run(Path(run))
+    path = Path(out or (own.text_tower if text_tower else own.onnx))
+    check_out(path, overwrite or out is None)
     student = Student.load(own.model)
     if not text_tower:
-        path = Path(out or own.onnx)
         export_onnx(student, path)
         return path
-    path = Path(out or own.text_tower)
     if student.bank is None:
         raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")
     teacher = load_teacher(student.bank.teacher)

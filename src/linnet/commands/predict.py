@@ -10,6 +10,7 @@ from pathlib import Path
 from linnet.commands.embed import bank_for
 from linnet.deploy.predictor import Prediction, collect, load
 from linnet.errors import UserError
+from linnet.files import readable
 from linnet.text.bank import TextBank
 
 
@@ -34,7 +35,7 @@ def predict(
     for prediction in predictor.predict(paths, top):
         failed += prediction.error is not None
         if prediction.error is not None:
-            print(f"linnet: {prediction.error}", file=sys.stderr)
+            print(f"linnet: {readable(prediction.error)}", file=sys.stderr)
         if as_json or prediction.error is None:
             print(show(prediction), flush=True)
     if failed:
@@ -42,13 +43,14 @@ def predict(
 
 
 def _json_line(prediction: Prediction) -> str:
-    return json.dumps(prediction.as_dict(), ensure_ascii=False)
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")  # there are escapes for what it cannot show
+    return json.dumps(prediction.as_dict(), ensure_ascii=plain)
 
 
 def _csv_line(prediction: Prediction) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(
-        [prediction.path, prediction.classes[0], f"{prediction.probabilities[0]:.4f}"]
+        [readable(prediction.path), prediction.classes[0], f"{prediction.probabilities[0]:.4f}"]
     )
     return line.getvalue()
 
@@ -57,4 +59,4 @@ def _table_line(prediction: Prediction) -> str:
     shown = "   ".join(
         f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
     )
-    return f"{prediction.path}   {shown}"
+    return f"{readable(prediction.path)}   {shown}"

@@ -7,6 +7,7 @@ species of any aviary was ever seen by it.
 """
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from linnet.files import atomic_path, cache_folder
+from linnet.files import cache_folder, new_file
+
+log = logging.getLogger("linnet")
 
 IMAGE_SIZE = 80  # pixels; birds are drawn at twice this size and reduced
 VERSION = 1  # part of every cache key: raise it when the same options draw other images
@@ -373,7 +376,7 @@ def build(
     birds = make_species(species, genus, seed)
     rank = seeded("imbalance", seed).permutation(species) / max(1, species - 1)
     folder = cache_folder() / "aviary" / f"v{VERSION}-genus{genus}-seed{seed}"
-    rows = []
+    rows, damaged = [], 0
     for index, bird in enumerate(birds):
         train = max(1, round(images * imbalance ** -float(rank[index])))
         for split, count in (("train", train), ("val", VAL_IMAGES), ("test", TEST_IMAGES)):
@@ -384,12 +387,25 @@ def build(
                 texts = [caption(bird.plumage, background, rng)]
                 further = seeded("captions", genus, seed, index, split, number)
                 texts += [caption(bird.plumage, background, further) for _ in range(captions - 1)]
-                if not path.exists():
+                if not _is_whole(path):
+                    damaged += path.exists()
                     _write_png(draw_bird(bird.plumage, background, rng), path)
                 rows.append(BirdImage(path, index, split, tuple(texts)))
+    if damaged:
+        log.warning("%d drawn birds in %s were damaged: they are drawn again", damaged, folder)
     return Aviary(tuple(birds), tuple(rows))
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a picture is there as it was written: each part of a PNG file has a checksum."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+        return True
+    except Exception:  # Pillow raises OSError, SyntaxError and others
+        return False
+
+
 def _write_png(pixels: np.ndarray, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+    with new_file(path, durable=False) as file:  # they are many, and a damaged one is drawn again
+        Image.fromarray(pixels).save(file, format="PNG", compress_level=1)

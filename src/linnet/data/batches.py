@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from linnet.config import Config
 from linnet.data import views
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest
+from linnet.data.store import Images
 from linnet.errors import UserError
 from linnet.step import Batch, TeacherOutput
 

@@ -2,9 +2,12 @@
 needs in its metadata."""
 
 import copy
+import hashlib
 import json
 import logging
+import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.data.batches import eval_batches
-from linnet.data.images import Images
+from linnet.data.store import Images
 from linnet.deploy.onnx_session import open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
+from linnet.environment import missing_modules, version
 from linnet.errors import UserError, first_line, require
-from linnet.files import atomic_path
+from linnet.files import cache_folder, write_atomically
 from linnet.students.student import Student, evaluating
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.hf import HuggingFaceTeacher, vectors
 from linnet.teachers.open_clip import OpenClipTeacher
 from linnet.text.bank import TextBank
+
+log = logging.getLogger("linnet")
 
 TOLERANCE = 1e-3  # largest difference of an output between ONNX and torch, relative to the largest output
 CHECKED_IMAGES = 64
@@ -112,6 +118,32 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
     return _write(model, path, {"images": batch.numpy()}, expected, f"'{student.name}'")
 
 
+def check_exportable(student: Student) -> None:
+    """Try the export of a student before it is trained: once on this machine for each network, size and version.
+
+    Raises:
+        UserError: it does not work.
+    """
+    if {"onnx", "onnxscript", "onnxruntime"} & {*missing_modules("onnx")}:
+        return  # which is said when there is something to export
+    own = (student.name, student.stem, student.image_size, student.bank is None)
+    packages = ("linnet", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
+    words = json.dumps([*own, *map(version, packages)])
+    note = cache_folder() / "export" / hashlib.sha256(words.encode()).hexdigest()[:24]
+    if note.is_file() and note.read_bytes() == words.encode():
+        return
+    log.info("export: %s at %d pixels is tried as ONNX, once", student.name, student.image_size)
+    try:
+        with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+            export_onnx(student, Path(folder, "model.onnx"))
+    except UserError as error:
+        raise UserError(
+            f"{error}; nothing was trained yet: choose another student, or train without model.onnx (--no-export)"
+        ) from error
+    with suppress(UserError):  # a cache that cannot be written: tried again next time
+        write_atomically(note, words)
+
+
 def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path) -> float:
     """Write the teacher's text tower as ONNX with its tokenizer, so that names become banks without torch.
 
@@ -193,14 +225,13 @@ def _to_onnx(
 
 def _write(model: Any, path: Path, inputs: dict[str, np.ndarray], expected: np.ndarray, name: str) -> float:
     """Write the file if ONNX Runtime makes of it what torch does; returns the relative difference."""
-    onnx = require("onnx", "onnx")
-    with atomic_path(path) as temporary:
-        onnx.save_model(model, temporary)
-        (seen,) = open_session(temporary, f"the exported {name}").run(None, inputs)
-        difference = float(np.abs(seen - expected).max() / max(1.0, np.abs(expected).max()))
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"the ONNX file of {name} does not agree with torch (an output differs by {difference:.2g}); "
-                "it was not kept"
-            )
+    content = model.SerializeToString()
+    (seen,) = open_session(content, f"the exported {name}").run(None, inputs)
+    difference = float(np.abs(seen - expected).max() / max(1.0, np.abs(expected).max()))
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the ONNX file of {name} does not agree with torch (an output differs by {difference:.2g}): it was not "
+            "kept"
+        )
+    write_atomically(path, content)
     return difference

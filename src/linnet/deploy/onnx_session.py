@@ -7,22 +7,24 @@ from typing import Any
 from linnet.errors import UserError, first_line, require
 
 
-def open_session(path: Path, name: str) -> Any:
+def open_session(file: Path | bytes, name: str) -> Any:
     """An inference session on the CPU.
 
     Args:
-        name: what an error calls it.
+        file: where it lies, or what it holds. name: what an error calls it.
 
     Raises:
         UserError: the extra is not installed, there is no such file, or ONNX Runtime cannot read it.
     """
     runtime = require("onnxruntime", "onnx")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    if isinstance(file, Path):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+        file = file.read_bytes()  # ONNX Runtime takes no path that is not UTF-8
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a dozen of its own
         raise UserError(f"ONNX Runtime cannot load {name} ({first_line(error)})") from error
 

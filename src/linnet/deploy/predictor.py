@@ -10,6 +10,7 @@ import numpy as np
 from linnet.data.images import CropMode, eval_pixels, find_images, read_image
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
+from linnet.files import readable
 from linnet.metrics import softmax
 from linnet.run import Run
 from linnet.text.bank import TextBank
@@ -28,12 +29,12 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         if self.error is not None:
-            return {"path": str(self.path), "error": self.error}
+            return {"path": readable(self.path), "error": readable(self.error)}
         top = [
             {"class": name, "probability": round(p, 6)}
             for name, p in zip(self.classes, self.probabilities, strict=True)
         ]
-        return {"path": str(self.path), "class": self.classes[0], "probability": top[0]["probability"], "top": top}
+        return {"path": readable(self.path), "class": self.classes[0], "probability": top[0]["probability"], "top": top}
 
 
 class _Network(Protocol):

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from linnet.config import Config
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest
 from linnet.data.novel import NovelData
+from linnet.data.store import Images
 from linnet.evaluation.consistency import consistency
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
 from linnet.evaluation.score import student_embeddings, write_predictions

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from linnet.data.batches import eval_batches
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest
-from linnet.files import atomic_path
+from linnet.data.store import Images
+from linnet.files import new_file, readable
 from linnet.metrics import agreement, all_metrics, class_accuracies, softmax
 from linnet.run import Run
 from linnet.students.student import Student, evaluating
@@ -99,7 +99,7 @@ def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teache
 
     names = np.array([info.name for info in manifest.classes])
     columns: dict[str, Any] = {
-        "path": [str(path) for path in manifest.paths],
+        "path": [readable(path) for path in manifest.paths],
         "label": names[manifest.labels],
         "prediction": names[logits.argmax(axis=1)],
         "confidence": softmax(logits).max(axis=1),
@@ -107,5 +107,5 @@ def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teache
     if teacher_logits is not None:
         columns["teacher_prediction"] = names[teacher_logits.argmax(axis=1)]
     columns["logits"] = list(logits)
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    with new_file(path) as file:
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)

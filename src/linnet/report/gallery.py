@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from linnet.files import atomic_path
+from linnet.files import new_file
 
 SIDE = 64  # smaller images are enlarged to about this many pixels
 MARGIN = 72  # for the number of the epoch
@@ -36,5 +36,5 @@ def add_row(folder: Path, picture: Path, epoch: int, images: torch.Tensor) -> No
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+    with new_file(path) as file:
+        image.save(file, format="PNG")

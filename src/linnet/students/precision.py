@@ -84,7 +84,7 @@ def measured_here() -> Iterator[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any] | None:
     """A measurement; None if there is none, or a damaged one."""
     try:
-        row = json.loads(path.read_text())
+        row = json.loads(path.read_bytes())
         return row if all(row["ms"][precision] > 0 for precision in ("fp32", "bf16")) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,6 +4,7 @@ Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``), E te
 """
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from linnet.files import write_atomically
 from linnet.processes import seed_everything
 from linnet.step import StudentOutput
 from linnet.students.network import Normalize, create_network, look, make_lowres
+from linnet.tensor_files import read_checked, with_checksum
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import ClassInfo
 
@@ -124,28 +126,29 @@ class Student(nn.Module):
         from safetensors.torch import save
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
-        folder.mkdir(parents=True, exist_ok=True)
         own = {"name": self.name, "stem": self.stem, "image_size": self.image_size, "crop_mode": self.crop_mode}
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
             own, outputs = {**own, "temperature": self.temperature}, {}  # type: ignore[dict-item]
             self.bank.save(folder / BANK)
-        save_config_for_hf(
-            self.backbone,
-            str(folder / "config.json"),
-            model_config={**outputs, "linnet": own},
-            data_config={
-                "input_size": (3, self.image_size, self.image_size),
-                "crop_pct": 1.0,
-                "crop_mode": self.crop_mode,
-                "interpolation": "bicubic",
-            },
-        )
+        with tempfile.TemporaryDirectory() as elsewhere:  # timm writes in place: a kill would leave half a file
+            save_config_for_hf(
+                self.backbone,
+                f"{elsewhere}/config.json",
+                model_config={**outputs, "linnet": own},
+                data_config={
+                    "input_size": (3, self.image_size, self.image_size),
+                    "crop_pct": 1.0,
+                    "crop_mode": self.crop_mode,
+                    "interpolation": "bicubic",
+                },
+            )
+            write_atomically(folder / "config.json", Path(elsewhere, "config.json").read_bytes())
         write_atomically(
             folder / "classes.json", json.dumps([info._asdict() for info in self.classes], indent=1, ensure_ascii=False)
         )
         state = {key: value.detach().cpu().contiguous() for key, value in self.backbone.state_dict().items()}
-        write_atomically(folder / "model.safetensors", save(state))
+        write_atomically(folder / "model.safetensors", with_checksum(save(state)))
 
     @classmethod
     def load(cls, folder: Path) -> "Student":
@@ -155,16 +158,16 @@ class Student(nn.Module):
             UserError: the folder holds no saved student.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         try:
-            own = json.loads((folder / "config.json").read_text())["linnet"]
-            rows = json.loads((folder / "classes.json").read_text())
+            own = json.loads((folder / "config.json").read_bytes())["linnet"]
+            rows = json.loads((folder / "classes.json").read_bytes())
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
             head = {"bank": bank, "temperature": own.get("temperature", 1.0)}
-            state = load_file(folder / "model.safetensors")
+            state = load(read_checked(folder / "model.safetensors")[0])
             student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **head)
             student.backbone.load_state_dict(state)
         except FileNotFoundError as error:

@@ -17,8 +17,8 @@ from linnet.config import Config
 from linnet.data import views
 from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
-from linnet.data.images import Images
 from linnet.data.manifest import Manifest
+from linnet.data.store import Images
 from linnet.errors import UserError
 from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar

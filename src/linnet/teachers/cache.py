@@ -20,7 +20,7 @@ import torch
 from safetensors.numpy import save as safetensors_bytes
 
 from linnet.data.images import CHUNK, read_image
-from linnet.files import cache_folder, write_atomically
+from linnet.files import cache_folder, clear_leftovers, write_atomically
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class TeacherCache:
         self.folder = (root or cache_folder() / "teacher") / name
         if not (self.folder / "space.json").exists():
             write_atomically(self.folder / "space.json", json.dumps({"teacher": teacher.id, **space}, indent=1))
+        clear_leftovers(self.folder)
         self.computed = 0  # rows that this object had to compute
         self.rows = Rows()
         for path in sorted(self.folder.glob("*.safetensors")):

@@ -13,6 +13,7 @@ import numpy as np
 
 from linnet.errors import UserError, first_line
 from linnet.files import write_atomically
+from linnet.tensor_files import read_checked, with_checksum
 
 BANK = "bank.safetensors"  # beside the weights of a student with an embedding head
 
@@ -53,7 +54,7 @@ class TextBank:
         tensors = {"bank": np.ascontiguousarray(self.rows_CE, dtype=np.float32)}
         if self.context_PW is not None:
             tensors["context"] = np.ascontiguousarray(self.context_PW, dtype=np.float32)
-        write_atomically(path, save(tensors, {"linnet": json.dumps(meta, ensure_ascii=False)}))
+        write_atomically(path, with_checksum(save(tensors, {"linnet": json.dumps(meta, ensure_ascii=False)})))
 
     @classmethod
     def load(cls, path: Path) -> "TextBank":
@@ -61,15 +62,15 @@ class TextBank:
         Raises:
             UserError: there is no text bank at ``path``.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
         if not path.is_file():
             raise UserError(f"{path}: no such text bank; 'linnet embed' makes one")
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                meta = json.loads(file.metadata()["linnet"])
-                rows = file.get_tensor("bank")
-                context = file.get_tensor("context") if "context" in file.keys() else None  # noqa: SIM118
+            content, metadata = read_checked(path)
+            meta, tensors = json.loads(metadata["linnet"]), load(content)
+            rows, context = tensors["bank"], tensors.get("context")
             bank = cls(tuple(meta["names"]), rows, meta["teacher"], meta["hash"], tuple(meta["templates"]), context)
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise UserError(f"{path} is not a text bank written by linnet ({first_line(error)})") from error

@@ -7,6 +7,7 @@ Nothing here needs torch.
 """
 
 import csv
+import io
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from linnet.errors import UserError, did_you_mean, first_line
-from linnet.files import atomic_path, write_atomically
+from linnet.files import new_file, readable, write_atomically
 from linnet.text.classes import ClassInfo
 
 COLUMNS = ("path", "digest", "class", "prompt", "text")
@@ -130,9 +131,9 @@ class PathFinder:
 
     def __init__(self, images: ImageTable, values: Sequence[str]):
         self._values = {_posix(value) for value in values}
-        self._paths = [path.absolute() for path in images.paths]
+        self._paths = [Path(_posix(readable(path.absolute()))) for path in images.paths]
         self._known = {path.as_posix(): i for i, path in enumerate(self._paths)}
-        self._known |= {relative_path(path, images.root): i for i, path in enumerate(images.paths)}
+        self._known |= {_posix(relative_path(path, images.root)): i for i, path in enumerate(images.paths)}
         self._tails = cache(self._tails_of_length)
 
     def __call__(self, value: str) -> Sequence[int]:
@@ -275,7 +276,7 @@ def _posix(path: str) -> str:
 def relative_path(path: Path, root: Path) -> str:
     """As linnet writes a path: below the data folder where it lies there."""
     full, base = path.absolute(), root.absolute()
-    return full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix()
+    return readable(full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix())
 
 
 def read_columns(file: Path) -> dict[str, list[Any]]:
@@ -293,7 +294,8 @@ def read_columns(file: Path) -> dict[str, list[Any]]:
         from pyarrow import parquet
 
         try:
-            return parquet.read_table(file, partitioning=None).to_pydict()
+            with file.open("rb") as opened:
+                return parquet.read_table(opened, partitioning=None).to_pydict()
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{file} is not a readable Parquet file ({first_line(error)})") from error
     try:
@@ -314,8 +316,9 @@ def write_captions(file: Path, captions: Sequence[Caption], provenance: Mapping[
     JSON file beside a CSV file."""
     rows = [tuple(caption) for caption in captions]
     if file.suffix.lower() == ".csv":
-        with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as lines:
-            csv.writer(lines, lineterminator="\n").writerows([COLUMNS, *rows])
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([COLUMNS, *rows])
+        write_atomically(file, lines.getvalue())
         write_atomically(_beside(file), json.dumps(provenance, indent=1, ensure_ascii=False) + "\n")
         return
     import pyarrow
@@ -324,8 +327,8 @@ def write_captions(file: Path, captions: Sequence[Caption], provenance: Mapping[
     schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
     values = [[row[i] for row in rows] for i in range(len(COLUMNS))]
     metadata = {"linnet": json.dumps(provenance, ensure_ascii=False)}
-    with atomic_path(file) as temporary:
-        parquet.write_table(pyarrow.table(values, schema=schema.with_metadata(metadata)), temporary)
+    with new_file(file) as opened:
+        parquet.write_table(pyarrow.table(values, schema=schema.with_metadata(metadata)), opened)
 
 
 def read_captions(file: Path) -> tuple[list[Caption], dict[str, Any]]:
@@ -340,7 +343,8 @@ def read_captions(file: Path) -> tuple[list[Caption], dict[str, Any]]:
     else:
         from pyarrow import parquet
 
-        noted = (parquet.read_schema(file).metadata or {}).get(b"linnet", b"").decode() or None
+        with file.open("rb") as opened:
+            noted = (parquet.read_schema(opened).metadata or {}).get(b"linnet", b"").decode() or None
     if noted is None or set(COLUMNS) - set(table):
         raise UserError(f"{file} was not written by linnet: choose another --out, or replace it with --overwrite")
     return [Caption(*row) for row in zip(*(table[name] for name in COLUMNS), strict=True)], json.loads(noted)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from linnet.errors import UserError, did_you_mean
-from linnet.files import read_text
+from linnet.files import read_text, readable
 
 
 class ClassInfo(NamedTuple):
@@ -23,6 +23,7 @@ class ClassInfo(NamedTuple):
 def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
     """Classes by the names of their folders: ``_`` becomes a space in the prompt name, and a number in front goes if
     every name has one and all stay unique."""
+    names = [readable(name) for name in names]
     plain = [re.sub(r"^\d+[._-]", "", name) for name in names]
     if not (all(a != b and b for a, b in zip(names, plain, strict=True)) and len(set(plain)) == len(names)):
         plain = list(names)
@@ -119,6 +120,7 @@ def find_class(wanted: str, classes: Sequence[ClassInfo]) -> int:
     Raises:
         UserError: there is none (with a suggestion).
     """
+    wanted = readable(wanted)
     for number, info in enumerate(classes):
         front = re.match(r"(\d+)[._-]", info.name)
         if wanted in (info.name, info.prompt_name) or (front and wanted.isdigit() and int(wanted) == int(front[1])):

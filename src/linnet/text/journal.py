@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from linnet.errors import UserError
+from linnet.files import cannot_write
 
 
 class Asked(NamedTuple):
@@ -85,8 +86,11 @@ class Journal:
 
     def _add(self, line: Any) -> None:
         assert self._lines is not None
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
 
     def close(self) -> None:
         if self._lines is not None:

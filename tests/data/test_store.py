@@ -1,0 +1,119 @@
+import errno
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import write_image
+
+from linnet.data import store as module
+from linnet.data.images import eval_pixels, read_image, train_pixels
+from linnet.data.manifest import digest_files
+from linnet.data.store import Images
+from linnet.errors import UserError
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write_image(tmp_path / f"{i}.png", (100, 50 * i, 20), seed=i, size=(60 + 10 * i, 50)) for i in range(4)]
+
+
+def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
+    digests = digest_files(paths)
+    center, squash = (Images(paths, digests, 32, "eval", crop_mode=mode) for mode in ("center", "squash"))
+    live = Images(paths, digests, 32, "eval", limit_gb=0.0, crop_mode="squash")
+    for row, path in enumerate(paths):
+        assert np.array_equal(squash[row], eval_pixels(read_image(path), 32, "squash"))
+        assert np.array_equal(squash[row], live[row])
+        assert not np.array_equal(squash[row], center[row])
+    train = [Images(paths, digests, 32, "train", crop_mode=mode) for mode in ("center", "squash")]
+    assert train[0].file == train[1].file  # training images are stored uncut
+    name = hashlib.sha256(b"1|32|eval|" + digests.tobytes()).hexdigest()[:24]
+    assert center.file.stem == name  # and the stores of earlier versions are found
+
+
+def test_stored_images_are_the_decoded_ones(paths: list[Path]):
+    digests = digest_files(paths)
+    for fit, to_pixels in (("train", train_pixels), ("eval", eval_pixels)):
+        stored = Images(paths, digests, 32, fit)
+        live = Images(paths, digests, 32, fit, limit_gb=0.0)
+        assert stored.stored
+        assert not live.stored
+        for row, path in enumerate(paths):
+            assert np.array_equal(stored[row], to_pixels(read_image(path), 32))
+            assert np.array_equal(stored[row], live[row])
+
+
+def test_images_are_decoded_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    digests = digest_files(paths)
+    Images(paths, digests, 24, "eval")
+    monkeypatch.setattr(module, "decode_in_order", lambda *_: pytest.fail("decoded again"))
+    assert len(Images(paths, digests, 24, "eval")) == 4
+
+
+def test_changed_bytes_are_decoded_again(paths: list[Path]):
+    before = Images(paths, digest_files(paths), 32, "eval")[0].copy()
+    write_image(paths[0], (0, 0, 255), seed=9)
+    after = Images(paths, digest_files(paths), 32, "eval")[0]
+    assert np.abs(before.astype(int) - after).mean() > 20
+
+
+def test_a_store_cut_short_is_written_again(paths: list[Path]):
+    digests = digest_files(paths)
+    store = Images(paths, digests, 32, "eval")
+    expected = store[3].copy()
+    store.file.write_bytes(store.file.read_bytes()[:-10])
+    assert np.array_equal(Images(paths, digests, 32, "eval")[3], expected)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "decode_in_order", no_space)
+    before = set((cache / "images").glob("*")) | set((cache / "images").glob(".*"))
+    with pytest.raises(UserError, match="the disk is full"):
+        Images(paths, digest_files(paths), 40, "train")
+    assert set((cache / "images").glob("*")) | set((cache / "images").glob(".*")) == before
+
+
+@pytest.mark.parametrize("part", ["pixels", "index"])
+@pytest.mark.parametrize("damage", ["zeros", "empty", "cut", "one byte"])
+def test_a_damaged_store_is_noticed_and_written_again(
+    paths: list[Path], part: str, damage: str, caplog: pytest.LogCaptureFixture
+):
+    """A file of the right size that is full of zeros would be a data set of black images."""
+    digests = digest_files(paths)
+    store = Images(paths, digests, 32, "train")
+    expected = [image.copy() for image in store]
+    file = store.file if part == "pixels" else store.file.with_suffix(".index.npy")
+    content = file.read_bytes()
+    middle = len(content) - 20
+    spoilt = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    file.write_bytes({"zeros": bytes(len(content)), "empty": b"", "cut": content[:-10], "one byte": spoilt}[damage])
+    again = Images(paths, digests, 32, "train")
+    assert all(np.array_equal(image, wanted) for image, wanted in zip(again, expected, strict=True))
+    assert caplog.text.count("is damaged: the images are decoded again") == 1
+    caplog.clear()
+    Images(paths, digests, 32, "train")
+    assert not caplog.text
+
+
+def test_what_a_killed_process_left_is_cleared(paths: list[Path]):
+    digests = digest_files(paths)
+    folder = Images(paths, digests, 32, "eval").file.parent
+    for name in (".abc.u8.4711.tmp", ".abc.u8.0a1b2c3d.tmp"):
+        (folder / name).write_bytes(b"")
+    Images(paths, digests, 32, "eval")
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_room_for_a_store_is_asked_for_before_it_is_decoded(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    from linnet import files
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(module, "decode_in_order", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="the store of decoded images needs at least .* MB in .*images"):
+        Images(paths, digest_files(paths), 33, "eval")
