@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ class Run:
         self.inputs = self._own("inputs.json")
         self.environment = self._own("env.json")
         self.prompts = self._own("prompts.safetensors")
+        self.problems = self._own("data_problems.csv")
         self.log = self._own("train.log")
         self.metrics_file = self._own("metrics.jsonl")
         self.checkpoints = self._own("checkpoints")
@@ -219,3 +221,14 @@ def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
     return retrieval or changed.startswith(("export:", "data.eval:"))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether linnet made this folder for a run: by what it puts into it, not by the folder's name."""
+    own, names = Run(folder), set(os.listdir(folder)) if os.access(folder, os.R_OK) else set()
+    if {own.environment.name, own.config.name} <= names:
+        return True
+    visible = {
+        name for name in names if not name.startswith(".")
+    }  # a run that was killed at its start has a lock alone
+    return bool(names & {".lock", own.environment.name}) and visible <= own._names

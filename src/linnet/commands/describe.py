@@ -18,6 +18,7 @@ from linnet.config import DataConfig, merge, nest, read_yaml
 from linnet.data.images import read_image
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest
+from linnet.data.problems import report
 from linnet.data.splits import seeded_order
 from linnet.environment import version
 from linnet.errors import UserError
@@ -113,6 +114,7 @@ def describe(
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
     questions = read_questions(prompts, per)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
+    report(manifest.problems)
 
     about: dict[str, Any] = {"prompts": questions, "max_tokens": max_tokens}
     about |= {"examples": examples} if per == "class" else {}
@@ -166,6 +168,7 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
     if file is not None and _writable(file, SUFFIXES).exists() and not overwrite:
         raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
     manifest = load_manifest(settings)
+    report(manifest.problems)
     if manifest.texts is None:
         raise UserError(f"{settings.source} has no texts: give a table with --data.texts, or a model with --vlm")
     captions = [

@@ -18,8 +18,9 @@ from linnet import methods
 from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
-from linnet.data.manifest import Manifest, describe, leaked
+from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
+from linnet.data.problems import counts, report
 from linnet.defaults import default_folder, settings, with_precision
 from linnet.deploy.export import export_onnx
 from linnet.environment import version
@@ -119,11 +120,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     device = accelerator.device
     log.info("data: %s", describe(manifest))
     rows = training_part(manifest, config)
-    if duplicates := leaked(rows):
-        log.warning(
-            "%d val or test images are byte for byte also in train: this makes every model look better than it is",
-            duplicates,
-        )
+    problems = [*manifest.problems, *in_two_classes(rows), *leaks(rows)]
+    report(problems, run.problems if accelerator.is_main_process else None)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
     names_as_text = methods.student_head(config.method) == "embedding"
     if manifest.novel and not names_as_text:
@@ -169,7 +167,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
     about = answers.about(config) if answers else {}
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
-    evaluation = Evaluation(splits, images, logits, {**about, **method.about(), **groups.about}, groups.classes)
+    about |= {**method.about(), **groups.about, **counts(problems)}
+    evaluation = Evaluation(splits, images, logits, about, groups.classes)
     _train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
 
 
@@ -219,6 +218,9 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
     run.pin(teacher=teacher.fingerprint())
     log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
     about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
+    problems = next(iter(scored.values())).problems if scored else ()
+    report(problems, run.problems)
+    about |= counts(problems)
     images, logits = decode(config, scored) if scored else {}, {}
     for part, rows in scored.items():
         logits[part] = classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)

@@ -9,6 +9,8 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,30 @@ POINTERS = {  # what lies in place of a photo that was never fetched
 }
 
 
+NO_PHOTOS = {"BUFR", "GRIB", "HDF5", "WMF", "EPS", "MPEG", "IPTC"}  # Pillow needs another program, or shows no pixels
+HEIF = (".heic", ".heif", ".hif")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
+HEIF_NEEDED = "pip install 'linnet[heif]'"
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of all image files that can be read here: what Pillow opens, HEIC if pillow-heif is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    known = Image.registered_extensions()  # of formats that Pillow only writes, too
+    opened = {*Image.OPEN, "MPO"} - NO_PHOTOS
+    return frozenset(suffix for suffix, kind in known.items() if kind in opened)
+
+
+def starts_like_an_image(content: bytes) -> bool:
+    """Whether the first 16 bytes are those of a usual photo, whatever the file is called."""
+    starts = (PNG_START, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+    return content.startswith(starts) or content[8:12] in (b"WEBP", b"avif", *HEIF_BRANDS)
+
+
 class Decoded(NamedTuple):
     """An upright RGB image, and whether its file lacks some last bytes."""
 
@@ -46,32 +72,38 @@ class Decoded(NamedTuple):
     incomplete: bool = False
 
 
-def decode(content: bytes) -> Decoded:
+def decode(content: bytes, small: bool = False) -> Decoded:
     """The pixels of an image file, upright (EXIF), transparency dropped.
+
+    Args:
+        small: a JPEG may come out smaller, which shows as well, but sooner, whether it can be read.
 
     Raises:
         Exception: no image, or a broken one; Pillow raises OSError, SyntaxError, ValueError and others.
     """
+    suffixes()  # some formats have to be made known to Pillow first
     if not content:
         raise ValueError("it is empty")
     for start, words in POINTERS.items():
         if content[:64].lower().startswith(start):
             raise ValueError(words)
     try:
-        return _whole_or_mended(content)
+        return _whole_or_mended(content, small)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which looks like an attack: scale it down"
         ) from error
     except UnidentifiedImageError as error:  # whose message names an object in memory
+        if content[8:12] in HEIF_BRANDS:
+            raise ValueError(f"it is a HEIC photo, which needs {HEIF_NEEDED}") from error
         raise ValueError("it is no image, or of a format that Pillow does not read") from error
 
 
-def _whole_or_mended(content: bytes) -> Decoded:
+def _whole_or_mended(content: bytes, small: bool) -> Decoded:
     try:
         if content.startswith(JPEG_START) and content.endswith(bytes(64)):
             raise ValueError("it ends in zeros: it was not copied to its end")
-        return Decoded(_decoded(content))
+        return Decoded(_decoded(content, small))
     except Image.DecompressionBombError:
         raise
     except Exception:
@@ -84,8 +116,10 @@ def _whole_or_mended(content: bytes) -> Decoded:
         raise
 
 
-def _decoded(content: bytes) -> Image.Image:
+def _decoded(content: bytes, small: bool = False) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
+        if small:
+            image.draft("RGB", (1, 1))
         layout = image.tile[0].args if image.tile else None  # its first word is the one about the bits
         image.load()
         upright = _upright(image)

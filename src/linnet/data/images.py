@@ -22,21 +22,8 @@ VERSION = 1  # part of every store's name: raise it when the pixels of a store c
 EXTREME = 16  # how many times as long as wide an image may be; of a longer one the middle is read
 CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
-
 Fit = Literal["train", "eval"]
 CropMode = Literal["center", "squash"]
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted, hidden files and folders left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def read_image(path: Path) -> Image.Image:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from linnet.data.images import CropMode, eval_pixels, find_images, read_image
+from linnet.data.discovery import look_through
+from linnet.data.images import CropMode, eval_pixels, read_image
+from linnet.data.problems import report
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
 from linnet.metrics import softmax
@@ -179,7 +181,9 @@ def collect(arguments: list[Path]) -> list[Path]:
     paths: list[Path] = []
     for argument in arguments:
         if argument.is_dir():
-            paths += find_images(argument)
+            found = look_through(argument)
+            report(found.unused)
+            paths += found.images
         elif argument.exists():
             paths.append(argument)
         else:
