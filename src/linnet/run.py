@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -225,7 +226,9 @@ def _is_read_after_training(changed: str, config: Config) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether linnet made this folder for a run: by what it puts into it, not by the folder's name."""
-    own, names = Run(folder), set(os.listdir(folder)) if os.access(folder, os.R_OK) else set()
+    own, names = Run(folder), set[str]()
+    with suppress(OSError):
+        names.update(os.listdir(folder))
     if {own.environment.name, own.config.name} <= names:
         return True
     visible = {

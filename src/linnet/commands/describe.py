@@ -5,14 +5,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from PIL import Image
 
 from linnet.config import DataConfig, merge, nest, read_yaml
 from linnet.data.images import read_image
@@ -272,7 +269,6 @@ def _answered(job: Job, questions: list[Question]) -> Journal:
     total = sum(map(len, open_batches))
     if total < len(questions):
         log.info("%d of %d texts are in %s already", len(questions) - total, len(questions), journal.file)
-    _check_images({path for batch in open_batches for one in batch for path in one.images})
     if job.overwrite:  # at once: a process that is killed goes on without the word
         job.file.unlink(missing_ok=True)
         journal.remove()
@@ -304,20 +300,6 @@ def _ask(writer: "Writer", batches: list[list[Question]], total: int, journal: J
                 journal.add([one.asked for one in now], writer.write(conversations))
                 done += len(now)
                 bar.update(done)
-
-
-def _check_images(paths: set[Path]) -> None:
-    """Files that are no images at all are found before a model is loaded; what is cut off later, when it is reached."""
-
-    def check(path: Path) -> None:
-        try:
-            with Image.open(path):
-                pass
-        except Exception:
-            read_image(path)  # says it in our words
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(check, sorted(paths)))
 
 
 def _check_same(file: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -130,8 +130,8 @@ def _left_out(path: Path, is_folder: bool) -> str:
         return "hidden"
     if is_folder:
         return OF_A_RUN if is_run(path) else ""
-    if not path.is_file():
-        return "behind dangling links" if path.is_symlink() else "neither file nor folder"
+    if not os.path.isfile(path):
+        return "behind dangling links" if os.path.islink(path) else "neither file nor folder"
     return ""
 
 
