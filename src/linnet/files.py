@@ -17,6 +17,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnet"
 
 
+def given_path(text: str | Path, what: str) -> Path:
+    """A path that somebody gave.
+
+    Raises:
+        UserError: it is empty: it would be the current folder.
+    """
+    if not str(text).strip():
+        raise UserError(f"{what} is empty (an unset variable of the shell?)")
+    return Path(text)
+
+
 def read_text(path: Path) -> str:
     """
     Raises:

@@ -16,11 +16,12 @@ from linnet.data.images import read_image
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest
 from linnet.data.problems import report
+from linnet.data.sources import as_written
 from linnet.data.splits import seeded_order
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.fields import from_dict
-from linnet.files import write_atomically
+from linnet.files import given_path, write_atomically
 from linnet.progress import Bar
 from linnet.text.captions import SUFFIXES, Caption, read_captions, relative_path, write_captions
 from linnet.text.journal import Asked, Journal, Written
@@ -103,9 +104,10 @@ def describe(
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--examples": examples, "--show": show}
     _check_counts(counts)
     settings = data_settings(data, config, options or {})
-    file = None if out is None else Path(out)
+    file = None if out is None else given_path(out, "out")
     if vlm is None:
         return _without_model(settings, file, show, overwrite)
+    given_path(vlm, "vlm")
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
@@ -151,8 +153,11 @@ def data_settings(data: str | Path | None, config: Path | None, options: Mapping
     typed = nest(options)
     if other := [group for group in typed if group != "data"]:
         raise UserError(f"'{other[0]}' is no setting of the data: describe takes --data.* only")
-    layers = [read_yaml(config).get("data") or {} if config else {}, typed.get("data", {})]
-    layers += [{"source": str(data)}] if data is not None else []
+    layers = [
+        {} if config is None else read_yaml(given_path(config, "config")).get("data") or {},
+        typed.get("data", {}),
+    ]
+    layers += [{"source": as_written(data)}] if data is not None else []
     return replace(from_dict(DataConfig, merge(*layers), "data."), descriptions=None)
 
 

@@ -29,7 +29,7 @@ from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
-from linnet.files import cache_folder
+from linnet.files import cache_folder, given_path
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -81,7 +81,7 @@ def distill(
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
-    run = Run(Path(out or default_folder(given)))
+    run = Run(default_folder(given) if out is None else given_path(out, "out"))
     if not resume:
         run.check_free(overwrite)
     story: Callable[[Config, Run, Any], None]

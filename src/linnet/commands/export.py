@@ -4,6 +4,7 @@ from pathlib import Path
 
 from linnet.deploy.export import export_onnx, export_text_tower
 from linnet.errors import UserError
+from linnet.files import given_path
 from linnet.run import Run
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
@@ -19,13 +20,13 @@ def export(run: str | Path, *, text_tower: bool = False, out: str | Path | None 
     Raises:
         UserError: no finished run, a student without an embedding head, or the export fails.
     """
-    own = Run(Path(run))
+    own = Run(given_path(run, "the run"))
     student = Student.load(own.model)
     if not text_tower:
-        path = Path(out or own.onnx)
+        path = own.onnx if out is None else given_path(out, "out")
         export_onnx(student, path)
         return path
-    path = Path(out or own.text_tower)
+    path = own.text_tower if out is None else given_path(out, "out")
     if student.bank is None:
         raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")
     teacher = load_teacher(student.bank.teacher)

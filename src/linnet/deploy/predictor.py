@@ -12,6 +12,7 @@ from linnet.data.images import CropMode, eval_pixels, read_image
 from linnet.data.problems import report
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
+from linnet.files import given_path
 from linnet.metrics import softmax
 from linnet.run import Run
 from linnet.text.bank import TextBank
@@ -100,7 +101,7 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     Raises:
         UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
     """
-    path = Path(path)
+    path = given_path(path, "the model")
     if path.suffix != ".onnx" and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
     network: _Network = OnnxNetwork(path) if path.suffix == ".onnx" else TorchNetwork(model_folder(path))
