@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linnet.data.decoding import decode
+from linnet.data.decoding import decode, suffixes
 from linnet.data.images import read_image
 from linnet.errors import UserError
 
@@ -215,3 +215,17 @@ def test_a_large_image_is_read_without_a_word(photo: Image.Image, run_python: Ca
         f"decode(bytes.fromhex('{saved(photo, 'PNG').hex()}')); print(len(sys.stderr.getvalue()))"
     )
     assert run_python(code) == "0"
+
+
+def test_heic_photos_are_read_with_the_extra(photo: Image.Image, tmp_path: Path):
+    pytest.importorskip("pillow_heif")
+    assert {".heic", ".heif", ".hif"} <= suffixes()
+    photo.save(tmp_path / "x.heic", quality=95)
+    assert np.abs(np.asarray(read_image(tmp_path / "x.heic")).astype(int) - np.asarray(photo)).mean() < 12
+
+
+def test_without_the_extra_a_heic_photo_says_what_it_needs():
+    if ".heic" in suffixes():
+        pytest.skip("the extra is installed")
+    with pytest.raises(ValueError, match=r"HEIC photo, which needs pip install 'linnet\[heif\]'"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")

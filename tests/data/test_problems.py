@@ -24,6 +24,7 @@ def test_each_kind_is_one_line_with_a_few_names_and_all_in_the_file(
 
 
 def test_nothing_is_said_where_nothing_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "p.csv").write_text("of an earlier start")
     report([], tmp_path / "p.csv")
     assert not caplog.records and not (tmp_path / "p.csv").exists()
 

@@ -41,7 +41,7 @@ class Finding(NamedTuple):
         return self.reason != INCOMPLETE
 
 
-INCOMPLETE = "incomplete"
+INCOMPLETE = "its last bytes are missing"
 
 
 def examine(manifest: Manifest) -> Findings:

@@ -51,6 +51,8 @@ def report(problems: Sequence[Problem], file: Path | None = None) -> None:
             log.warning("%s%s", in_words(own), f"; all are in {file}" if file and len(own) > SHOWN else "")
     if file and problems:
         write(problems, file)
+    elif file:
+        file.unlink(missing_ok=True)  # of an earlier start
 
 
 def in_words(own: Sequence[Problem]) -> str:
