@@ -42,5 +42,7 @@ def test_they_are_counted_by_kind():
 
 
 def test_names_may_be_any_bytes(tmp_path: Path):
-    report([Problem("unused", Path(os.fsdecode(b"caf\xe9,\n.jpg")), "why")], tmp_path / "p.csv")
+    problem = Problem("unused", Path(os.fsdecode(b"caf\xe9,\n.jpg")), "why")
+    in_words([problem]).encode()
+    report([problem], tmp_path / "p.csv")
     assert "caf\\udce9,\n.jpg" in (tmp_path / "p.csv").read_text()

@@ -73,9 +73,11 @@ def list_folder(folder: Path) -> Listing:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
     for entry in entries:
         path = folder / entry.name
-        is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()
-        if reason := _left_out(path, is_folder):
-            below = _files_below(path) if is_folder and not entry.is_symlink() else [path]
+        is_link = entry.is_symlink()  # a link that leads nowhere is neither a folder nor a file
+        is_folder = os.path.isdir(path) if is_link else entry.is_dir()
+        is_file = os.path.isfile(path) if is_link else entry.is_file()
+        if reason := _left_out(path, is_folder, is_file):
+            below = _files_below(path) if is_folder and not is_link else [path]
             listing.unused.extend(Problem("unused", file, reason) for file in below)
         elif is_folder:
             listing.folders.append(path)
@@ -122,7 +124,7 @@ def holds_only_runs(folder: Path) -> bool:
     return not own.images and (has_runs or bool(own.folders)) and all(map(holds_only_runs, own.folders))
 
 
-def _left_out(path: Path, is_folder: bool) -> str:
+def _left_out(path: Path, is_folder: bool, is_file: bool) -> str:
     """Why a file or folder is left out whatever is in it, or nothing."""
     if path.name in SYSTEM_NAMES:
         return f"made by {SYSTEM_NAMES[path.name]} ({path.name.strip()})"
@@ -130,7 +132,7 @@ def _left_out(path: Path, is_folder: bool) -> str:
         return "hidden"
     if is_folder:
         return OF_A_RUN if is_run(path) else ""
-    if not os.path.isfile(path):
+    if not is_file:
         return "behind dangling links" if os.path.islink(path) else "neither file nor folder"
     return ""
 

@@ -63,7 +63,8 @@ def in_words(own: Sequence[Problem]) -> str:
         why = Counter(problem.detail for problem in own).most_common()
         words += f": {', '.join(f'{count} {detail}' for detail, count in why)}"
     shown = "; ".join(str(path) if kind == "unused" else f"{path} ({detail})" for _, path, detail in first)
-    return f"{len(own)} {words}: {'such as ' if len(own) > SHOWN else ''}{shown}"
+    text = f"{len(own)} {words}: {'such as ' if len(own) > SHOWN else ''}{shown}"
+    return text.encode("utf-8", "backslashreplace").decode()  # a name may be any bytes
 
 
 def write(problems: Iterable[Problem], file: Path) -> None:

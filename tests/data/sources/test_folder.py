@@ -119,6 +119,17 @@ def test_a_folder_around_the_splits_is_named(make_folder: Callable[..., Path], d
     assert len(load_manifest(DataConfig(source=str(outer / depth)))) == 12 * len(names)
 
 
+def test_splits_inside_the_classes_are_not_mixed_without_a_word(make_folder: Callable[..., Path]):
+    root = make_folder(images=4, splits=("train", "test"))
+    for split in ("train", "test"):
+        for folder in list((root / split).iterdir()):
+            (root / folder.name).mkdir(exist_ok=True)
+            folder.rename(root / folder.name / split)
+        (root / split).rmdir()
+    with pytest.raises(UserError, match="every folder, such as blue_bird/, has splits in it: turn them round"):
+        load_manifest(DataConfig(source=str(root)))
+
+
 def test_a_folder_around_the_classes_is_named(make_folder: Callable[..., Path]):
     root = make_folder(images=4)
     root.rename(root.parent / "images")

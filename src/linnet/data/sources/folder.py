@@ -101,9 +101,14 @@ def _splits(root: Path, folders: list[Path], training: bool, without_test: bool)
                 f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder "
                 "(rename a class that has the name of a split)"
             )
-        for folder in folders:
-            if inner := _around_splits(folder):
-                raise UserError(f"{inner}, not {root}, has train/ and other splits in it: give {inner} as DATA")
+        inner = [around for folder in folders if (around := _around_splits(folder))]
+        if len(inner) == len(folders) > 1:
+            raise UserError(
+                f"{root}: every folder, such as {inner[0].name}/, has splits in it: turn them round, as in "
+                f"train/{inner[0].name}/, or give one of the folders as DATA"
+            )
+        if inner:
+            raise UserError(f"{inner[0]}, not {root}, has splits in it (train/ ...): give {inner[0]} as DATA")
         return {"": root}
     if "" in by_split:
         raise UserError(
