@@ -118,13 +118,25 @@ def test_a_jpeg_may_lack_its_last_bytes(photo: Image.Image, cut: int, progressiv
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("left", [0.1, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("quality", [30, 90])
 @pytest.mark.parametrize("zeros", [False, True], ids=["cut off", "zeros at its end"])
-def test_a_jpeg_that_lacks_more_is_refused(photo: Image.Image, left: float, progressive: bool, zeros: bool):
+def test_a_jpeg_that_lacks_more_is_refused(
+    photo: Image.Image, left: float, quality: int, progressive: bool, zeros: bool
+):
     """Some copies have the right size and end in zeros: Pillow reads them as grey without a word."""
-    whole = saved(photo, "JPEG", quality=90, progressive=progressive)
+    whole = saved(photo.resize((256, 192)), "JPEG", quality=quality, progressive=progressive)
     kept = int(left * len(whole))
     with pytest.raises(Exception, match=r"truncated|Truncated|broken|zeros|no image"):
         decode(whole[:kept] + bytes(len(whole) - kept if zeros else 0))
+
+
+def test_a_jpeg_may_be_cut_inside_a_marker(photo: Image.Image):
+    """What follows half a marker would be taken for the rest of it."""
+    whole = saved(photo, "JPEG", quality=90)
+    middle = whole.index(b"\xff\x00", len(whole) // 2)
+    for cut in (middle + 1, middle + 2):
+        with pytest.raises(OSError, match="truncated"):
+            decode(whole[:cut])
 
 
 def test_padding_behind_a_jpeg_is_no_damage(photo: Image.Image):

@@ -200,7 +200,7 @@ def _mended_jpeg(content: bytes) -> Decoded:
     Raises:
         Exception: it is broken in another way.
     """
-    head, scans = _pixel_segments(content.rstrip(b"\0"))
+    head, scans = _pixel_segments(content.rstrip(b"\0\xff"))  # of padding, and of half a marker
     try:
         return Decoded(_decoded(head + scans))
     except Exception:
@@ -234,6 +234,7 @@ def _lost_share(head: bytes, scans: bytes) -> float:
     end, precision = last[6 + 2 * components], last[7 + 2 * components] & 0x0F
     if end != 63 or precision:  # of a progressive JPEG: it was cut off before the finest details
         return 1.0
-    noise = NOISE * (1 + len(scans) // len(NOISE))
-    with_nothing, with_noise = (np.asarray(_decoded(head + scans + tail + JPEG_END)) for tail in (b"", noise))
+    with_nothing = np.asarray(_decoded(head + scans + JPEG_END))
+    noise = NOISE * (1 + with_nothing[..., 0].size // len(NOISE))  # a byte for each pixel lasts to the last of them
+    with_noise = np.asarray(_decoded(head + scans + noise + JPEG_END))
     return float((with_nothing != with_noise).any(axis=2).mean())
