@@ -130,6 +130,12 @@ def test_a_jpeg_that_lacks_more_is_refused(
         decode(whole[:kept] + bytes(len(whole) - kept if zeros else 0))
 
 
+def test_that_a_jpeg_lacks_its_end_is_noted_even_where_pillow_does_not_mind(photo: Image.Image):
+    whole = [saved(photo.crop((0, 0, 128, height)), "JPEG", quality=90) for height in range(20, 96)]
+    assert all(decode(content[:-cut]).incomplete for content in whole for cut in (1, 2))
+    assert not any(decode(content).incomplete for content in whole)
+
+
 def test_a_jpeg_may_be_cut_inside_a_marker(photo: Image.Image):
     """What follows half a marker would be taken for the rest of it."""
     whole = saved(photo, "JPEG", quality=90)

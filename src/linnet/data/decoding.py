@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow warns of is mended here, or refused in our words
 
 TWELVE_BITS, SIXTEEN_BITS = 4095, 65535
-PNG_START, JPEG_START, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # of a PNG; all others say something about it
 NO_PIXELS = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # segments of a JPEG: what applications and people wrote into it
 LOST_SHARE = 0.05  # of a JPEG's pixels that may depend on bytes that are missing
@@ -103,7 +104,8 @@ def _whole_or_mended(content: bytes, small: bool) -> Decoded:
     try:
         if content.startswith(JPEG_START) and content.endswith(bytes(64)):
             raise ValueError("it ends in zeros: it was not copied to its end")
-        return Decoded(_decoded(content, small))
+        cut_off = content.startswith(JPEG_START) and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)
+        return Decoded(_decoded(content, small), incomplete=cut_off)
     except Image.DecompressionBombError:
         raise
     except Exception:
@@ -229,7 +231,7 @@ def _pixel_segments(content: bytes) -> tuple[bytes, bytes]:
 
 def _lost_share(head: bytes, scans: bytes) -> float:
     """The share of a cut-off JPEG's pixels that depend on what was cut off: those that change with what follows."""
-    last = scans[scans.rindex(b"\xff\xda") :]
+    last = scans[scans.rindex(JPEG_SCAN) :]
     components = last[4]
     end, precision = last[6 + 2 * components], last[7 + 2 * components] & 0x0F
     if end != 63 or precision:  # of a progressive JPEG: it was cut off before the finest details
