@@ -34,11 +34,12 @@ def test_all_that_cannot_be_read_is_named_at_once(make_folder: Callable[..., Pat
     with pytest.raises(UserError, match=r"cannot read 2 of 18 images: .*--data.on-error skip") as error:
         load_manifest(DataConfig(source=str(root)))
     assert all(str(path) in str(error.value) for path in bad)
-    bad += [cut(root / "red_bird" / "002.jpg", 0), cut(root / "red_bird" / "003.jpg", 100)]
-    with pytest.raises(UserError, match=r"cannot read 4 of 18 images: .*all are listed in .*\.csv") as error:
+    bad += [cut(root / "red_bird" / f"00{i}.jpg", 100 * i) for i in range(6)]
+    bad += [cut(root / "blue_bird" / f"00{i}.jpg", 0) for i in range(2, 6)]
+    with pytest.raises(UserError, match=r"cannot read 12 of 18 images: .*all are listed in .*\.csv") as error:
         load_manifest(DataConfig(source=str(root)))
     listed = Path(str(error.value).split("all are listed in ")[1].split(".csv")[0] + ".csv").read_text()
-    assert all(str(path) in listed for path in bad) and listed.count("\n") == 5
+    assert all(str(path) in listed for path in bad) and listed.count("\n") == 13
 
 
 def test_one_that_cannot_be_read_is_named(make_folder: Callable[..., Path]):

@@ -120,7 +120,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     device = accelerator.device
     log.info("data: %s", describe(manifest))
     rows = training_part(manifest, config)
-    problems = [*manifest.problems, *in_two_classes(rows), *leaks(rows)]
+    problems = [*manifest.problems, *in_two_classes(manifest), *leaks(rows)]
     report(problems, run.problems if accelerator.is_main_process else None)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
     names_as_text = methods.student_head(config.method) == "embedding"

@@ -20,11 +20,12 @@ import PIL
 from linnet.data.decoding import decode, suffixes
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
-from linnet.data.problems import SHOWN, Problem, write
+from linnet.data.problems import Problem, write
 from linnet.errors import UserError
 from linnet.files import cache_folder, write_atomically
 from linnet.progress import Bar
 
+NAMED = 10  # images in an error; a file has all
 VERSION = 1  # part of every file's name: raise it when other images can be read
 
 Findings = dict[bytes, "Finding"]  # by digest, of images with which something is wrong
@@ -102,8 +103,8 @@ def checked(manifest: Manifest, findings: Findings) -> Manifest:
     advice = "or leave what cannot be read out with --data.on-error skip"
     if len(bad) == 1:
         raise UserError(f"cannot read the image {path} ({reason}): replace or remove it, {advice}")
-    shown, more = "; ".join(f"{path} ({reason})" for _, path, reason in bad[:SHOWN]), ""
-    if len(bad) > SHOWN:
+    shown, more = "; ".join(f"{path} ({reason})" for _, path, reason in bad[:NAMED]), ""
+    if len(bad) > NAMED:
         file = cache_folder() / "checks" / f"unreadable-{hashlib.sha256(repr(bad).encode()).hexdigest()[:8]}.csv"
         write(bad, file)
         more = f"; all are listed in {file}"

@@ -33,7 +33,7 @@ LINES: dict[Kind, tuple[str, str]] = {  # what a line of the log says about one 
         "val or test images are byte for byte also in train or val, so that every model looks better than it is",
     ),
 }
-SHOWN = 3  # names in a line of the log; the file has all
+SHOWN = 5  # names in a line of the log; the file has all
 
 
 class Problem(NamedTuple):
