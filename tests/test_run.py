@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import linnet
+from linnet.data.problems import Problem, report
 from linnet.defaults import settings
 from linnet.run import Run
 
@@ -49,6 +50,7 @@ def test_whatever_a_run_writes_is_among_its_names(tmp_path: Path):
         method="dfkd", teacher=f"run:{plain.folder}", out=tmp_path / "free",
         options={**tiny, "dfkd.alternations": 1, "dfkd.generator_steps": 1, "dfkd.student_steps": 1, "dfkd.width": 4},
     )  # fmt: skip
+    report([Problem("unused", Path("x.txt"), "not images (.txt)")], plain.problems)
     written = set()
     for run in (plain, named, free):
         names = {path.name for path in vars(run).values() if isinstance(path, Path) and path.parent == run.folder}

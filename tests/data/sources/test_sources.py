@@ -39,7 +39,10 @@ def test_a_source_that_is_also_a_path_is_refused(data: str, tmp_path: Path, monk
     """A folder called aviary was trained on as drawn birds."""
     monkeypatch.chdir(tmp_path)
     assert find_source(data) is not SOURCES["folder"]
-    (tmp_path / data).mkdir()
+    try:
+        (tmp_path / data).mkdir()
+    except OSError:
+        pytest.skip("this file system refuses the name")
     with pytest.raises(UserError, match=f"'{data}' is a source of data and also a path .* write ./{data} for the path"):
         find_source(data)
     for path in (
