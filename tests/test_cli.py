@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import linnet
 from linnet.cli import main
 from linnet.config import GROUPS
 from linnet.defaults import settings
@@ -225,3 +226,68 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
         main(["distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path / "run")])
     assert exit.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("linnet: stopped (a training goes on after its last")
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["distill", None], "DATA"),
+        (["distill", "x", "--out", None], "--out"),
+        (["distill", "x", "--config", None], "--config"),
+        (["distill", "x", "--teacher", None], "--teacher"),
+        (["distill", "x", "--data.texts", None], "--data.texts"),
+        (["distill", "x", "--data.descriptions", None], "--data.descriptions"),
+        (["distill", "x", "--student.pretrained", None], "--student.pretrained"),
+        (["distill", "x", "--eval", None], "--eval"),
+        (["describe", None], "DATA"),
+        (["describe", "x", "--vlm", "y", "--out", None], "--out"),
+        (["describe", "x", "--vlm", None], "--vlm"),
+        (["describe", "x", "--prompt", None], "--prompt"),
+        (["predict", None, "x"], "MODEL"),
+        (["predict", "x", None], "IMAGES"),
+        (["predict", "x", "y", None], "IMAGES"),
+        (["predict", "x", "y", "--classes", None], "--classes"),
+        (["predict", "x", "y", "--bank", None], "--bank"),
+        (["embed", "--classes", None, "--out", "x"], "--classes"),
+        (["embed", "--classes", "a,b", "--out", None], "--out"),
+        (["embed", "--classes", "a,b", "--out", "x", "--run", None], "--run"),
+        (["export", None], "RUN"),
+        (["export", "x", "--out", None], "--out"),
+        (["demo", "--out", None], "--out"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    arguments: list, name: str, empty: str, capsys: pytest.CaptureFixture[str]
+):
+    """As "$PHOTOS" is where nobody has set it."""
+    with pytest.raises(SystemExit) as stopped:
+        main([empty if word is None else word for word in arguments])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"linnet: {name} is empty (an unset variable of the shell?)\n"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: linnet.distill(""),
+        lambda: linnet.distill(" "),
+        lambda: linnet.distill("aviary", out=""),
+        lambda: linnet.distill("aviary", config=""),
+        lambda: linnet.distill("aviary", teacher=""),
+        lambda: linnet.distill("aviary", options={"data.texts": ""}),
+        lambda: linnet.distill("aviary", options={"data.novel_classes": ["a", ""]}),
+        lambda: linnet.describe("", show=1),
+        lambda: linnet.describe("aviary", vlm="x", out=""),
+        lambda: linnet.describe("aviary", vlm="", out="x.csv"),
+        lambda: linnet.load(""),
+        lambda: linnet.export(""),
+        lambda: linnet.embed("a,b", run=""),
+        lambda: linnet.embed("a,b", teacher="mini-clip", descriptions=""),
+    ],
+)
+def test_nor_is_it_from_python(call: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(linnet.UserError, match="is empty"):
+        call()
+    assert not list(tmp_path.iterdir())

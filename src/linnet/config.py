@@ -29,6 +29,8 @@ class DataConfig:
     """For dfkd only: data that score the finished student; they never influence training."""
     test: Literal["auto", "none"] = "auto"
     """auto: the source's own test split, or 20 % of a flat source; none: no test split is made or read."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What images that cannot be read do: stop names all of them; skip leaves them out and counts them."""
     test_fraction: Annotated[float, Bounds(0.01, 0.9)] = 0.2
     """Share of each class that becomes the test split when the source has none."""
     val_fraction: Annotated[float, Bounds(0.01, 0.9)] = 0.1

@@ -13,9 +13,10 @@ from PIL import Image
 
 from linnet import methods
 from linnet.config import GROUPS, Config, TrainConfig, merge, nest, read_yaml
-from linnet.data.sources import Source, find_source
+from linnet.data.sources import Source, as_written, find_source
 from linnet.errors import UserError
 from linnet.fields import AUTO, coerce, from_dict, to_dict
+from linnet.files import given_path
 from linnet.run import Run
 from linnet.students.precision import choose_precision
 from linnet.teachers import find_kind, load_teacher
@@ -78,14 +79,14 @@ def settings(
         typed, _ = settings(data, **own, config=config, options=options, timed=False)
         out = default_folder(typed)
     named = {
-        "data.source": None if data is None else str(Path(data)),  # photos/ is photos
+        "data.source": None if data is None else as_written(data),
         "teacher.id": teacher,
         "student.name": student,
         "method": method,
         "seed": seed,
     }
     arguments = nest({**{key: value for key, value in named.items() if value is not None}, **(options or {})})
-    file = read_yaml(config) if config else {}
+    file = {} if config is None else read_yaml(given_path(config, "config"))
     if resume and out is not None and config is None and Run(Path(out)).config.exists():
         file = to_dict(Run(Path(out)).settings())
         file["train"]["precision"] = AUTO  # :func:`with_precision` takes it from there, and says so

@@ -21,7 +21,11 @@ PACKAGES = (
     "onnxruntime",
 )
 
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"), "hf": ("transformers",)}
+EXTRAS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"),
+    "hf": ("transformers",),
+    "heif": ("pillow_heif",),
+}
 
 
 def environment() -> dict[str, Any]:

@@ -108,13 +108,14 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
             return AUTO
         if Auto in args and value == "none" and value not in typing.get_args(args[0]):
             raise UserError(f"{where} cannot be none: give a value, or auto")
+        for mark in args[1:]:
+            if isinstance(mark, Pattern) and isinstance(value, str) and not re.fullmatch(mark.expression, value):
+                raise UserError(f"{where} must be {mark.words}, not '{value}'")
         value = coerce(value, args[0], where)
         for mark in args[1:]:
             if isinstance(mark, Bounds) and not mark.low <= value <= mark.high:
                 upper = "" if mark.high == float("inf") else f" and at most {mark.high:g}"
                 raise UserError(f"{where} must be at least {mark.low:g}{upper}, not {value}")
-            if isinstance(mark, Pattern) and not re.fullmatch(mark.expression, value):
-                raise UserError(f"{where} must be {mark.words}, not '{value}'")
         return value
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(value, args, where)
@@ -177,6 +178,8 @@ def allowed(kind: Any) -> str:
 
 
 def _coerce_plain(value: Any, kind: type, where: str) -> Any:
+    if kind in (str, Path) and isinstance(value, str) and not value.strip():
+        raise UserError(f"{where} is empty (an unset variable of the shell?)")
     if kind is bool:
         words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
         if isinstance(value, bool):

@@ -104,6 +104,17 @@ def check_out(file: Path, overwrite: bool = True) -> None:
         raise UserError(f"cannot write {file}: {barrier}")
 
 
+def given_path(text: str | Path, what: str) -> Path:
+    """A path that somebody gave.
+
+    Raises:
+        UserError: it is empty: it would be the current folder.
+    """
+    if not str(text).strip():
+        raise UserError(f"{what} is empty (an unset variable of the shell?)")
+    return Path(text)
+
+
 def read_text(path: Path) -> str:
     """
     Raises:

@@ -44,6 +44,8 @@ def remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
                 raise UserError(f"unknown option '--{'.'.join(token.keys)}': --{token.keys[0]} has no parts")
             key = ".".join([settings.get(own, own), *token.keys]).lstrip(".")
             value = token.value if token.implicit_value is UNSET else token.implicit_value
+            if isinstance(value, str) and not value.strip():
+                raise UserError(f"{token.keyword or own} is empty (an unset variable of the shell?)")
             _typed[key] = value if key not in _typed else [*_listed(_typed[key]), value]
 
 

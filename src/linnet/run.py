@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
+from linnet.data.problems import Problem, as_csv
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -33,6 +34,7 @@ class Run:
         self.inputs = self._own("inputs.json")
         self.environment = self._own("env.json")
         self.prompts = self._own("prompts.safetensors")
+        self.problems = self._own("data_problems.csv")
         self.log = self._own("train.log")
         self.metrics_file = self._own("metrics.jsonl")
         self.checkpoints = self._own("checkpoints")
@@ -49,7 +51,7 @@ class Run:
         self._waiting: Config | None = None  # what is to be begun
         self._resumes = False
         self._pins: dict[str, str] | None = None
-        self._prompts = b""
+        self._held: dict[Path, str | bytes | None] = {}  # to be written, or removed, when it begins
 
     @property
     def _early_log(self) -> Path:
@@ -121,12 +123,20 @@ class Run:
             self._clear()
         self._add_environment()
         write_yaml(config, self.config)
-        if self._pins:
-            write_atomically(self.inputs, json.dumps(self._pins, indent=1))
-        if self._prompts:
-            write_atomically(self.prompts, self._prompts)
+        for path, content in self._held.items():
+            self._write(path, content)
+        self._held.clear()
         if self._early_log.exists():
             os.replace(self._early_log, self.log)
+
+    def _write(self, path: Path, content: str | bytes | None) -> None:
+        """Write a file, or remove it, at once or when the run begins."""
+        if self._waiting is not None:
+            self._held[path] = content
+        elif content is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, content)
 
     def _contents(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if not path.name.startswith(".")]
@@ -134,7 +144,7 @@ class Run:
     @property
     def has_results(self) -> bool:
         """Whether anything is here that took a training to make."""
-        before = {self.config, self.inputs, self.environment, self.prompts, self.log}
+        before = {self.config, self.inputs, self.environment, self.prompts, self.problems, self.log}
         if not self.metrics():
             before.add(self.metrics_file)
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
@@ -208,17 +218,19 @@ class Run:
             if self._pins.get(name, value) != value:
                 raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
         self._pins |= inputs
-        if self._waiting is None:
-            write_atomically(self.inputs, json.dumps(self._pins, indent=1))
+        self._write(self.inputs, json.dumps(self._pins, indent=1))
 
     def write_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Keep the calibrated context vectors and the text bank that they give; refuse to resume with others."""
         from safetensors.torch import save
 
-        self._prompts = save(dict(prompts))
-        self.pin(prompts=hashlib.sha256(self._prompts).hexdigest())
-        if self._waiting is None:
-            write_atomically(self.prompts, self._prompts)
+        content = save(dict(prompts))
+        self.pin(prompts=hashlib.sha256(content).hexdigest())
+        self._write(self.prompts, content)
+
+    def write_problems(self, problems: Sequence[Problem]) -> None:
+        """What is wrong with files of the data, all by name; no file, if there is nothing."""
+        self._write(self.problems, as_csv(problems) if problems else None)
 
     def changes(self, config: Config) -> list[str]:
         """Settings that were others when this training was started; those that only matter after it do not count."""
@@ -330,3 +342,15 @@ def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
     return retrieval or changed.startswith(("export:", "data.eval:", "train.checkpoint:"))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether linnet made this folder for a run: by what it puts into it, not by the folder's name."""
+    own, names = Run(folder), set[str]()
+    with suppress(OSError):
+        names.update(os.listdir(folder))
+    if {own.environment.name, own.config.name} <= names:
+        return True
+    visible = {name for name in names if not name.startswith(".")}
+    # a run that was killed at its start has a lock alone
+    return bool(names & {".lock", own.environment.name}) and visible <= own._names

@@ -1,5 +1,7 @@
+import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,3 +73,36 @@ def test_a_method_that_needs_texts_refuses_before_fine_tuning(
         linnet.distill(make_folder(), teacher="timm:test_resnet.r160_in1k", student="test_vit", method="pand", out=tmp_path / "r",
                        options={"student.pretrained": False, "student.image_size": 32})  # fmt: skip
     assert not (tmp_path / "cache" / "teachers").exists()
+
+
+def test_what_is_wrong_with_the_data_is_said_counted_and_listed(make_folder: Callable[..., Path], tmp_path: Path):
+    data, out = make_folder(images=8, splits=("train", "test")), tmp_path / "run"
+    (data / "train/red_bird/notes.txt").write_text("x")
+    (data / "train/red_bird/@eaDir").mkdir()
+    shutil.copy(data / "train/red_bird/000.jpg", data / "train/red_bird/@eaDir/thumbnail.jpg")
+    (data / "train/red_bird/001.jpg").write_bytes(b"no image")
+    short = data / "train/blue_bird/001.jpg"
+    short.write_bytes(short.read_bytes()[:-2])
+    two_classes = shutil.copy(data / "train/red_bird/002.jpg", data / "train/blue_bird/x.jpg")
+    leak = shutil.copy(data / "train/green_bird/003.jpg", data / "test/green_bird/x.jpg")
+    options = {"train.epochs": 1, "student.pretrained": False, "student.image_size": 32, "export": False}
+    options |= {"data.on_error": "skip"}
+    run = linnet.distill(data, method="ce", student="test_resnet", out=out, options=options)
+    with run.problems.open(newline="") as file:
+        listed = {(row["kind"], Path(row["path"]).relative_to(data).as_posix()) for row in csv.DictReader(file)}
+    assert listed == {
+        ("unused", "train/red_bird/notes.txt"),
+        ("unused", "train/red_bird/@eaDir/thumbnail.jpg"),
+        ("unreadable", "train/red_bird/001.jpg"),
+        ("incomplete", "train/blue_bird/001.jpg"),
+        ("two classes", "train/red_bird/002.jpg"),
+        ("two classes", "train/blue_bird/x.jpg"),
+        ("leak", "test/green_bird/x.jpg"),
+    }
+    summary, told = run.summary(), (out / "train.log").read_text()
+    counted = {key: summary[f"images.{key}"] for key in ("unused", "unreadable", "incomplete", "two_classes", "leak")}
+    assert counted == {"unused": 2, "unreadable": 1, "incomplete": 1, "two_classes": 2, "leak": 1}
+    assert "2 files were not used: 1 not images (.txt), 1 made by Synology (@eaDir)" in told.replace(
+        "1 made by Synology (@eaDir), 1 not images (.txt)", "1 not images (.txt), 1 made by Synology (@eaDir)"
+    )
+    assert str(leak) in told and str(two_classes) in told and str(short) in told

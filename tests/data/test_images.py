@@ -41,7 +41,7 @@ def test_squash_is_that_of_timm():
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_every_pixel_format_becomes_rgb(tmp_path: Path, mode: str):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
-    Image.new("L", (20, 10), 128).convert(mode).save(path) if mode != "I;16" else Image.new(mode, (20, 10), 300).save(
+    Image.new("L", (20, 10), 128).convert(mode).save(path) if mode != "I;16" else Image.new(mode, (20, 10), 9000).save(
         path
     )
     image = read_image(path)
@@ -60,6 +60,30 @@ def test_a_panorama_does_not_inflate_the_store():
     assert train_pixels(Image.new("RGB", (3000, 100)), 100).shape == (115, 230, 3)
     assert train_pixels(Image.new("RGB", (100, 3000)), 100).shape == (230, 115, 3)
     assert train_pixels(Image.new("RGB", (300, 200)), 100).shape == (115, 172, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 65_000), (65_000, 3)])
+def test_of_an_extreme_shape_the_middle_is_read(tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    """Resized as a whole, a thread of pixels would take gigabytes."""
+    largest = []
+    real = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda own, size, *a: (largest.append(max(size)), real(own, size, *a))[1]
+    )
+    strip = Image.new("RGB", size)
+    left, top = size[0] // 2, size[1] // 2
+    strip.paste((255, 255, 255), (max(0, left - 2), max(0, top - 2), left + 2, top + 2))
+    strip.save(tmp_path / "x.png")
+    assert max(read_image(tmp_path / "x.png").size) <= 16 * min(size)  # what a teacher resizes
+    for image in (read_image(tmp_path / "x.png"), strip):
+        assert eval_pixels(image, 32).max() > 200  # the middle is still in it
+        assert train_pixels(image, 32).shape[:2] in ((74, 37), (37, 74))
+    assert max(largest) <= 16 * 40
+
+
+def test_a_panorama_is_read_whole(tmp_path: Path):
+    Image.new("RGB", (320, 20)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").size == (320, 20)
 
 
 def test_photos_are_turned_upright(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Texts about images, out of tables of every layout."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -160,3 +161,13 @@ def test_another_file_is_not_taken_for_linnets_own(tmp_path: Path, name: str):
         parquet.write_table(pyarrow.table({"path": ["a"], "text": ["b"]}), tmp_path / name)
     with pytest.raises(UserError, match="was not written by linnet"):
         read_captions(tmp_path / name)
+
+
+@pytest.mark.parametrize("column", ["path", "class"])
+def test_accents_may_be_spelled_otherwise_in_the_table(column: str, tmp_path: Path):
+    composed, taken_apart = (unicodedata.normalize(form, "Bläuling") for form in ("NFC", "NFD"))
+    for own, other in ((composed, taken_apart), (taken_apart, composed)):
+        value = f"{other}/1.jpg" if column == "path" else other
+        (tmp_path / "t.csv").write_text(f"{column},text\n{value},blue\n", encoding="utf-8")
+        images = ImageTable([tmp_path / own / "1.jpg"], ["00"], [0], class_table([own]), tmp_path)
+        assert read_texts(tmp_path / "t.csv").of_images(images) == [("blue",)]

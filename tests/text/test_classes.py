@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,15 @@ def test_prompt_names():
 def test_first_sentences_take_the_first_template_and_the_first_description():
     one, two = ClassInfo("a", "a", ("x.", "y.")), ClassInfo("b", "b")
     assert first_sentences([one, two], ("the {}.", "a {}")) == ["the a. x.", "the b."]
+
+
+def test_accents_have_one_spelling_wherever_classes_are_named(tmp_path: Path):
+    """Some systems write é as e and an accent: it would be another class."""
+    composed, taken_apart = (unicodedata.normalize(form, "Bläuling") for form in ("NFC", "NFD"))
+    assert composed != taken_apart
+    (info,) = class_table([taken_apart])
+    assert info == (composed, composed, ())
+    assert read_names([taken_apart, "b"]) == read_names(f"{taken_apart},b") == [composed, "b"]
+    (tmp_path / "d.yaml").write_text(f"{taken_apart}: blue", encoding="utf-8")
+    assert described([info], tmp_path / "d.yaml")[0].descriptions == ("blue",)
+    assert find_class(read_names([taken_apart])[0], [info]) == 0

@@ -42,3 +42,11 @@ def test_what_is_wrong_with_a_prompt_is_said(
     Path("mine.txt").write_text(content)
     with pytest.raises(UserError, match=message):
         read_questions(given, per)  # type: ignore[arg-type]
+
+
+def test_a_prompt_that_is_also_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p1").write_text("What is it?")
+    with pytest.raises(UserError, match="'p1' is a prompt of linnet and also a file"):
+        read_questions(["p1"])
+    assert read_questions(["./p1"]) == {"p1": "What is it?"}

@@ -4,24 +4,23 @@ the data have already, shown or put into one file."""
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
-
 from linnet.config import DataConfig, merge, nest, read_yaml
 from linnet.data.images import read_image
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest
+from linnet.data.problems import report
+from linnet.data.sources import as_written
 from linnet.data.splits import seeded_order
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.fields import from_dict
-from linnet.files import check_out, readable, write_atomically
+from linnet.files import check_out, given_path, readable, write_atomically
 from linnet.progress import Bar
 from linnet.text.captions import SUFFIXES, Caption, read_captions, relative_path, write_captions
 from linnet.text.journal import Asked, Journal, Written
@@ -104,14 +103,16 @@ def describe(
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--examples": examples, "--show": show}
     _check_counts(counts)
     settings = data_settings(data, config, options or {})
-    file = None if out is None else Path(out)
+    file = None if out is None else given_path(out, "out")
     if vlm is None:
         return _without_model(settings, file, show, overwrite)
+    given_path(vlm, "vlm")
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
     questions = read_questions(prompts, per)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
+    report(manifest.problems)
 
     about: dict[str, Any] = {"prompts": questions, "max_tokens": max_tokens}
     about |= {"examples": examples} if per == "class" else {}
@@ -151,8 +152,11 @@ def data_settings(data: str | Path | None, config: Path | None, options: Mapping
     typed = nest(options)
     if other := [group for group in typed if group != "data"]:
         raise UserError(f"'{other[0]}' is no setting of the data: describe takes --data.* only")
-    layers = [read_yaml(config).get("data") or {} if config else {}, typed.get("data", {})]
-    layers += [{"source": str(data)}] if data is not None else []
+    layers = [
+        {} if config is None else read_yaml(given_path(config, "config")).get("data") or {},
+        typed.get("data", {}),
+    ]
+    layers += [{"source": as_written(data)}] if data is not None else []
     return replace(from_dict(DataConfig, merge(*layers), "data."), descriptions=None)
 
 
@@ -165,6 +169,7 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
     if file is not None and _writable(file, SUFFIXES).exists() and not overwrite:
         raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
     manifest = load_manifest(settings)
+    report(manifest.problems)
     if manifest.texts is None:
         raise UserError(f"{settings.source} has no texts: give a table with --data.texts, or a model with --vlm")
     captions = [
@@ -268,7 +273,6 @@ def _answered(job: Job, questions: list[Question]) -> Journal:
     total = sum(map(len, open_batches))
     if total < len(questions):
         log.info("%d of %d texts are in %s already", len(questions) - total, len(questions), journal.file)
-    _check_images({path for batch in open_batches for one in batch for path in one.images})
     if job.overwrite:  # at once: a process that is killed goes on without the word
         job.file.unlink(missing_ok=True)
         journal.remove()
@@ -300,20 +304,6 @@ def _ask(writer: "Writer", batches: list[list[Question]], total: int, journal: J
                 journal.add([one.asked for one in now], writer.write(conversations))
                 done += len(now)
                 bar.update(done)
-
-
-def _check_images(paths: set[Path]) -> None:
-    """Files that are no images at all are found before a model is loaded; what is cut off later, when it is reached."""
-
-    def check(path: Path) -> None:
-        try:
-            with Image.open(path):
-                pass
-        except Exception:
-            read_image(path)  # says it in our words
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(check, sorted(paths)))
 
 
 def _check_same(file: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -18,8 +18,9 @@ from linnet import methods
 from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
-from linnet.data.manifest import Manifest, describe, leaked
+from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
+from linnet.data.problems import counts, report
 from linnet.defaults import default_folder, settings, with_precision
 from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
@@ -28,7 +29,7 @@ from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
 from linnet.fields import to_dict
-from linnet.files import cache_folder, check_space, readable
+from linnet.files import cache_folder, check_space, given_path, readable
 from linnet.methods.base import Context, Method
 from linnet.metrics import top_k_accuracy
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -79,7 +80,7 @@ def distill(
     """
     named = {"teacher": teacher, "student": student, "method": method, "seed": seed}
     resolve = partial(settings, data, **named, config=config, options=options, timed=False)  # type: ignore[arg-type]
-    run = Run(Path(out or default_folder(resolve()[0])))
+    run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
     given, reasons = resolve(out=run.folder, resume=resume)
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
@@ -124,11 +125,10 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     device = accelerator.device
     log.info("data: %s", describe(manifest))
     rows = training_part(manifest, config)
-    if duplicates := leaked(rows):
-        log.warning(
-            "%d val or test images are byte for byte also in train: this makes every model look better than it is",
-            duplicates,
-        )
+    problems = [*manifest.problems, *in_two_classes(manifest), *leaks(rows)]
+    report(problems, run.problems)
+    if accelerator.is_main_process:
+        run.write_problems(problems)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
     names_as_text = methods.student_head(config.method) == "embedding"
     if manifest.novel and not names_as_text:
@@ -176,7 +176,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
     about = answers.about(config) if answers else {}
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
-    evaluation = Evaluation(splits, images, logits, {**about, **method.about(), **groups.about}, groups.classes)
+    about |= {**method.about(), **groups.about, **counts(problems)}
+    evaluation = Evaluation(splits, images, logits, about, groups.classes)
     _train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
 
 
@@ -227,6 +228,10 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
     _check_end(config, run, student, sum(map(len, scored.values())))
     log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
     about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
+    problems = next(iter(scored.values())).problems if scored else ()
+    report(problems, run.problems)
+    run.write_problems(problems)
+    about |= counts(problems)
     images, logits = decode(config, scored) if scored else {}, {}
     for part, rows in scored.items():
         logits[part] = classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)

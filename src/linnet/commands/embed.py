@@ -9,6 +9,7 @@ from linnet.config import TeacherConfig
 from linnet.deploy.predictor import OnnxNetwork, model_folder
 from linnet.deploy.text_tower import OnnxTextTower
 from linnet.errors import UserError
+from linnet.files import given_path
 from linnet.run import Run
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import ClassInfo, class_table, described, read_names
@@ -40,11 +41,11 @@ def embed(
     """
     infos = class_table(read_names(classes))
     if descriptions is not None:
-        infos = described(infos, descriptions)
+        infos = described(infos, given_path(descriptions, "descriptions"))
     if (teacher is None) == (run is None):
         raise UserError("give --teacher or --run, one of the two")
     if run is not None:
-        return _like_run(Path(run), infos, templates)
+        return _like_run(given_path(run, "the run"), infos, templates)
     assert teacher is not None
     if teacher.endswith(".onnx"):
         return OnnxTextTower(Path(teacher)).bank(infos, templates)

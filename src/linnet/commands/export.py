@@ -4,7 +4,7 @@ from pathlib import Path
 
 from linnet.deploy.export import export_onnx, export_text_tower
 from linnet.errors import UserError
-from linnet.files import check_out
+from linnet.files import check_out, given_path
 from linnet.run import Run
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
@@ -25,8 +25,9 @@ def export(
     Raises:
         UserError: no finished run, a student without an embedding head, or the export fails.
     """
-    own = Run(Path(run))
-    path = Path(out or (own.text_tower if text_tower else own.onnx))
+    own = Run(given_path(run, "the run"))
+    usual = own.text_tower if text_tower else own.onnx
+    path = usual if out is None else given_path(out, "out")
     check_out(path, overwrite or out is None)
     student = Student.load(own.model)
     if not text_tower:

@@ -10,51 +10,46 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from linnet.data.decoding import decode
 from linnet.errors import UserError
 
 TRAIN_MARGIN = 1.15  # stored training images are this much larger than the student's input: crops keep their detail
 VERSION = 1  # part of every store's name: raise it when the pixels of a store change
+EXTREME = 16  # how many times as long as wide an image may be; of a longer one the middle is read
 CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
 Fit = Literal["train", "eval"]
 CropMode = Literal["center", "squash"]
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted, hidden files and folders left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
 def read_image(path: Path) -> Image.Image:
-    """Decode a file to RGB, upright (EXIF), transparency dropped.
+    """Decode a file to RGB, upright (EXIF), transparency dropped, of an extreme shape the middle.
 
     Raises:
         UserError: the file is missing, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits per pixel; Pillow would clip them to white
-                upright = Image.fromarray(np.clip(np.asarray(upright) / 257, 0, 255).astype(np.uint8))
-            if upright.mode == "F":
-                raise ValueError("floating-point pixels have no defined range")
-            return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+        return cut_extreme(decode(path.read_bytes()).image)
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
 
 
+def cut_extreme(image: Image.Image) -> Image.Image:
+    """The middle of an image that is more than 16 times as long as wide: resizing all of a thread of 1 x 20,000 pixels
+    would take gigabytes."""
+    longest = EXTREME * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def resize_shortest(image: Image.Image, side: int) -> Image.Image:
     """Resize so that the shorter side is ``side`` pixels (bicubic, antialiased)."""
+    image = cut_extreme(image)
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from linnet.config import Config, DataConfig
+from linnet.data.checking import Findings, checked, examine, without_unreadable
 from linnet.data.long_tail import thin_out
 from linnet.data.manifest import Manifest
 from linnet.data.novel import novel_classes
@@ -20,7 +21,7 @@ from linnet.data.sources import find_source
 from linnet.data.splits import carve, limit_per_class
 from linnet.errors import UserError
 from linnet.text.captions import ImageTable, read_texts
-from linnet.text.classes import ClassInfo, described
+from linnet.text.classes import ClassInfo, composed, described
 
 log = logging.getLogger("linnet")
 
@@ -32,10 +33,15 @@ def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
         training: False for a source that is only scored: it needs no training images then.
 
     Raises:
-        UserError: no such source, no images, fewer than two classes, an empty class, a class without training images.
+        UserError: no such source, no images, fewer than two classes, an empty class, a class without training images,
+            images that cannot be read.
     """
-    source = str(config.source)
-    manifest = find_source(config.source).read(source, training)
+    source, kind = str(config.source), find_source(config.source)
+    manifest = kind.read(source, training, config)
+    findings: Findings | None = {} if kind.is_own else None
+    if findings is None and config.on_error == "skip":  # before the splits are made: they are made of the others
+        findings = examine(manifest)
+        manifest = without_unreadable(manifest, findings)
     if training:
         manifest = _with_texts(manifest, config)
     if config.test == "none" and not _is_flat(manifest):
@@ -61,6 +67,8 @@ def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
             thin_out(manifest.labels, trained, manifest.digests, classes, config.long_tail, config.seed)
         )
     _check(manifest, source, training)
+    used = manifest if training else manifest.take(np.flatnonzero(manifest.splits != "train"))
+    manifest = checked(manifest, examine(used) if findings is None else findings)
     return _texts_of_training_only(manifest, config) if training and config.texts else manifest
 
 
@@ -111,12 +119,17 @@ def _check(manifest: Manifest, source: str, training: bool) -> None:
         raise UserError(
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
             "add images or remove the class"
+            + (", or leave the test split out with --data.test none" if _only_in_test(manifest, missing[0]) else "")
         )
     prompts = Counter(info.prompt_name for info in manifest.classes)
     if twice := [name for name, count in prompts.items() if count > 1]:
         raise UserError(f"{source}: {prompts[twice[0]]} classes become '{twice[0]}' in a prompt: rename all but one")
     if training and not (~np.isin(manifest.labels[manifest.rows("val")], manifest.novel)).any():
         raise UserError(f"{source}: no validation images; give at least 3 images per class, or a val split of your own")
+
+
+def _only_in_test(manifest: Manifest, name: str) -> bool:
+    return set(manifest.splits[manifest.labels == manifest.class_names.index(name)]) == {"test"}
 
 
 def _trained_splits(manifest: Manifest) -> np.ndarray:
@@ -136,7 +149,7 @@ def scored_part(config: Config, classes: tuple[ClassInfo, ...]) -> dict[str, Man
         UserError: other classes than the student's, or no image to score.
     """
     manifest = load_manifest(replace(config.data, source=config.data.eval), training=False)
-    own, names = [info.name for info in classes], manifest.class_names
+    own, names = [composed(info.name) for info in classes], manifest.class_names
     if sorted(own) != sorted(names):
         only = [sorted(set(a) - set(b))[:3] for a, b in ((names, own), (own, names))]
         raise UserError(

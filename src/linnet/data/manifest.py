@@ -1,6 +1,7 @@
 """The manifest: one table of images that every source becomes. Which image, which class, which split, nothing else."""
 
 import hashlib
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.errors import UserError
+from linnet.data.problems import Problem
 from linnet.text.classes import ClassInfo
 
 DIGEST_BYTES = 16
@@ -28,6 +29,7 @@ class Manifest:
         texts: texts about each image, or None: captions of the source, or those of ``data.texts``, which only training
             images have.
         novel: ids of the classes that are kept from training; see :mod:`linnet.data.novel`.
+        problems: files that were left out, and what is wrong with others.
     """
 
     paths: tuple[Path, ...]
@@ -37,6 +39,7 @@ class Manifest:
     classes: tuple[ClassInfo, ...]
     texts: tuple[tuple[str, ...], ...] | None = None
     novel: tuple[int, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,21 +79,44 @@ class Manifest:
         return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
 
 
-def leaked(manifest: Manifest) -> int:
-    """How many val and test images are, byte for byte, also training images, or test images also val images."""
-    train, val, test = ([d.tobytes() for d in manifest.digests[manifest.rows(s)]] for s in ("train", "val", "test"))
-    earlier, both = set(train), {*train, *val}
-    return sum(digest in earlier for digest in val) + sum(digest in both for digest in test)
+def leaks(manifest: Manifest) -> list[Problem]:
+    """Val and test images that are, byte for byte, also training images, and test images that are also val images."""
+    earlier: dict[bytes, int] = {}
+    found = []
+    for split in ("train", "val", "test"):
+        rows = {int(row): manifest.digests[row].tobytes() for row in manifest.rows(split)}
+        for row, digest in rows.items():
+            if digest in earlier:
+                found.append(Problem("leak", manifest.paths[row], f"also {manifest.paths[earlier[digest]]}"))
+        for row, digest in rows.items():
+            earlier.setdefault(digest, row)
+    return found
+
+
+def in_two_classes(manifest: Manifest) -> list[Problem]:
+    """Images that lie, byte for byte, in more than one class."""
+    by_digest: dict[bytes, list[int]] = {}
+    for row, digest in enumerate(manifest.digests):
+        by_digest.setdefault(digest.tobytes(), []).append(row)
+    found = []
+    for rows in by_digest.values():
+        for row in rows:
+            other = next((one for one in rows if manifest.labels[one] != manifest.labels[row]), None)
+            if other is not None:
+                found.append(Problem("two classes", manifest.paths[row], f"also {manifest.paths[other]}"))
+    return found
 
 
 def digest_files(paths: list[Path]) -> np.ndarray:
-    """(n, 16) uint8: BLAKE2b of the bytes of each file."""
+    """(n, 16) uint8: BLAKE2b of the bytes of each file; of one that cannot be read, of its path: when the images are
+    checked, it is found again."""
 
     def digest(path: Path) -> bytes:
         try:
-            return hashlib.blake2b(path.read_bytes(), digest_size=DIGEST_BYTES).digest()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            content = path.read_bytes()
+        except OSError:
+            content = b"cannot be read: " + os.fsencode(path)
+        return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
     with ThreadPoolExecutor() as pool:
         digests = b"".join(pool.map(digest, paths))

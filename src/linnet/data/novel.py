@@ -12,6 +12,7 @@ import numpy as np
 
 from linnet.config import Config, DataConfig, ShotsConfig
 from linnet.data.manifest import Manifest
+from linnet.data.problems import SHOWN
 from linnet.data.splits import seeded_order
 from linnet.errors import UserError
 from linnet.text.classes import ClassInfo, find_class, read_names
@@ -106,9 +107,11 @@ def novel_data(manifest: Manifest, config: Config) -> NovelData:
     """
     base, novel, shots = base_part(manifest), novel_part(manifest, config.data), config.shots
     trained = {digest.tobytes() for digest in base.digests[base.splits != "test"]}
-    if twins := sum(digest.tobytes() in trained for digest in novel.digests):
+    twins = [path for path, digest in zip(novel.paths, novel.digests, strict=True) if digest.tobytes() in trained]
+    if twins:
         log.warning(
-            "%d images of novel classes are byte for byte also images of base classes: check their labels", twins
+            "%d images of novel classes are byte for byte also images of base classes: check their labels, such as %s",
+            *(len(twins), ", ".join(map(str, twins[:SHOWN]))),
         )
     support = base_support = None
     if shots.count is not None:

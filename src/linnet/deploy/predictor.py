@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from linnet.data.images import CropMode, eval_pixels, find_images, read_image
+from linnet.data.discovery import look_through
+from linnet.data.images import CropMode, eval_pixels, read_image
+from linnet.data.problems import report
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
-from linnet.files import readable
+from linnet.files import given_path, readable
 from linnet.metrics import softmax
 from linnet.run import Run
 from linnet.text.bank import TextBank
@@ -99,7 +101,7 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     Raises:
         UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
     """
-    path = Path(path)
+    path = given_path(path, "the model")
     if path.suffix != ".onnx" and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
     network: _Network = OnnxNetwork(path) if path.suffix == ".onnx" else TorchNetwork(model_folder(path))
@@ -180,7 +182,9 @@ def collect(arguments: list[Path]) -> list[Path]:
     paths: list[Path] = []
     for argument in arguments:
         if argument.is_dir():
-            paths += find_images(argument)
+            found = look_through(argument)
+            report(found.unused)
+            paths += found.images
         elif argument.exists():
             paths.append(argument)
         else:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.files import new_file, readable, write_atomically
-from linnet.text.classes import ClassInfo
+from linnet.text.classes import ClassInfo, composed
 
 COLUMNS = ("path", "digest", "class", "prompt", "text")
 SUFFIXES = (".parquet", ".csv")
@@ -131,9 +131,9 @@ class PathFinder:
 
     def __init__(self, images: ImageTable, values: Sequence[str]):
         self._values = {_posix(value) for value in values}
-        self._paths = [Path(_posix(readable(path.absolute()))) for path in images.paths]
+        self._paths = [Path(composed(_posix(readable(path.absolute())))) for path in images.paths]
         self._known = {path.as_posix(): i for i, path in enumerate(self._paths)}
-        self._known |= {_posix(relative_path(path, images.root)): i for i, path in enumerate(images.paths)}
+        self._known |= {composed(_posix(relative_path(path, images.root))): i for i, path in enumerate(images.paths)}
         self._tails = cache(self._tails_of_length)
 
     def __call__(self, value: str) -> Sequence[int]:
@@ -171,7 +171,7 @@ def read_texts(file: Path, columns: Sequence[str] | None = None, templates: Sequ
     keys = {}
     for role, names in (("digest", ("digest",)), ("path", PATH_COLUMNS), ("class", CLASS_COLUMNS)):
         if column := next((name for name in names if name in table), None):
-            keys[role] = [_word(value) for value in table[column]]
+            keys[role] = [composed(_word(value)) for value in table[column]]
     if not keys:
         raise UserError(
             f"{file} has no column that names images ({', '.join(PATH_COLUMNS)}, digest) or classes "

@@ -4,6 +4,7 @@ Nothing here needs torch.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,15 @@ class ClassInfo(NamedTuple):
     descriptions: tuple[str, ...] = ()
 
 
+def composed(name: str) -> str:
+    """A name in the one spelling that is compared everywhere (NFC): some systems write é as e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
 def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
     """Classes by the names of their folders: ``_`` becomes a space in the prompt name, and a number in front goes if
     every name has one and all stay unique."""
-    names = [readable(name) for name in names]
+    names = [composed(readable(name)) for name in names]
     plain = [re.sub(r"^\d+[._-]", "", name) for name in names]
     if not (all(a != b and b for a, b in zip(names, plain, strict=True)) and len(set(plain)) == len(names)):
         plain = list(names)
@@ -47,7 +53,7 @@ def read_names(given: str | Sequence[str]) -> list[str]:
             raise UserError(f"{path}: no such file (a list of class names is a,b,c or a file with one per line)")
         else:
             names = names[0].split(",")
-    names = [" ".join(name.split()) for name in names if name.strip()]
+    names = [composed(" ".join(name.split())) for name in names if name.strip()]
     if not names:
         raise UserError("no class names: give a,b,c or a file with one per line")
     if len(set(names)) < len(names):
@@ -74,7 +80,7 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
             raise UserError(
                 f"{path} must map each class name to a sentence or a list of sentences, not {name!r}: {value!r}"
             )
-        sentences[str(name)] = tuple(" ".join(text.split()) for text in own)
+        sentences[composed(str(name))] = tuple(" ".join(text.split()) for text in own)
     return sentences
 
 

@@ -41,6 +41,10 @@ def read_questions(prompts: Sequence[str], per: Per = "image") -> dict[str, str]
     """
     questions: dict[str, str] = {}
     for given in prompts or DEFAULT[per]:
+        if given in KNOWN and Path(given).exists():
+            raise UserError(
+                f"'{given}' is a prompt of linnet and also a file that is there: write ./{given} for the file"
+            )
         own = {given: KNOWN[given]} if given in KNOWN else _in_file(Path(given))
         if twice := [name for name in own if name in questions]:
             raise UserError(f"two prompts are called '{twice[0]}': give each one once, and each file a name of its own")

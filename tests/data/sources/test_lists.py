@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,12 +25,15 @@ IMAGENET = {
 PLACES = ["a/airfield", "a/apartment_building/outdoor", "c/church/indoor", "c/church/outdoor"]
 
 
+PIXEL = bytes.fromhex("47494638376101000100800100ffffff0000002c00000000010001000002024401003b")  # a GIF
+
+
 def write_images(root: Path, paths: list[str]) -> None:
-    """Files that differ; nothing here decodes them."""
+    """The smallest of images, which differ in what stands behind their pixel."""
     for path in paths:
         file = root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(path.encode())
+        file.write_bytes(PIXEL + path.encode())
 
 
 def write_list(file: Path, rows: list[tuple[str, int]]) -> Path:
@@ -104,7 +108,7 @@ def test_what_paths_are_relative_to(front: str, root: str, lists: str, tmp_path:
     assert set(manifest.splits) == {"train", "val", "test"}  # nothing but a train list is flat
     assert manifest.class_names == ["airfield", "apartment_building/outdoor", "church/indoor", "church/outdoor"]
     assert [i.prompt_name for i in manifest.classes] == ["airfield", "apartment building outdoor", "church indoor", "church outdoor"]  # fmt: skip
-    written = {path: path.read_text() for path in manifest.paths}
+    written = {path: path.read_bytes().removeprefix(PIXEL).decode() for path in manifest.paths}
     assert len(written) == len(set(written.values())) == 16
     assert all(f"/{PLACES[i]}/" in f"/{written[path]}" for path, i in zip(manifest.paths, manifest.labels, strict=True))
 
@@ -336,3 +340,33 @@ def test_folders_are_looked_into_once_each(tmp_path: Path, monkeypatch: pytest.M
     assert len(read(f"list:{tmp_path}", True)) == 1200
     assert sum(path.endswith(".jpg") for path in asked) < 100
     assert {str(tmp_path / str(label)) for label in range(3)} <= set(asked)
+
+
+def test_a_test_list_that_is_switched_off_is_not_read(imagenet: Path):
+    (imagenet / "ImageNet_LT_test.txt").write_text("no label here\n")
+    (imagenet / "other_test.txt").write_text("")
+    data = f"list:{imagenet}:{imagenet.parent / 'images'}"
+    assert set(load_manifest(DataConfig(source=data, test="none")).splits) == {"train", "val"}
+
+
+def test_missing_images_may_be_left_out(imagenet: Path):
+    data, first = f"list:{imagenet}:{imagenet.parent / 'images'}", imagenet.parent / "images" / FIRST
+    first.unlink()
+    with pytest.raises(
+        UserError, match=f"lists 1 image.* such as {FIRST}.*or leave them out with --data.on-error skip"
+    ):
+        load_manifest(DataConfig(source=data))
+    manifest = load_manifest(DataConfig(source=data, on_error="skip"))
+    assert len(manifest) == 23 and first not in manifest.paths
+    assert [tuple(problem) for problem in manifest.problems] == [("missing", first, f"listed in {TRAIN}")]
+    with pytest.raises(UserError, match="lists 12 image"):  # ROOT is wrong, then: nothing would be left
+        load_manifest(DataConfig(source=f"list:{imagenet}", on_error="skip"))
+
+
+def test_accents_may_be_spelled_otherwise_on_the_disk(tmp_path: Path):
+    names = {form: [unicodedata.normalize(form, name) for name in ("Bläuling", "Käuzchen")] for form in ("NFC", "NFD")}
+    write_images(tmp_path / "images", [f"{name}/é{i}.jpg" for name in names["NFD"] for i in range(4)])
+    rows = [(f"{name}/é{i}.jpg", label) for label, name in enumerate(names["NFC"]) for i in range(4)]
+    write_list(tmp_path / "train.txt", rows)
+    manifest = read(f"list:{tmp_path}:{tmp_path / 'images'}", True)
+    assert len(manifest) == 8 and manifest.class_names == names["NFC"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from linnet.config import DataConfig
 from linnet.data import aviary
 from linnet.data.manifest import Manifest, digest_files
 from linnet.data.sources.base import Source
@@ -21,7 +22,7 @@ OPTIONS = {  # the values that each may take
 }
 
 
-def read(data: str, training: bool) -> Manifest:
+def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manifest:
     """Birds, drawn where the cache does not hold them yet. ``bare=1`` leaves the species only their invented names.
 
     Raises:
@@ -63,5 +64,6 @@ SOURCE = Source(
     matches=lambda data: data.partition(":")[0] == "aviary",
     read=read,
     run_name=run_name,
+    is_own=True,
     defaults="drawn",
 )

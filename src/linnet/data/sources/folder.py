@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.data.images import SUFFIXES, find_images
+from linnet.config import DataConfig
+from linnet.data.discovery import Listing, find_images, holds_only_runs, list_folder, look_through
 from linnet.data.manifest import Manifest, digest_files
+from linnet.data.problems import Problem, in_words
 from linnet.data.sources.base import Source
 from linnet.errors import UserError
-from linnet.run import Run
-from linnet.text.classes import class_table
+from linnet.text.classes import class_table, composed
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -24,68 +25,128 @@ SPLIT_FOLDERS = {
 }
 
 
-def read(data: str, training: bool) -> Manifest:
+def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manifest:
     """A folder of class folders, or of train/, val/ and test/ with class folders in each.
 
     Raises:
         UserError: there is no such folder, or it is laid out in another way.
     """
     root = Path(data)
+    _check_folder(root)
+    top = _class_folders(root)
+    by_split = _splits(root, top.folders, training, config.test == "none")
+    problems, by_class = list(top.unused), []
+    for split, split_folder in by_split.items():
+        own = top if split_folder == root else _class_folders(split_folder)
+        problems += [] if own is top else own.unused
+        if own.images:
+            raise UserError(
+                f"{own.images[0]} is in no class folder: move the {len(own.images)} images in {split_folder} into "
+                "class folders" + (", or leave them out with --data.test none" if split == "test" else "")
+            )
+        by_class += [(split, folder) for folder in own.folders]
+    names = sorted({composed(folder.name) for _, folder in by_class})
+    if not names:
+        raise UserError(f"{root} holds no class folders below {', '.join(f.name + '/' for f in by_split.values())}")
+    if len(names) == 1:
+        _check_wrapper(root, by_class[0][1])
+    number = {name: i for i, name in enumerate(names)}
+    paths, labels, splits = [], [], []
+    for split, folder in by_class:
+        found = look_through(folder)
+        problems += found.unused
+        if not found.images:
+            raise UserError(_no_images(folder, found.unused))
+        paths += found.images
+        labels += [number[composed(folder.name)]] * len(found.images)
+        splits += [split] * len(found.images)
+    labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
+    digests, classes = digest_files(paths), class_table(names)
+    return Manifest(tuple(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
+
+
+def _check_folder(root: Path) -> None:
     if not os.path.exists(root):
         raise UserError(f"{root}: no such folder ('linnet list data' shows what DATA can be)")
     if not root.is_dir():
         raise UserError(
             f"{root} is a file; DATA must be a folder with one folder per class (or train/ val/ test/ of those)"
         )
-    folders = _subfolders(root)
+
+
+def _class_folders(folder: Path) -> Listing:
+    """What lies in a folder, without runs that linnet put there."""
+    own = list_folder(folder)
+    runs = [inner for inner in own.folders if holds_only_runs(inner)]
+    unused = [problem for inner in runs for problem in look_through(inner).unused]
+    return Listing([inner for inner in own.folders if inner not in runs], own.images, own.unused + unused)
+
+
+def _splits(root: Path, folders: list[Path], training: bool, without_test: bool) -> dict[str, Path]:
+    """Split -> its folder; "" -> the folder of a source without splits.
+
+    Raises:
+        UserError: something between the two, or a folder around the data.
+    """
     if not folders:
         raise UserError(f"{root} holds no class folders: put the images of each class into a folder named after it")
-    by_split = {SPLIT_FOLDERS.get(folder.name.lower(), ""): folder for folder in folders}
+    if not without_test or "train" not in map(_split, folders):
+        used = folders
+    else:
+        used = [folder for folder in folders if _split(folder) != "test"]
+    by_split = {_split(folder): folder for folder in used}
     if "train" not in by_split and (training or "" in by_split):
         if "val" in by_split or "test" in by_split:
             raise UserError(
                 f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder "
                 "(rename a class that has the name of a split)"
             )
-        by_split = {"": root}
-    elif "" in by_split:
+        inner = [around for folder in folders if (around := _around_splits(folder))]
+        if len(inner) == len(folders) > 1:
+            raise UserError(
+                f"{root}: every folder, such as {inner[0].name}/, has splits in it: turn them round, as in "
+                f"train/{inner[0].name}/, or give one of the folders as DATA"
+            )
+        if inner:
+            raise UserError(f"{inner[0]}, not {root}, has splits in it (train/ ...): give {inner[0]} as DATA")
+        return {"": root}
+    if "" in by_split:
         raise UserError(
             f"{root} mixes split folders (train/ ...) with '{by_split[''].name}/', which is not a split "
             "(rename a class that has the name of a split)"
         )
-    elif len(by_split) < len(folders):
-        raise UserError(f"{root} names one split twice: {', '.join(f.name + '/' for f in folders)}")
-    elif set(by_split) == {"train"}:
-        by_split = {"": by_split["train"]}  # nothing but train/: as good as flat
-    for folder in by_split.values():
-        loose = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
-        if loose:
-            raise UserError(
-                f"{loose[0]} is in no class folder: move the {len(loose)} images in {folder} into class folders"
-            )
-
-    names = sorted({folder.name for split in by_split.values() for folder in _subfolders(split)})
-    if not names:
-        raise UserError(f"{root} holds no class folders below {', '.join(f.name + '/' for f in by_split.values())}")
-    paths, labels, splits = [], [], []
-    for split, split_folder in by_split.items():
-        for folder in _subfolders(split_folder):
-            found = find_images(folder)
-            if not found and Run(folder).config.exists():
-                raise UserError(f"{folder} is a run of linnet inside the data: move it, and choose another --out")
-            if not found:
-                raise UserError(
-                    f"the class folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}): add some or remove it"
-                )
-            paths += found
-            labels += [names.index(folder.name)] * len(found)
-            splits += [split] * len(found)
-    labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
-    return Manifest(tuple(paths), labels_N, splits_N, digest_files(paths), class_table(names))
+    if len(by_split) < len(used):
+        raise UserError(f"{root} names one split twice: {', '.join(f.name + '/' for f in used)}")
+    if set(by_split) == {"train"}:
+        return {"": by_split["train"]}  # nothing but train/: as good as flat
+    return by_split
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def _split(folder: Path) -> str:
+    return SPLIT_FOLDERS.get(folder.name.lower(), "")
+
+
+def _around_splits(folder: Path) -> Path | None:
+    """The folder that holds train/ and other splits and nothing else: this one, or one that it only wraps."""
+    own = list_folder(folder)
+    if not own.images and "train" in map(_split, own.folders) and all(map(_split, own.folders)):
+        return folder
+    return _around_splits(own.folders[0]) if not own.images and len(own.folders) == 1 else None
+
+
+def _check_wrapper(root: Path, folder: Path) -> None:
+    own = list_folder(folder)
+    if not own.images and len(own.folders) > 1:
+        raise UserError(
+            f"{root} holds the one class folder {folder.name}/: if its {len(own.folders)} folders are the classes, "
+            f"give {folder} as DATA"
+        )
+
+
+def _no_images(folder: Path, unused: list[Problem]) -> str:
+    if unused:
+        return f"the class folder {folder} holds no images: {in_words(unused)}"
+    return f"the class folder {folder} holds no images: add some or remove it"
 
 
 def some_images(data: str, count: int) -> list[Path]:

@@ -12,19 +12,22 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from posixpath import commonpath, dirname
 from typing import Any
 
 import numpy as np
 
+from linnet.config import DataConfig
 from linnet.data.manifest import Manifest, digest_files
+from linnet.data.problems import Problem
 from linnet.data.sources.base import Source
 from linnet.data.sources.folder import SPLIT_FOLDERS as SPLIT_WORDS
 from linnet.errors import UserError
 from linnet.files import read_text
-from linnet.text.classes import ClassInfo, class_table
+from linnet.text.classes import ClassInfo, class_table, composed
 
 log = logging.getLogger("linnet")
 
@@ -42,7 +45,7 @@ class ImageList:
     names: Mapping[int, str] = field(default_factory=dict)
 
 
-def read(data: str, training: bool) -> Manifest:
+def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manifest:
     """Train, val and test lists of one data set. Labels are any numbers; classes are those of the train list.
 
     Raises:
@@ -50,7 +53,7 @@ def read(data: str, training: bool) -> Manifest:
     """
     lists, root = _place(data)
     by_split: dict[str, ImageList] = {}
-    for split, file in _find_lists(lists).items():
+    for split, file in _find_lists(lists, without_test=config.test == "none").items():
         if (one := _read_list(file)) is not None:
             by_split[split] = one
         else:
@@ -69,17 +72,20 @@ def read(data: str, training: bool) -> Manifest:
             raise UserError(f"{one.file}: the label {strange[0]} (of {example}) does not occur in {known[0].file.name}")
     if set(by_split) == {"train"}:
         by_split = {"": by_split["train"]}  # nothing but a train list: as good as a flat folder
-    found = {split: _located(one, root) for split, one in by_split.items()}
+    classes, found, problems = _classes(known, table), {}, []
     for split, one in by_split.items():
+        found[split] = _located(one, root)
         _check_labels(one, found[split])
-        _check_there(one, found[split], root)
-    classes = _classes(known, table)
+        if lost := _lost(found[split]):
+            _check_there(one, found[split], lost, root, may_miss_some=config.on_error == "skip")
+            problems += [Problem("missing", Path(path), f"listed in {one.file.name}") for path in sorted(lost)]
+            by_split[split], found[split] = _without(one, found[split], lost)
 
     number = {label: i for i, label in enumerate(table)}
     paths = [Path(path) for split in by_split for path in found[split]]
     labels_N = np.array([number[label] for one in by_split.values() for label in one.labels], dtype=np.int64)
     splits_N = np.repeat(np.array(list(by_split), dtype="<U5"), [len(one.labels) for one in by_split.values()])
-    return Manifest(tuple(paths), labels_N, splits_N, digest_files(paths), classes)
+    return Manifest(tuple(paths), labels_N, splits_N, digest_files(paths), classes, problems=tuple(problems))
 
 
 def _place(data: str) -> tuple[Path, Path]:
@@ -115,7 +121,7 @@ def _family(file: Path) -> tuple[str, str | None]:
     return common + file.suffix.lower(), splits[0] if len(splits) == 1 else None
 
 
-def _find_lists(lists: Path) -> dict[str, Path]:
+def _find_lists(lists: Path, without_test: bool = False) -> dict[str, Path]:
     """Split -> list file: all those of a folder, or a file and its siblings.
 
     Raises:
@@ -129,7 +135,7 @@ def _find_lists(lists: Path) -> dict[str, Path]:
         own, split = _family(file)
         if split is None or file.suffix.lower() not in (".txt", ".json") or file.name.startswith("."):
             continue
-        if one and own != family:
+        if (one and own != family) or (without_test and split == "test"):
             continue
         if split in found:
             raise UserError(
@@ -210,7 +216,29 @@ def _located(one: ImageList, root: Path) -> list[str]:
         if any(os.path.isfile(os.path.join(root, path.split("/", n)[-1])) for path in sample):
             drop = n
             break
-    return [os.path.join(root, path.split("/", drop)[-1]) for path in one.paths]
+    spell = _Spelling()
+    return [spell(os.path.join(root, path.split("/", drop)[-1])) for path in one.paths]
+
+
+class _Spelling:
+    """A path as the disk spells it, where the list writes its accents otherwise (NFC, NFD)."""
+
+    def __init__(self) -> None:
+        self._names = cache(self._list)
+
+    def __call__(self, path: str) -> str:
+        if path.isascii() or os.path.exists(path):
+            return path
+        here = ""
+        for part in Path(path).parts:
+            inner = os.path.join(here, part)
+            here = inner if os.path.exists(inner) else os.path.join(here, self._names(here).get(composed(part), part))
+        return here
+
+    def _list(self, folder: str) -> dict[str, str]:
+        with suppress(OSError):
+            return {composed(name): name for name in os.listdir(folder or ".")}
+        return {}
 
 
 def _check_labels(one: ImageList, found: Sequence[str]) -> None:
@@ -220,8 +248,8 @@ def _check_labels(one: ImageList, found: Sequence[str]) -> None:
             raise UserError(f"{one.file} lists {written} twice, with the labels {seen[path]} and {label}")
 
 
-def _check_there(one: ImageList, found: Sequence[str], root: Path) -> None:
-    """One look into each folder, not one for each image."""
+def _lost(found: Sequence[str]) -> set[str]:
+    """Images that are not there. One look into each folder, not one for each image."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in found:
         by_folder[os.path.dirname(path)].append(path)
@@ -233,13 +261,24 @@ def _check_there(one: ImageList, found: Sequence[str], root: Path) -> None:
         return [p for p in by_folder[folder] if os.path.basename(p) not in present and not os.path.isfile(p)]
 
     with ThreadPoolExecutor() as pool:
-        lost = {path for paths in pool.map(missing, by_folder) for path in paths}
-    if lost:
-        first = next(written for path, written in zip(found, one.paths, strict=True) if path in lost)
-        raise UserError(
-            f"{one.file.name} lists {len(lost)} image(s) that are not there, such as {first}, looked for in {root}: "
-            "give the folder that its paths are relative to as ROOT in list:LISTS:ROOT"
-        )
+        return {path for paths in pool.map(missing, by_folder) for path in paths}
+
+
+def _check_there(one: ImageList, found: Sequence[str], lost: set[str], root: Path, may_miss_some: bool) -> None:
+    if may_miss_some and len(lost) < len(set(found)):
+        return
+    first = next(written for path, written in zip(found, one.paths, strict=True) if path in lost)
+    raise UserError(
+        f"{one.file.name} lists {len(lost)} image(s) that are not there, such as {first}, looked for in {root}: "
+        "give the folder that its paths are relative to as ROOT in list:LISTS:ROOT"
+        + (", or leave them out with --data.on-error skip" if len(lost) < len(set(found)) else "")
+    )
+
+
+def _without(one: ImageList, found: Sequence[str], lost: set[str]) -> tuple[ImageList, list[str]]:
+    kept = [i for i, path in enumerate(found) if path not in lost]
+    rest = replace(one, paths=[one.paths[i] for i in kept], labels=[one.labels[i] for i in kept])
+    return rest, [found[i] for i in kept]
 
 
 def _classes(lists: Sequence[ImageList], table: Sequence[int]) -> tuple[ClassInfo, ...]:
@@ -292,7 +331,7 @@ def _folder_names(lists: Sequence[ImageList]) -> dict[int, str] | None:
     """
     folders: dict[int, list[str]] = defaultdict(list)
     for label, folder in {
-        (label, dirname(path)) for one in lists for path, label in zip(one.paths, one.labels, strict=True)
+        (label, dirname(composed(path))) for one in lists for path, label in zip(one.paths, one.labels, strict=True)
     }:
         folders[label].append(folder.lstrip("/"))
     shared = {label: tuple(filter(None, commonpath(own).split("/"))) for label, own in folders.items()}

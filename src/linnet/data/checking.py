@@ -1,0 +1,126 @@
+"""Every image is decoded once before anything is done with it: what cannot be read is named all at once, and what is
+known of a data set is kept in linnet's cache.
+
+Nothing here needs torch.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+
+from linnet.data.decoding import decode, suffixes
+from linnet.data.images import CHUNK
+from linnet.data.manifest import Manifest
+from linnet.data.problems import Problem, as_csv
+from linnet.errors import UserError
+from linnet.files import cache_folder, write_atomically
+from linnet.progress import Bar
+
+NAMED = 10  # images in an error; a file has all
+VERSION = 1  # part of every file's name: raise it when other images can be read
+
+Findings = dict[bytes, "Finding"]  # by digest, of images with which something is wrong
+
+
+class Finding(NamedTuple):
+    """Why an image cannot be read, or that its file lacks some last bytes."""
+
+    reason: str
+    lasting: bool = True  # False: the disk or the permissions are to blame, not the bytes
+
+    @property
+    def is_unreadable(self) -> bool:
+        return self.reason != INCOMPLETE
+
+
+INCOMPLETE = "its last bytes are missing"
+
+
+def examine(manifest: Manifest) -> Findings:
+    """Decode every image of a manifest, or remember what came of it."""
+    distinct = {digest.tobytes(): path for digest, path in zip(manifest.digests, manifest.paths, strict=True)}
+    words = f"{VERSION}|{PIL.__version__}|{sorted(suffixes())}|"
+    name = hashlib.sha256(words.encode() + b"".join(sorted(distinct))).hexdigest()[:24]
+    file = cache_folder() / "checks" / f"{name}.json"
+    with suppress(OSError, ValueError, AttributeError):  # a damaged file is made again
+        return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
+    found: Findings = {}
+    items = list(distinct.items())
+    with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(items), CHUNK):
+            part = items[start : start + CHUNK]
+            findings = pool.map(_examine, (path for _, path in part))
+            found |= {digest: finding for (digest, _), finding in zip(part, findings, strict=True) if finding}
+            bar.update(start + len(part))
+    if all(finding.lasting for finding in found.values()):
+        write_atomically(file, json.dumps({digest.hex(): finding.reason for digest, finding in found.items()}))
+    return found
+
+
+def _examine(path: Path) -> Finding | None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Finding(error.strerror or str(error), lasting=False)
+    try:
+        return Finding(INCOMPLETE) if decode(content, small=True).incomplete else None
+    except MemoryError:
+        return Finding("it does not fit into memory", lasting=False)
+    except Exception as error:
+        return Finding(" ".join(str(error).split()) or type(error).__name__)
+
+
+def without_unreadable(manifest: Manifest, findings: Findings) -> Manifest:
+    """The images that can be read; the others are problems of the manifest."""
+    rows = _rows(manifest, (digest for digest, finding in findings.items() if finding.is_unreadable))
+    left_out = _problems(manifest, rows, findings)
+    kept = manifest.take(np.setdiff1d(np.arange(len(manifest)), rows))
+    return replace(kept, problems=(*manifest.problems, *left_out))
+
+
+def checked(manifest: Manifest, findings: Findings) -> Manifest:
+    """The same manifest, its incomplete images noted.
+
+    Raises:
+        UserError: some images cannot be read; the first are named, and all in a file.
+    """
+    bad = _problems(
+        manifest, _rows(manifest, (d for d, finding in findings.items() if finding.is_unreadable)), findings
+    )
+    if not bad:
+        rows = _rows(manifest, findings)
+        return replace(manifest, problems=(*manifest.problems, *_problems(manifest, rows, findings)))
+    _, path, reason = bad[0]
+    advice = "or leave what cannot be read out with --data.on-error skip"
+    if len(bad) == 1:
+        raise UserError(f"cannot read the image {path} ({reason}): replace or remove it, {advice}")
+    shown, more = "; ".join(f"{path} ({reason})" for _, path, reason in bad[:NAMED]), ""
+    if len(bad) > NAMED:
+        file = cache_folder() / "checks" / f"unreadable-{hashlib.sha256(repr(bad).encode()).hexdigest()[:8]}.csv"
+        write_atomically(file, as_csv(bad))
+        more = f"; all are listed in {file}"
+    raise UserError(
+        f"cannot read {len(bad)} of {len(manifest)} images: {shown}{more}: replace or remove them, {advice}"
+    )
+
+
+def _rows(manifest: Manifest, digests: Iterable[bytes]) -> np.ndarray:
+    wanted = set(digests)
+    return np.array([row for row, digest in enumerate(manifest.digests) if digest.tobytes() in wanted], dtype=int)
+
+
+def _problems(manifest: Manifest, rows: np.ndarray, findings: Findings) -> list[Problem]:
+    found = ((manifest.paths[row], findings[manifest.digests[row].tobytes()]) for row in rows)
+    return [
+        Problem("unreadable" if finding.is_unreadable else "incomplete", path, finding.reason)
+        for path, finding in found
+    ]
