@@ -1,5 +1,4 @@
 import errno
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from pictures import write_image
 from PIL import Image
 
 from linnet.data import images as module
-from linnet.data.images import Images, eval_pixels, read_image, resize_shortest, train_pixels
+from linnet.data.images import Images, eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.errors import UserError
 
@@ -34,15 +33,22 @@ def test_squash_keeps_the_whole_image():
     assert pixels[:, 0].mean() < 3 and pixels[:, -1].mean() > 196
 
 
-def test_squash_is_that_of_timm():
-    from timm.data import create_transform
+@pytest.mark.parametrize("side", [24, 32, 97, 224])
+def test_resized_sides_are_those_of_torchvision(side: int):
+    """Rounded to the nearest pixel, every second photo would have another size, and other pixels, in timm."""
+    from torchvision.transforms.functional import _compute_resized_output_size as theirs
 
-    image = Image.effect_noise((61, 44), 80).convert("RGB")
-    theirs = create_transform(
-        (3, 32, 32), interpolation="bicubic", crop_pct=1.0, crop_mode="squash", mean=(0, 0, 0), std=(1, 1, 1)
-    )
-    ours = eval_pixels(image, 32, "squash").transpose(2, 0, 1) / 255
-    assert np.allclose(ours, theirs(image).numpy(), atol=1e-6)
+    for width in range(1, 700, 3):
+        for height in range(1, 700, 5):
+            assert shortest_size((width, height), side) == tuple(theirs((height, width), [side])[::-1])
+
+
+def test_the_middle_is_that_of_torchvision():
+    from torchvision.transforms.functional import center_crop
+
+    for width, height in [(33, 32), (34, 33), (35, 32), (37, 36), (39, 38), (41, 51)]:
+        image = Image.effect_noise((width, height), 80)
+        assert np.array_equal(np.asarray(middle(image, 32, 32)), np.asarray(center_crop(image, [32, 32])))
 
 
 def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
@@ -55,8 +61,13 @@ def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
         assert not np.array_equal(squash[row], center[row])
     train = [Images(paths, digests, 32, "train", crop_mode=mode) for mode in ("center", "squash")]
     assert train[0].file == train[1].file  # training images are stored uncut
-    name = hashlib.sha256(b"1|32|eval|" + digests.tobytes()).hexdigest()[:24]
-    assert center.file.stem == name  # and the stores of earlier versions are found
+
+
+def test_other_pixels_are_another_store(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    digests = digest_files(paths)
+    before = Images(paths, digests, 32, "eval").file
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert Images(paths, digests, 32, "eval").file != before
 
 
 def test_stored_images_are_the_decoded_ones(paths: list[Path]):

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import eval_pixels
 from linnet.run import Run
 from linnet.step import TeacherOutput
@@ -23,7 +24,7 @@ class RunTeacher(ClassifierTeacher):
     def __init__(self, id: str, path: Path):
         student = Student.load(Run(path).model)
         size, crop_mode = student.image_size, student.crop_mode
-        words = f"linnet eval {size}" + (" squash" if crop_mode == "squash" else "")
+        words = f"linnet eval {size} {crop_mode}, version {STORE_VERSION}"
 
         def transform(image: Image.Image) -> torch.Tensor:
             return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
