@@ -158,8 +158,8 @@ class Student(nn.Module):
         from safetensors.torch import load_file
 
         try:
-            own = json.loads((folder / "config.json").read_text())["linnet"]
-            rows = json.loads((folder / "classes.json").read_text())
+            own = json.loads((folder / "config.json").read_text(encoding="utf-8"))["linnet"]
+            rows = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
