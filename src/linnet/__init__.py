@@ -2,7 +2,7 @@
 
 >>> import linnet
 >>> run = linnet.distill("photos/", method="kd", out="runs/photos")
->>> linnet.load(run.folder).predict([Path("new.jpg")])
+>>> linnet.load(run.folder).predict("new.jpg")[0].classes[0]
 
 Names are imported when they are first used: ``import linnet`` costs nothing and does not import torch.
 """

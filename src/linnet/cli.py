@@ -168,7 +168,7 @@ def predict(
         bank: The same, as a bank file written by 'linnet embed'.
         top: How many classes to show for each image.
         json: One JSON object per line.
-        csv: Comma-separated path, class, probability.
+        csv: Comma-separated, with a header: path, class, probability, class_2, probability_2, ...
     """
     from linnet.commands.predict import predict as run_predict
 

@@ -27,7 +27,7 @@ def embed(
 
     Example:
         >>> bank = linnet.embed("heron,kingfisher", run="runs/birds")
-        >>> linnet.load("runs/birds/model.onnx", bank).predict([Path("new.jpg")])
+        >>> linnet.load("runs/birds/model.onnx", bank).predict("new.jpg")
 
     Args:
         classes: names, "a,b,c", or a file (:func:`linnet.text.class_lists.read_names`); in a prompt they read as

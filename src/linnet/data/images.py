@@ -45,14 +45,23 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits per pixel; Pillow would clip them to white
-                upright = Image.fromarray(np.clip(np.asarray(upright) / 257, 0, 255).astype(np.uint8))
-            if upright.mode == "F":
-                raise ValueError("floating-point pixels have no defined range")
-            return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+            return upright_rgb(image)
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The same image as RGB, upright (EXIF), transparency dropped.
+
+    Raises:
+        ValueError: its pixels have no defined range; Pillow has others for bad files.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits per pixel; Pillow would clip them to white
+        upright = Image.fromarray(np.clip(np.asarray(upright) / 257, 0, 255).astype(np.uint8))
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels have no defined range")
+    return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
 
 
 def shortest_size(size: tuple[int, int], side: int) -> tuple[int, int]:
