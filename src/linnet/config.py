@@ -137,8 +137,8 @@ class StudentConfig:
     name: Annotated[str, Auto] = AUTO
     """Any timm architecture, or a network of 'linnet list students'."""
     pretrained: Annotated[bool | Path, Auto] = AUTO
-    """true: timm's weights; false: from scratch; a path: a timm checkpoint, or runs/NAME/model to go on from its
-    weights."""
+    """true: timm's weights; false: from scratch; a path: a file of weights, a run (runs/NAME), or a folder in the
+    layout of timm or the Hugging Face hub."""
     image_size: Annotated[int, Bounds(16, 2048), Auto] = AUTO
     """Side of the square image that the student sees, in pixels."""
     stem: Literal["auto", "lowres"] = "auto"

@@ -215,6 +215,11 @@ class Run:
             raise UserError(f"{self.folder} holds no finished run (no summary.json)") from error
 
 
+def model_folder(path: Path) -> Path:
+    """Where the saved student of a run lies; a path that is not a run folder may be the saved student itself."""
+    return Run(path).model if Run(path).model.is_dir() else path
+
+
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"

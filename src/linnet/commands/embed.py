@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from linnet.config import TeacherConfig
-from linnet.deploy.predictor import OnnxNetwork, model_folder
+from linnet.deploy.predictor import OnnxNetwork
 from linnet.deploy.text_tower import OnnxTextTower
 from linnet.errors import UserError
-from linnet.run import Run
+from linnet.run import Run, model_folder
 from linnet.text.bank import BANK, TextBank
 from linnet.text.class_lists import read_names
 from linnet.text.classes import ClassInfo, class_table, described

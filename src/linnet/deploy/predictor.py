@@ -13,7 +13,7 @@ from linnet.deploy.inputs import ImageLike, Readable, each, to_rgb
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
 from linnet.metrics import softmax
-from linnet.run import Run
+from linnet.run import model_folder
 from linnet.text.bank import TextBank
 
 BATCH = 64
@@ -129,11 +129,6 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)
-
-
-def model_folder(path: Path) -> Path:
-    """Where the saved student of a run lies; a path that is not a run folder may be the saved student itself."""
-    return Run(path).model if Run(path).model.is_dir() else path
 
 
 class OnnxNetwork:
