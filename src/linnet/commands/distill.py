@@ -316,28 +316,30 @@ def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | 
         return None
     with accelerator.local_main_process_first():
         teacher = load_teacher(config.teacher.id)
-    name = teacher.id.partition(":")[2]
-    plain = find_kind(teacher.id).fine_tuned and ":" not in name  # a folder or a hub model is taken as it is
-    if plain and isinstance(teacher, ClassifierTeacher) and not teacher.knows(manifest.class_names):
-        teacher = load_teacher(f"run:{_fine_tuned(config, manifest, name)}")
+    tuned = find_kind(teacher.id).fine_tuned
+    if tuned and isinstance(teacher, ClassifierTeacher) and not teacher.knows(manifest.class_names):
+        teacher = load_teacher(f"run:{_fine_tuned(config, manifest, teacher)}")
     return teacher.to(accelerator.device)
 
 
-def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
+def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) -> Path:
     """A timm classifier, trained on this data's classes: once, in linnet's cache, whatever the student and its seed."""
+    name, weights = teacher.start
     data = {key: value for key, value in to_dict(config)["data"].items() if not key.startswith("text")}
     options = {f"data.{key}": value for key, value in data.items() if value is not None}
-    options |= {"student.pretrained": True, "student.image_size": config.student.image_size, "export": False}
+    options |= {"student.pretrained": weights, "student.image_size": config.student.image_size, "export": False}
     options |= {"student.crop_mode": config.student.crop_mode, "train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
-    words = json.dumps((manifest.content_hash, to_dict(own)), sort_keys=True)
-    folder = cache_folder() / "teachers" / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    words = to_dict(own)
+    if weights is not True:  # where they lie does not matter
+        words["student"]["pretrained"] = teacher.fingerprint()
+    key = hashlib.sha256(json.dumps((manifest.content_hash, words), sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / "teachers" / f"{name}-{key}"
     if not Run(folder).is_finished:
         log.info(
             "teacher %s was trained on other classes: it is fine-tuned on these first, once, for %d epochs, as by "
-            "'linnet distill DATA --method ce --student %s --out runs/teacher'; to choose how, do that yourself and "
-            "give --teacher run:runs/teacher",
-            *(config.teacher.id, config.train.epochs, name),
+            "'%s'; to choose how, do that yourself and give --teacher run:runs/teacher",
+            *(config.teacher.id, config.train.epochs, teacher.how_to_tune()),
         )
         distill(config.data.source, method="ce", student=name, out=folder, seed=0, options=options, resume=True)
     log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)

@@ -145,18 +145,21 @@ def _without_prefix(state: Tensors, own: Mapping[str, Any]) -> Tensors:
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 
-def load_weights(network: Any, path: Path) -> None:
+def load_weights(network: Any, path: Path, whole: bool = False) -> None:
     """Fill a timm network with the weights at a path, without their classifier if that is for other classes.
 
     Counters and index tables (``num_batches_tracked``) may be missing. What does not fit as it is goes through timm's
     own translation first, which knows older names and resizes the position embeddings of transformers.
+
+    Args:
+        whole: the classifier has to fit, too.
 
     Raises:
         UserError: there are no weights, or they are damaged or of another network.
     """
     file = find_weights(path)
     own, state = network.state_dict(), state_for(network, read_weights(file))
-    heads = tuple(f"{name}." for name in classifiers(network))
+    heads = () if whole else tuple(f"{name}." for name in classifiers(network))
     if _misfits(own, state, heads):
         translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         with suppress(Exception):  # it was made for certain files only

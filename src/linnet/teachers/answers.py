@@ -118,8 +118,7 @@ def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[
         shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
         raise UserError(
             f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
-            "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
-            "--out runs/teacher', then '--teacher run:runs/teacher'"
+            f"train it on this data first, as in '{teacher.how_to_tune()}', then '--teacher run:runs/teacher'"
         )
     order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
     return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])

@@ -30,6 +30,7 @@ class RunTeacher(ClassifierTeacher):
             return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
 
         super().__init__(id, student, transform, words)
+        self.start = (student.name, path)
         self.classes, self.class_names = student.classes, tuple(info.name for info in student.classes)
         # an embedding head compares with a bank of its classes; its own last layer knows none
         self.class_weights = last_weights(student.backbone) if student.bank is None else student.bank_CE.clone()
