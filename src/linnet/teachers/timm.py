@@ -60,6 +60,7 @@ def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
     """The classifier, its architecture, and where its weights lie: True if they are timm's own."""
     import timm
 
+    network: Any
     source, _, place = name.partition(":")
     if source == "local-dir":
         if not Path(place, "config.json").is_file():
@@ -74,7 +75,7 @@ def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
         if place:
             return _from_file(id, source, Path(place)), source, Path(place)
     try:
-        network: Any = timm.create_model(name, pretrained=True)
+        network = timm.create_model(name, pretrained=True)
     except Exception as error:
         if source != "hf-hub" and (file := downloaded(name)):
             check_downloaded(file)
