@@ -204,7 +204,12 @@ def embed(
 
 @app.command
 def export(
-    run: Path, /, *, text_tower: Annotated[bool, Parameter(negative="")] = False, out: Path | None = None
+    run: Path,
+    /,
+    *,
+    text_tower: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+    opset: int | None = None,
 ) -> None:
     """Write the student of a run as ONNX, or its teacher's text tower.
 
@@ -212,10 +217,11 @@ def export(
         run: A finished run.
         text_tower: Write the text tower and its tokenizer instead, so that new class names need no torch.
         out: The file. [default: model.onnx or text_tower.onnx in the run]
+        opset: Version of the ONNX operators, for an older runtime. [default: torch's choice]
     """
     from linnet.commands.export import export as write
 
-    print(write(run, text_tower=text_tower, out=out))
+    print(write(run, text_tower=text_tower, out=out, opset=opset))
 
 
 @app.command

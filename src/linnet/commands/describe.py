@@ -19,7 +19,7 @@ from linnet.data.images import read_image
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest
 from linnet.data.splits import seeded_order
-from linnet.environment import version
+from linnet.environment import available_cpus, version
 from linnet.errors import UserError
 from linnet.fields import from_dict
 from linnet.files import write_atomically
@@ -313,7 +313,7 @@ def _check_images(paths: set[Path]) -> None:
         except Exception:
             read_image(path)  # says it in our words
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         list(pool.map(check, sorted(paths)))
 
 

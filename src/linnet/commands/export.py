@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from linnet.deploy.export import export_onnx, export_text_tower
+from linnet.deploy.export import check_opset, export_onnx, export_text_tower
 from linnet.errors import UserError
 from linnet.run import Run
 from linnet.students.student import Student
@@ -10,8 +10,13 @@ from linnet.teachers import load_teacher
 from linnet.teachers.base import VisionLanguageTeacher
 
 
-def export(run: str | Path, *, text_tower: bool = False, out: str | Path | None = None) -> Path:
+def export(
+    run: str | Path, *, text_tower: bool = False, out: str | Path | None = None, opset: int | None = None
+) -> Path:
     """Write a run's student, or its teacher's text tower, as ONNX. The same words as ``linnet export``.
+
+    Args:
+        opset: version of the ONNX operators, for a runtime that is older than torch's choice.
 
     Returns:
         The file: ``out``, by default ``model.onnx`` or ``text_tower.onnx`` in the run's folder.
@@ -19,16 +24,17 @@ def export(run: str | Path, *, text_tower: bool = False, out: str | Path | None 
     Raises:
         UserError: no finished run, a student without an embedding head, or the export fails.
     """
+    check_opset(opset)
     own = Run(Path(run))
     student = Student.load(own.model)
     if not text_tower:
         path = Path(out or own.onnx)
-        export_onnx(student, path)
+        export_onnx(student, path, opset=opset)
         return path
     path = Path(out or own.text_tower)
     if student.bank is None:
         raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")
     teacher = load_teacher(student.bank.teacher)
     assert isinstance(teacher, VisionLanguageTeacher)
-    export_text_tower(teacher, student.bank, path)
+    export_text_tower(teacher, student.bank, path, opset)
     return path

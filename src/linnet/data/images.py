@@ -4,7 +4,6 @@ Nothing here needs torch: ``linnet predict model.onnx`` runs on this file, numpy
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.files import atomic_path, cache_folder
 
@@ -115,7 +115,7 @@ def _decode(path: Path, fit: Fit, size: int, crop_mode: CropMode) -> np.ndarray:
 
 def decode_in_order(paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode) -> Iterator[np.ndarray]:
     """Decode files with a thread pool, a bounded number ahead."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(paths), CHUNK):
             yield from pool.map(lambda path: _decode(path, fit, size, crop_mode), paths[start : start + CHUNK])
 

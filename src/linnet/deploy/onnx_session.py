@@ -1,14 +1,16 @@
 """ONNX Runtime: open a file that linnet wrote, read what it says about itself."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from linnet.environment import available_cpus
 from linnet.errors import UserError, first_line, require
 
 
 def open_session(path: Path, name: str) -> Any:
-    """An inference session on the CPU.
+    """An inference session on the CPU, with as many threads as this process may use processors.
 
     Args:
         name: what an error calls it.
@@ -20,6 +22,8 @@ def open_session(path: Path, name: str) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     options = runtime.SessionOptions()
+    if (usable := available_cpus()) < (os.cpu_count() or 1):  # else its own choice: one for each core
+        options.intra_op_num_threads = usable
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

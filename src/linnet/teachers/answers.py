@@ -1,7 +1,6 @@
 """All that a run asks of its teacher: logits on val and test, outputs for training views, and the head in between."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import Images
 from linnet.data.manifest import Manifest
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar
@@ -190,7 +190,7 @@ def _train_outputs(
         parts = []
         for start in range(0, len(index), 64):  # bounds the memory of cutting
             part = np.asarray(index[start : start + 64])
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # of use where images are not stored but decoded
+            with ThreadPoolExecutor(available_cpus()) as pool:  # of use where images are not stored but decoded
                 pixels = list(pool.map(images.__getitem__, part))
             parts.append(cut_views(pixels, rows.digests[part], recipe, view, seed, side, device))
         return torch.cat(parts)
