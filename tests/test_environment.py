@@ -40,7 +40,7 @@ def test_the_quota_of_a_container_counts(
     assert available_cpus() == cpus
 
 
-def test_the_pools_that_decode_ask_for_it(monkeypatch: pytest.MonkeyPatch):
+def test_the_pools_that_decode_ask_for_it():
     """os.cpu_count() counts what others may use."""
     source = Path(environment.__file__).parent
     users = [path for path in source.rglob("*.py") if "cpu_count()" in path.read_text()]

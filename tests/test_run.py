@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import linnet
+from linnet.config import Config, write_yaml
 from linnet.defaults import settings
 from linnet.run import Run
 
@@ -82,3 +84,10 @@ def test_what_a_kill_leaves_is_recognised(tmp_path: Path):
     assert deleted[-1] == "env.json"
     assert not run.model.exists()
     Run.create(run.folder, config, overwrite=True).close()
+
+
+def test_what_is_read_after_training_may_change(tmp_path: Path):
+    run = Run(tmp_path)
+    write_yaml(Config(), run.config)
+    assert run.changes(replace(Config(), export=False, opset=19)) == []
+    assert run.changes(replace(Config(), seed=1)) == ["seed: 0 -> 1"]

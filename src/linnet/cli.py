@@ -46,6 +46,7 @@ def distill(
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     export: Annotated[bool, Parameter(group=RUN)] = True,
+    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -63,6 +64,7 @@ def distill(
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
+        opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
     from linnet.commands.distill import distill as run_distill
     from linnet.defaults import settings as resolve_settings

@@ -219,6 +219,8 @@ class Config:
     """Drives initialisation, order and dropout."""
     export: bool = True
     """Write model.onnx at the end."""
+    opset: Annotated[int, Bounds(1)] | None = None
+    """Version of the ONNX operators in model.onnx; by default torch's choice."""
 
 
 GROUPS: dict[str, type] = {

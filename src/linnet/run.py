@@ -223,4 +223,4 @@ def model_folder(path: Path) -> Path:
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith(("export:", "data.eval:"))
+    return retrieval or changed.startswith(("export:", "opset:", "data.eval:"))

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from pictures import write_image
 from PIL import Image
 
 import linnet
@@ -60,6 +62,19 @@ def test_what_the_file_says_of_its_input_is_all_that_is_needed(tiny_run: Path, t
         assert sorted(shares, reverse=True) == pytest.approx(prediction.probabilities, abs=1e-5)
     inputs = {value.name: value.doc_string for value in onnx.load(file).graph.input}
     assert "RGB (not BGR), in [0, 1]: the middle of the image, shorter side 32" in inputs["images"]
+
+
+def test_the_code_in_the_guide_gives_linnets_answer(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "deployment.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes((tiny_run / "run" / "model.onnx").read_bytes())
+    for seed in range(3):
+        write_image(tmp_path / "photo.jpg", (40 + 80 * seed, 100, 200 - 60 * seed), seed, size=(87, 45))
+        exec(code, {})
+        assert capsys.readouterr().out.strip() == load("model.onnx").predict("photo.jpg")[0].classes[0]
 
 
 def test_a_squashing_student_says_so():

@@ -21,7 +21,7 @@ from linnet.data.load import load_manifest, scored_part
 from linnet.data.manifest import Manifest, describe, leaked
 from linnet.data.novel import novel_data, training_part
 from linnet.defaults import default_folder, settings, with_precision
-from linnet.deploy.export import export_onnx
+from linnet.deploy.export import check_opset, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
@@ -77,6 +77,7 @@ def distill(
     """
     named = {"teacher": teacher, "student": student, "method": method, "seed": seed}
     given, reasons = settings(data, **named, config=config, options=options, out=out, resume=resume, timed=False)  # type: ignore[arg-type]
+    check_opset(given.opset)
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
@@ -294,7 +295,7 @@ def _finish(
     if config.export:
         try:  # compared with the student on val images (or test images; without any, on noise)
             images = evaluation.images.get("val", evaluation.images.get("test"))
-            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images)
+            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     run.write_summary(summary)

@@ -155,8 +155,10 @@ def check_opset(opset: int | None) -> None:
     Raises:
         UserError: no file can be written with these operators.
     """
+    if opset is None:
+        return
     newest = require("onnx", "onnx").defs.onnx_opset_version()
-    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+    if not OLDEST_OPSET <= opset <= newest:
         raise UserError(f"--opset must be from {OLDEST_OPSET}, the oldest that torch writes, to {newest}, not {opset}")
 
 
