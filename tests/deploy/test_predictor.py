@@ -134,6 +134,9 @@ def test_one_image_or_many_of_any_kind(tiny_run: Path):
     assert predictor.predict(str(paths[0]))[0].path == paths[0]
     assert predictor.predict(arrays[0])[0].as_dict()["path"] is None
     assert predictor.predict([]) == []
+    for folder in (str(tiny_run / "images"), [tiny_run / "images"]):
+        same(predictor.predict(folder), expected)
+    assert [p.path for p in predictor.predict([tiny_run / "images", paths[0]])] == [*paths, paths[0]]
 
 
 def test_a_stream_looks_at_no_more_images_than_it_is_asked_for(tiny_run: Path):

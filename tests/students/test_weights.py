@@ -134,6 +134,15 @@ def test_a_run_is_gone_on_from(run: Path):
     assert all(torch.equal(value, started[key]) for key, value in saved.items())
 
 
+def test_a_classifier_for_as_many_other_classes_starts_anew_too(run: Path, caplog: pytest.LogCaptureFixture):
+    """Or the class in row 2 would start as what was in row 2 of another class table."""
+    saved = Student.load(run / "model").backbone.state_dict()["fc.weight"]
+    with caplog.at_level(logging.INFO, "linnet"):
+        started = started_from(run, classes=CLASSES[::-1])
+    assert not torch.equal(started["fc.weight"], saved)
+    assert "has no classifier for these classes: it starts anew" in caplog.text
+
+
 def test_position_embeddings_are_resized_as_timm_does_it(tmp_path: Path):
     torch.manual_seed(0)
     large = timm.create_model("test_vit", num_classes=5, img_size=160)

@@ -7,12 +7,12 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from linnet.data.images import read_image, upright_rgb
+from linnet.data.images import find_images, read_image, upright_rgb
 from linnet.errors import UserError
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
@@ -23,18 +23,21 @@ def each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Readable]:
     """The images one by one, as :func:`to_rgb` takes them.
 
     Args:
-        images: one, or whatever can be gone through; an array (N, height, width, 3) is N images.
+        images: one, or whatever can be gone through; an array (N, height, width, 3) is N images, a folder those in it.
 
     Raises:
         UserError: something else, or an array that is no image.
     """
+    for image in _several(images):
+        one = _one(image)
+        yield from find_images(one) if isinstance(one, Path) and os.path.isdir(one) else [one]
+
+
+def _several(images: Any) -> Iterable[Any]:
     if isinstance(images, np.ndarray):
-        many = images.ndim == 4 or images.dtype.kind in "OU"  # of paths, as a column of a table gives them
-        yield from map(_one, images if many else [images])
-    elif isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "read"):  # files have lines
-        yield _one(images)
-    else:
-        yield from map(_one, images if isinstance(images, Iterable) else [images])
+        return images if images.ndim == 4 or images.dtype.kind in "OU" else [images]  # paths, as a table's column
+    single = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "read")  # files have lines
+    return images if isinstance(images, Iterable) and not single else [images]
 
 
 def _one(image: object) -> Readable:

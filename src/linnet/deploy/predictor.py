@@ -69,9 +69,9 @@ class Predictor:
         """A list with one prediction for each image, in order; also for a single image.
 
         Args:
-            images: one, or several: a path, a Pillow image, bytes or an open file, or an array (height, width, 3), RGB
-                (OpenCV's are BGR: ``image[:, :, ::-1]``), uint8 or floating point in [0, 1]. An image that cannot be
-                read gives a prediction with an ``error``.
+            images: one, or several: a path (a folder stands for the images in it), a Pillow image, bytes or an open
+                file, or an array (height, width, 3), RGB (OpenCV's are BGR: ``image[:, :, ::-1]``), uint8 or floating
+                point in [0, 1]. An image that cannot be read gives a prediction with an ``error``.
             top: how many classes, at most.
 
         Raises:

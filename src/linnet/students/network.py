@@ -3,6 +3,7 @@
 Shapes: B batch, D backbone width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def architectures(pattern: str = "") -> list[str]:
     return timm.list_models(pattern)
 
 
-def create_network(name: str, outputs: int, image_size: int, pretrained: bool | Path) -> Any:
-    """A timm network with ``outputs`` outputs.
+def create_network(
+    name: str, outputs: int, image_size: int, pretrained: bool | Path, classes: Sequence[str] = ()
+) -> Any:
+    """A timm network with ``outputs`` outputs, which stand for ``classes``, if those are told.
 
     Raises:
         UserError: an unknown name (with a suggestion), weights that cannot be loaded, no linear classifier.
@@ -90,7 +93,7 @@ def create_network(name: str, outputs: int, image_size: int, pretrained: bool | 
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
     if isinstance(pretrained, Path):
-        load_weights(model, pretrained)
+        load_weights(model, pretrained, classes)
     elif pretrained:
         check_values(model, downloaded(name) or Path(name))
     return model

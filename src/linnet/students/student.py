@@ -64,7 +64,8 @@ class Student(nn.Module):
         self.crop_mode: CropMode = crop_mode
         self.bank, self.temperature = bank, temperature
         outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
-        self.backbone: Any = create_network(name, outputs, image_size, pretrained)
+        names = [info.name for info in classes] if bank is None else ()
+        self.backbone: Any = create_network(name, outputs, image_size, pretrained, names)
         if bank is not None:
             self.set_bank(bank)
         if stem == "lowres":

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -145,13 +145,14 @@ def _without_prefix(state: Tensors, own: Mapping[str, Any]) -> Tensors:
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 
-def load_weights(network: Any, path: Path, whole: bool = False) -> None:
+def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: bool = False) -> None:
     """Fill a timm network with the weights at a path, without their classifier if that is for other classes.
 
     Counters and index tables (``num_batches_tracked``) may be missing. What does not fit as it is goes through timm's
     own translation first, which knows older names and resizes the position embeddings of transformers.
 
     Args:
+        classes: what the network's outputs stand for; weights that say that theirs stand for others lose them.
         whole: the classifier has to fit, too.
 
     Raises:
@@ -159,6 +160,8 @@ def load_weights(network: Any, path: Path, whole: bool = False) -> None:
     """
     file = find_weights(path)
     own, state = network.state_dict(), state_for(network, read_weights(file))
+    known = _settings_beside(file.parent).get("label_names")
+    others = bool(classes and known) and list(classes) != known
     heads = () if whole else tuple(f"{name}." for name in classifiers(network))
     if _misfits(own, state, heads):
         translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
@@ -173,6 +176,8 @@ def load_weights(network: Any, path: Path, whole: bool = False) -> None:
             f"'{network.pretrained_cfg['architecture']}': {', '.join(words)}{more}"
         )
     fitting = {key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape}
+    if others:
+        fitting = {key: value for key, value in fitting.items() if not key.startswith(heads)}
     if any(key.startswith(heads) and key not in fitting for key in own):
         log.info("weights: %s has no classifier for these classes: it starts anew", file)
     network.load_state_dict(fitting, strict=False)
