@@ -177,6 +177,8 @@ def test_what_cannot_be_read_is_told_in_its_place(tiny_run: Path, tmp_path: Path
     [
         (7, "must be a path, a Pillow image, an array, bytes or an open file, not int"),
         ([None], "not NoneType"),
+        ("", "the path of an image is empty"),  # Path("") is the current folder
+        (["a.jpg", " "], "the path of an image is empty"),
         (torch.zeros(3, 40, 40), "not Tensor"),
         ([["a.jpg"]], "not list"),
         (np.zeros((3, 40, 50), np.uint8), r"not of the shape \(3, 40, 50\)"),

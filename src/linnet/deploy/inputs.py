@@ -41,6 +41,8 @@ def _several(images: Any) -> Iterable[Any]:
 
 
 def _one(image: object) -> Readable:
+    if isinstance(image, str) and not image.strip():
+        raise UserError("the path of an image is empty")
     if isinstance(image, str | os.PathLike):
         return Path(image)  # type: ignore[arg-type]
     if isinstance(image, bytes | bytearray):

@@ -79,9 +79,8 @@ def read_weights(file: Path) -> dict[str, Any]:
                 f"cannot read the weights at {file}: it holds code beside tensors, as of a whole pickled model; save "
                 "its weights alone with torch.save(model.state_dict(), FILE)"
             ) from error
-        raise UserError(
-            f"cannot read the weights at {file}: it is damaged or no file of weights ({first_line(error)})"
-        ) from error
+        wrong = "it is damaged" if start[:2] == b"PK" or start[8:9] == b"{" else "it is no file of weights"
+        raise UserError(f"cannot read the weights at {file}: {wrong} ({first_line(error)})") from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"cannot read the weights at {file}: it holds a {type(loaded).__name__}, not a state dict")
     return dict(loaded)
