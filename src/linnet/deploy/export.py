@@ -147,6 +147,10 @@ def _describe(model: Any, student: Student) -> None:
     ].doc_string = (
         f"(batch, 3, {side}, {side}), RGB (not BGR), in [0, 1]: {how}, bicubic with antialiasing; normalised inside"
     )
+    if "bank" in names:
+        names[
+            "bank"
+        ].doc_string = "(classes, width), unit vectors of other class names, by 'linnet embed'; may be left out"
     names["logits"].doc_string = "(batch, classes); softmax gives probabilities; class names: metadata 'linnet'"
 
 
