@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -94,6 +95,9 @@ def test_the_package_names_what_it_exports():
         (["distill", "aviary", "--train.milestones", "0.3", "0.4"], "to give several values, repeat the option"),
         (["distill", "aviary", "--shots", "5"], "which 'kd' does not train: use --method openvocab"),
         (["distill", "aviary", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
+        (["distill", "aviary", "--opset", "17"], "--opset must be from 18, the oldest that torch writes, to"),
+        (["distill", "aviary", "--opset", "new", "--dry-run"], "opset must be a whole number, not 'new'"),
+        (["export", "/nowhere", "--opset", "17"], "--opset must be from 18"),
         (["predict", "/nowhere", "x.jpg"], "/nowhere is neither a run folder nor an .onnx file"),
     ],
 )  # fmt: skip
@@ -104,7 +108,18 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
     assert message in refused(capsys, *words, *out)
 
 
-OWN = {"--method", "--out", "--seed", "--config", "--resume", "--overwrite", "--dry-run", "--export", "--no-export"}
+OWN = {
+    "--method",
+    "--out",
+    "--seed",
+    "--config",
+    "--resume",
+    "--overwrite",
+    "--dry-run",
+    "--export",
+    "--no-export",
+    "--opset",
+}
 
 
 def test_the_help_of_distill_offers_every_setting_once_and_nothing_else(
@@ -188,7 +203,9 @@ def test_distill_and_predict_from_the_command_line(
     main(["predict", str(out), str(root / "red_bird" / "000.jpg")])
     assert "%" in capsys.readouterr().out
     main(["predict", str(out), str(root / "red_bird" / "000.jpg"), "--csv"])
-    assert capsys.readouterr().out.count(",") == 2
+    header, line = csv.reader(capsys.readouterr().out.splitlines())
+    assert header == ["path", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
+    assert len(line) == 7
     (root / "red_bird" / "bad.jpg").write_bytes(b"")
     with pytest.raises(SystemExit) as exit:
         main(["predict", str(out), str(root / "red_bird"), "--json"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import linnet
-from linnet.config import Config
+from linnet.config import Config, write_yaml
 from linnet.data.problems import Problem
 from linnet.defaults import settings
 from linnet.run import Run
@@ -327,3 +327,10 @@ def test_only_paths_may_differ(tmp_path: Path):
     other: Config = replace(config, data=replace(config.data, source="aviary:species=4,images=4"))
     with pytest.raises(linnet.UserError, match="made with other settings .*species=3,images=4 -> "):
         Run.create(tmp_path / "run", other, resume=True)
+
+
+def test_what_is_read_after_training_may_change(tmp_path: Path):
+    run = Run(tmp_path)
+    write_yaml(Config(), run.config)
+    assert run.changes(replace(Config(), export=False, opset=19)) == []
+    assert run.changes(replace(Config(), seed=1)) == ["seed: 0 -> 1"]

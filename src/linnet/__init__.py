@@ -2,7 +2,7 @@
 
 >>> import linnet
 >>> run = linnet.distill("photos/", method="kd", out="runs/photos")
->>> linnet.load(run.folder).predict([Path("new.jpg")])
+>>> linnet.load(run.folder).predict("new.jpg")[0].classes[0]
 
 Names are imported when they are first used: ``import linnet`` costs nothing and does not import torch.
 """
@@ -35,3 +35,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'linnet' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

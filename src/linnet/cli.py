@@ -48,6 +48,7 @@ def distill(
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     export: Annotated[bool, Parameter(group=RUN)] = True,
+    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -65,6 +66,7 @@ def distill(
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
+        opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
     from linnet.commands.distill import distill as run_distill
     from linnet.defaults import settings as resolve_settings
@@ -170,7 +172,7 @@ def predict(
         bank: The same, as a bank file written by 'linnet embed'.
         top: How many classes to show for each image.
         json: One JSON object per line.
-        csv: Comma-separated path, class, probability.
+        csv: Comma-separated, with a header: path, class, probability, class_2, probability_2, ...
     """
     from linnet.commands.predict import predict as run_predict
 
@@ -214,6 +216,7 @@ def export(
     *,
     text_tower: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
+    opset: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Write the student of a run as ONNX, or its teacher's text tower.
@@ -222,11 +225,12 @@ def export(
         run: A finished run.
         text_tower: Write the text tower and its tokenizer instead, so that new class names need no torch.
         out: The file. [default: model.onnx or text_tower.onnx in the run]
+        opset: Version of the ONNX operators, for an older runtime. [default: torch's choice]
         overwrite: Replace --out, if it exists.
     """
     from linnet.commands.export import export as write
 
-    print(readable(write(run, text_tower=text_tower, out=out, overwrite=overwrite)))
+    print(readable(write(run, text_tower=text_tower, out=out, opset=opset, overwrite=overwrite)))
 
 
 @app.command

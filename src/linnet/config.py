@@ -140,8 +140,8 @@ class StudentConfig:
     name: Annotated[str, Auto] = AUTO
     """Any timm architecture, or a network of 'linnet list students'."""
     pretrained: Annotated[bool | Path, Auto] = AUTO
-    """true: timm's weights; false: from scratch; a path: a timm checkpoint, or runs/NAME/model to go on from its
-    weights."""
+    """true: timm's weights; false: from scratch; a path: a file of weights, a run (runs/NAME), or a folder in the
+    layout of timm or the Hugging Face hub."""
     image_size: Annotated[int, Bounds(16, 2048), Auto] = AUTO
     """Side of the square image that the student sees, in pixels."""
     stem: Literal["auto", "lowres"] = "auto"
@@ -225,6 +225,8 @@ class Config:
     """Drives initialisation, order and dropout."""
     export: bool = True
     """Write model.onnx at the end."""
+    opset: Annotated[int, Bounds(1)] | None = None
+    """Version of the ONNX operators in model.onnx; by default torch's choice."""
 
 
 GROUPS: dict[str, type] = {

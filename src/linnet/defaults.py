@@ -197,7 +197,7 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
     if config.shots.use == "finetune" and not isinstance(config.student.pretrained, Path):
         raise UserError(
             "few-shot finetuning continues from a student that knows the base classes: add --student.pretrained "
-            "runs/NAME/model, or use --shots.use retrieval"
+            "runs/NAME, or use --shots.use retrieval"
         )
     return config, reasons
 

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ PACKAGES = (
     "onnxruntime",
 )
 
+CGROUP = Path("/sys/fs/cgroup")
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"),
     "hf": ("transformers",),
@@ -36,7 +39,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "processors": os.cpu_count(),
+        "processors": available_cpus(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "folder": os.getcwd(),
@@ -63,7 +66,27 @@ def device_words() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{cpu_name()}, {os.cpu_count()} processors, {torch.get_num_threads()} thread(s)"
+    usable, there = available_cpus(), os.cpu_count() or 1
+    shown = f"{usable} of {there}" if usable < there else str(there)
+    return f"{cpu_name()}, {shown} processors, {torch.get_num_threads()} thread(s)"
+
+
+def available_cpus() -> int:
+    """How many processors this process may use: those of its affinity (``taskset``), at most the quota of its container
+    (cgroups). More threads than that wait for one another."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, _quota(CGROUP) or usable))
+
+
+def _quota(folder: Path) -> int | None:
+    """Whole processors of a cgroup's share of time, rounded up; None if it is not limited. Versions 2 and 1."""
+    with suppress(OSError, ValueError):
+        share, period = (folder / "cpu.max").read_text().split()
+        return None if share == "max" else math.ceil(int(share) / int(period))
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        share, period = ((folder / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return math.ceil(int(share) / int(period)) if int(share) > 0 else None
+    return None
 
 
 def cpu_name() -> str:

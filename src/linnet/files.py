@@ -116,14 +116,19 @@ def given_path(text: str | Path, what: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """
+    """The text of a file, without the mark that some editors put in front (BOM).
+
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is no UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:  # UTF-16 without a mark
+            raise UnicodeError
+        return text
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text: save it as UTF-8"
+        raise UserError(f"cannot read {path}: {why}") from error
 
 
 def read_json(path: Path, kind: type, advice: str) -> Any:

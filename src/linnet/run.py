@@ -338,10 +338,15 @@ def _is_pinned(changed: str) -> bool:
     return setting in by_content and any(os.path.exists(part) for part in new.split(":") if part)
 
 
+def model_folder(path: Path) -> Path:
+    """Where the saved student of a run lies; a path that is not a run folder may be the saved student itself."""
+    return Run(path).model if Run(path).model.is_dir() else path
+
+
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith(("export:", "data.eval:", "train.checkpoint:"))
+    return retrieval or changed.startswith(("export:", "opset:", "data.eval:", "train.checkpoint:"))
 
 
 def is_run(folder: Path) -> bool:

@@ -66,6 +66,31 @@ def test_a_classifier_of_other_classes_is_fine_tuned_first(
     assert json.loads((second.folder / "inputs.json").read_text())["teacher"] == load(f"run:{folder}").fingerprint()
 
 
+@pytest.mark.parametrize("form", ["timm:test_resnet:{folder}/model.safetensors", "timm:local-dir:{folder}"])
+def test_a_teacher_out_of_a_folder_or_file_is_fine_tuned_alike(
+    form: str, make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Weights of three other classes, at hand and not in timm's registry: nothing needs the network."""
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3)
+    names = {"label_names": ["bee", "ant", "cat"]}
+    timm.models.save_for_hf(model, tmp_path / "timm", model_config=names, safe_serialization=True)
+    options = {"train.epochs": 1, "train.batch_size": 8, "student.image_size": 32, "export": False, "student.pretrained": False}  # fmt: skip
+    same = {"student": "test_efficientnet", "method": "kd", "options": options}
+    teacher, data = form.format(folder=tmp_path / "timm"), make_folder()
+    first = linnet.distill(data, **same, teacher=teacher, out=tmp_path / "first")
+    told = (first.folder / "train.log").read_text()
+    assert f"--student test_resnet --student.pretrained {teacher.rpartition(':')[2]} --out runs/teacher" in told
+    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
+    assert first.summary()["teacher.val.top1"] == pytest.approx(Run(folder).summary()["val.top1"])
+    start, end = model.state_dict()["conv1.0.weight"], load_file(Run(folder).model / "model.safetensors")["conv1.0.weight"]  # fmt: skip
+    assert 0 < (start - end).abs().max() < 0.1  # it started from the weights and moved
+    (tmp_path / "timm").rename(tmp_path / "moved")  # the same teacher: known by its weights
+    linnet.distill(data, **same, teacher=form.format(folder=tmp_path / "moved"), out=tmp_path / "second")
+    assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 1
+
+
 def test_a_method_that_needs_texts_refuses_before_fine_tuning(
     imagenet_weights: Path, make_folder: Callable[..., Path], tmp_path: Path
 ):

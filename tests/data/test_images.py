@@ -6,7 +6,7 @@ import pytest
 from pictures import write_image
 from PIL import Image
 
-from linnet.data.images import eval_pixels, read_image, resize_shortest, train_pixels
+from linnet.data.images import eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -27,15 +27,22 @@ def test_squash_keeps_the_whole_image():
     assert pixels[:, 0].mean() < 3 and pixels[:, -1].mean() > 196
 
 
-def test_squash_is_that_of_timm():
-    from timm.data import create_transform
+@pytest.mark.parametrize("side", [24, 32, 97, 224])
+def test_resized_sides_are_those_of_torchvision(side: int):
+    """Rounded to the nearest pixel, every second photo would have another size, and other pixels, in timm."""
+    from torchvision.transforms.functional import _compute_resized_output_size as theirs
 
-    image = Image.effect_noise((61, 44), 80).convert("RGB")
-    theirs = create_transform(
-        (3, 32, 32), interpolation="bicubic", crop_pct=1.0, crop_mode="squash", mean=(0, 0, 0), std=(1, 1, 1)
-    )
-    ours = eval_pixels(image, 32, "squash").transpose(2, 0, 1) / 255
-    assert np.allclose(ours, theirs(image).numpy(), atol=1e-6)
+    for width in range(1, 700, 3):
+        for height in range(1, 700, 5):
+            assert shortest_size((width, height), side) == tuple(theirs((height, width), [side])[::-1])
+
+
+def test_the_middle_is_that_of_torchvision():
+    from torchvision.transforms.functional import center_crop
+
+    for width, height in [(33, 32), (34, 33), (35, 32), (37, 36), (39, 38), (41, 51)]:
+        image = Image.effect_noise((width, height), 80)
+        assert np.array_equal(np.asarray(middle(image, 32, 32)), np.asarray(center_crop(image, [32, 32])))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])

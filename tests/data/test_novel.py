@@ -206,7 +206,7 @@ def test_a_share_is_drawn_from_the_seed_and_the_names(make_folder: Callable[...,
     assert named.content_hash != load_manifest(DataConfig(source=source)).content_hash
     for bad, message in (
         ({"novel_classes": ("c1", "c77")}, "no class 'c77'"),
-        ({"novel_classes": ("c1",)}, "1 of 10 classes would be novel"),
+        ({"novel_classes": ("c1",)}, "'c1' is one class alone: give two or more"),
         ({"novel_images": "test"}, "no effect without novel classes"),
         ({"novel": 0.95}, "10 of 10 classes would be novel"),
         ({"novel": 0.5, "novel_classes": ("c1", "c2")}, "data.novel_classes \\(the classes named\\), not both"),

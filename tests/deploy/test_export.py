@@ -1,20 +1,27 @@
+import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from pictures import write_image
+from PIL import Image
 
+import linnet
 from linnet.commands.distill import distill
 from linnet.commands.export import export as export_run
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy import export
-from linnet.deploy.export import export_onnx
-from linnet.deploy.predictor import collect
+from linnet.deploy.export import export_onnx, preprocessing
+from linnet.deploy.predictor import collect, load
 from linnet.errors import UserError
 from linnet.students.student import Student
-from linnet.text.classes import class_table
+from linnet.text.classes import ClassInfo, class_table
 
 
 def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
@@ -35,6 +42,66 @@ def test_an_onnx_file_that_disagrees_with_torch_is_not_kept(
             Images(paths, digest_files(paths), 32, "eval"),
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_file_says_of_its_input_is_all_that_is_needed(tiny_run: Path, tmp_path: Path):
+    """Whoever follows the metadata without linnet gets linnet's own answers; colour order above all."""
+    file = tiny_run / "run" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    meta = json.loads(session.get_modelmeta().custom_metadata_map["linnet"])
+    how, side = meta["input"], meta["input"]["resize"]["shorter_side"]
+    assert (how["layout"], how["type"], how["colour_order"], how["range"]) == ("NCHW", "float32", "RGB", [0, 1])
+    assert how["crop"]["center"] == [side, side]
+    for size in ((61, 44), (45, 87), (333, 250)):
+        image = Image.effect_noise(size, 90).convert("RGB")
+        resized = image.resize(tuple(side * length // min(size) for length in size), Image.Resampling.BICUBIC)
+        left, top = (round((length - side) / 2) for length in resized.size)
+        pixels = np.asarray(resized)[top : top + side, left : left + side].astype(np.float32) / 255
+        (logits,) = session.run(None, {how["name"]: pixels.transpose(2, 0, 1)[None]})
+        shares = np.exp(logits[0]) / np.exp(logits[0]).sum()
+        (prediction,) = load(file).predict(image)
+        assert [meta["classes"][i] for i in np.argsort(-shares)] == list(prediction.classes)
+        assert sorted(shares, reverse=True) == pytest.approx(prediction.probabilities, abs=1e-5)
+    inputs = {value.name: value.doc_string for value in onnx.load(file).graph.input}
+    assert "RGB (not BGR), in [0, 1]: the middle of the image, shorter side 32" in inputs["images"]
+
+
+def test_the_code_in_the_guide_gives_linnets_answer(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "deployment.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes((tiny_run / "run" / "model.onnx").read_bytes())
+    for seed in range(3):
+        write_image(tmp_path / "photo.jpg", (40 + 80 * seed, 100, 200 - 60 * seed), seed, size=(87, 45))
+        exec(code, {})
+        assert capsys.readouterr().out.strip() == load("model.onnx").predict("photo.jpg")[0].classes[0]
+
+
+def test_a_squashing_student_says_so():
+    how = preprocessing(Student("test_resnet", (ClassInfo("a", "a"), ClassInfo("b", "b")), 32, crop_mode="squash"))
+    assert how["resize"] == {"both_sides": 32, "interpolation": "bicubic", "antialias": True}
+    assert how["crop"] is None
+
+
+def test_the_opset_is_asked_of_torch_and_checked(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = SimpleNamespace(model_proto=onnx.load(tiny_run / "run" / "model.onnx"))
+    (written,) = (one.version for one in program.model_proto.opset_import if not one.domain)
+    asked = []
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, opset_version, **__: asked.append(opset_version) or program)
+    student, file = Student.load(tiny_run / "run" / "model"), tmp_path / "x.onnx"
+    for opset in (written, None):
+        export_onnx(student, file, opset=opset)
+    with pytest.raises(UserError, match=f"cannot be written with opset {written + 1}: torch made it {written}"):
+        export_onnx(student, file, opset=written + 1)
+    assert asked == [written, None, written + 1]
+
+
+@pytest.mark.parametrize("opset", [0, 17, 99])
+def test_an_opset_that_torch_cannot_write_is_refused_before_anything_is_read(opset: int, tmp_path: Path):
+    with pytest.raises(UserError, match=f"--opset must be from 18, .* not {opset}"):
+        linnet.export(tmp_path / "no run", opset=opset)
 
 
 def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(tiny_run: Path):

@@ -1,4 +1,7 @@
+import io
+import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy.export import export_onnx
-from linnet.deploy.predictor import collect, largest, load
+from linnet.deploy.predictor import Prediction, collect, largest, load
 from linnet.errors import UserError
 from linnet.students.student import Student
 
@@ -102,3 +105,99 @@ def test_squashed_images_are_squashed_by_every_predictor(tiny_run: Path, tmp_pat
         assert from_run.probabilities[0] == pytest.approx(logits.softmax(dim=1).max().item(), abs=1e-4)
         seen[mode] = dict(zip(from_run.classes, from_run.probabilities, strict=True))
     assert seen["center"] != pytest.approx(seen["squash"], abs=1e-3)
+
+
+def same(one: list[Prediction], other: list[Prediction]) -> None:
+    assert [p.classes for p in one] == [p.classes for p in other]
+    for a, b in zip(one, other, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+def test_one_image_or_many_of_any_kind(tiny_run: Path):
+    """A path that is a str was once gone through letter by letter."""
+    predictor, paths = load(tiny_run / "run" / "model.onnx"), collect([tiny_run / "images"])
+    expected = predictor.predict(paths)
+    images = [Image.open(path) for path in paths]
+    arrays = [np.asarray(image) for image in images]
+    files = [path.read_bytes() for path in paths]
+    for many in (
+        *(paths, tuple(paths), iter(paths), (path for path in paths), map(str, paths), np.array(paths, dtype=object)),
+        *(np.array([str(path) for path in paths]), images, arrays, np.stack(arrays), np.stack(arrays) / 255.0, files),
+        *(map(io.BytesIO, files), [str(paths[0]), images[1], arrays[2], files[3]]),
+    ):
+        same(predictor.predict(many), expected)
+    with paths[0].open("rb") as file, tempfile.NamedTemporaryFile() as temporary:
+        temporary.write(files[0])
+        temporary.seek(0)
+        for one in (paths[0], str(paths[0]), images[0], arrays[0], files[0], file, temporary):
+            same(predictor.predict(one), expected[:1])
+    assert predictor.predict(str(paths[0]))[0].path == paths[0]
+    assert predictor.predict(arrays[0])[0].as_dict()["path"] is None
+    assert predictor.predict([]) == []
+    for folder in (str(tiny_run / "images"), [tiny_run / "images"]):
+        same(predictor.predict(folder), expected)
+    assert [p.path for p in predictor.predict([tiny_run / "images", paths[0]])] == [*paths, paths[0]]
+
+
+def test_a_stream_looks_at_no_more_images_than_it_is_asked_for(tiny_run: Path):
+    endless = itertools.repeat(tiny_run / "images" / "0.jpg")
+    assert len(list(itertools.islice(load(tiny_run / "run").stream(endless), 3))) == 3
+
+
+def test_pictures_of_any_mode_and_shape(tiny_run: Path):
+    predictor = load(tiny_run / "run")
+    grey = np.asarray(Image.effect_noise((50, 40), 60))
+    as_rgb = predictor.predict(np.stack([grey] * 3, axis=2))
+    for other in (grey, grey[:, :, None], Image.fromarray(grey), Image.fromarray(grey).convert("RGBA"), grey / 255):
+        same(predictor.predict(other), as_rgb)
+    turned = Image.fromarray(grey.T.copy())
+    turned.getexif()[0x0112] = 5  # mirrored and on its side
+    same(predictor.predict(turned), as_rgb)
+
+
+def test_what_cannot_be_read_is_told_in_its_place(tiny_run: Path, tmp_path: Path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    good = str(tiny_run / "images" / "0.jpg")
+    bad = [
+        str(tmp_path / "gone.jpg"),
+        tmp_path / "bad.jpg",
+        b"no image",
+        b"",
+        str(tmp_path),
+        "https://a.b/c.jpg",
+        "a\0b",
+    ]
+    predictions = load(tiny_run / "run").predict([good, *bad, good])
+    assert [p.error is None for p in predictions] == [True, *[False] * len(bad), True]
+    assert all("cannot read the image" in str(p.error) for p in predictions[1:-1])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (7, "must be a path, a Pillow image, an array, bytes or an open file, not int"),
+        ([None], "not NoneType"),
+        ("", "the path of an image is empty"),  # Path("") is the current folder
+        (["a.jpg", " "], "the path of an image is empty"),
+        (torch.zeros(3, 40, 40), "not Tensor"),
+        ([["a.jpg"]], "not list"),
+        (np.zeros((3, 40, 50), np.uint8), r"not of the shape \(3, 40, 50\)"),
+        (np.zeros(5, np.uint8), "not of the shape"),
+        (np.zeros((2, 3, 40, 50), np.uint8), "not of the shape"),
+        (np.zeros((0, 40, 3), np.uint8), "not of the shape"),
+        (np.full((40, 50, 3), 255.0), r"must lie in \[0, 1\], not from 255 to 255: give the image as uint8"),
+        (np.full((40, 50, 3), -1.0), "must lie in"),
+        (np.full((40, 50, 3), np.nan), "must lie in"),
+        (np.zeros((40, 50, 3), np.int64), "must be uint8, or floating point in .*, not int64"),
+        (np.zeros((40, 50), np.uint16), "not uint16"),
+        (np.zeros((40, 50), bool), "not bool"),
+    ],
+)
+def test_what_is_no_image_is_refused(images: object, message: str, tiny_run: Path):
+    with pytest.raises(UserError, match=message):
+        load(tiny_run / "run").predict(images)  # type: ignore[arg-type]
+
+
+def test_at_least_one_class_is_asked_for(tiny_run: Path):
+    with pytest.raises(UserError, match="top must be at least 1, not 0"):
+        load(tiny_run / "run").predict(tiny_run / "images" / "0.jpg", top=0)

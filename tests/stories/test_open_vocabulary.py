@@ -138,7 +138,7 @@ def test_a_finished_run_is_asked_for_more_shots_without_training(
     assert again["ood.mean_per_class"] == run.summary()["ood.mean_per_class"]  # support is of train, the score of test
     assert again["val.top1"] == run.summary()["val.top1"]
     assert asked == [12, 12]  # 3 shots of 4 base classes, to choose alpha, and of 4 novel ones
-    options |= {"shots.use": "finetune", "student.pretrained": str(run.model)}
+    options |= {"shots.use": "finetune", "student.pretrained": str(run.folder)}
     with pytest.raises(UserError, match=r"shots.use: retrieval -> finetune"):
         linnet.distill(SOURCE, method="openvocab", out=copy, resume=True, options=options)
 

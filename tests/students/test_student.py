@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
+from linnet.data.images import CropMode, eval_pixels
 from linnet.errors import UserError
 from linnet.students.student import Student
 from linnet.text.bank import TextBank
@@ -89,11 +91,23 @@ def test_an_embedding_head_goes_on_from_an_earlier_one(tmp_path: Path):
         assert torch.equal(tensor, again.backbone.state_dict()[name]), name
 
 
-def test_the_crop_mode_is_saved_and_timm_reads_it(tmp_path: Path):
-    Student("test_resnet", CLASSES, image_size=32, crop_mode="squash").save(tmp_path)
-    assert Student.load(tmp_path).crop_mode == "squash"
+SIZES = [(61, 44), (44, 61), (33, 32), (32, 37), (50, 33), (333, 250), (250, 333), (499, 37), (9, 31), (32, 32)]
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("name", ["test_resnet", "resnet10t", "mobilenetv3_small_050"])
+def test_timm_shows_a_saved_student_the_same_pixels(name: str, crop_mode: CropMode, tmp_path: Path):
+    """One rounded side more or less, and every second photo would have other pixels, and some another class."""
+    Student(name, CLASSES, image_size=32, crop_mode=crop_mode).save(tmp_path)
+    assert Student.load(tmp_path).crop_mode == crop_mode
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    assert timm.data.resolve_data_config(model=model)["crop_mode"] == "squash"
+    for at_test in (False, True):  # timm's own validation asks for the size and crop of tests
+        settings = timm.data.resolve_model_data_config(model, use_test_size=at_test)
+        theirs = timm.data.create_transform(**{**settings, "mean": (0, 0, 0), "std": (1, 1, 1)}, is_training=False)
+        for size in SIZES:
+            image = Image.effect_noise(size, 80).convert("RGB")
+            ours = eval_pixels(image, 32, crop_mode).transpose(2, 0, 1)
+            assert np.array_equal(ours, (theirs(image) * 255).round().numpy()), size
 
 
 def test_the_normalisation_of_the_weights_tag_survives(tmp_path: Path):

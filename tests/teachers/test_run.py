@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -38,8 +39,14 @@ def test_the_student_of_a_run_teaches_with_its_own_crop_mode(tmp_path: Path):
         teachers[mode] = load(f"run:{tmp_path / mode}")
         pixels = teachers[mode].eval_transform(image).permute(1, 2, 0).numpy()
         assert np.allclose(pixels, eval_pixels(image, 32, mode) / 255)
-    assert teachers["center"].preprocessing == "linnet eval 32"  # the caches of earlier versions are found
-    assert teachers["squash"].preprocessing == "linnet eval 32 squash"
+    assert teachers["center"].preprocessing != teachers["squash"].preprocessing
+
+
+def test_answers_about_other_pixels_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path / "run" / "model")
+    before = load(f"run:{tmp_path / 'run'}").preprocessing
+    monkeypatch.setattr("linnet.teachers.run.STORE_VERSION", -1)
+    assert load(f"run:{tmp_path / 'run'}").preprocessing != before
 
 
 def test_the_student_of_a_run_is_watched_too(tmp_path: Path):

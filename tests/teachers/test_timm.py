@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from linnet.errors import UserError
 from linnet.teachers import load_teacher
@@ -55,7 +56,10 @@ def test_logits_are_put_in_the_order_of_the_data(timm_folder: Path):
 
 def test_another_class_table_is_refused(timm_folder: Path):
     teacher = load(f"timm:local-dir:{timm_folder}")
-    with pytest.raises(UserError, match=r"knows 3 classes .* train a teacher on this data first"):
+    command = (
+        f"'linnet distill DATA --method ce --student test_resnet --student.pretrained {timm_folder} --out runs/teacher'"
+    )
+    with pytest.raises(UserError, match=rf"knows 3 classes .* train it on this data first, as in {command}"):
         class_head(teacher, classes("ant", "bee", "dog"), ())
 
 
@@ -105,3 +109,76 @@ def test_class_names_that_occur_twice_are_told_apart(tmp_path: Path):
     )
     names = [info.name for info in load(f"timm:local-dir:{tmp_path / 'timm'}").classes]
     assert names == ["crane 0", "ant", "crane 2"]
+
+
+def test_a_network_with_the_weights_of_a_file(timm_folder: Path, tmp_path: Path):
+    """The file says how many classes there are, but not which."""
+    folder, own = load(f"timm:local-dir:{timm_folder}"), timm_folder / "model.safetensors"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in load_file(own).items()}}, tmp_path / "a.pth")
+    for place in (own, tmp_path / "a.pth", timm_folder):
+        teacher = load(f"timm:test_resnet:{place}")
+        images = torch.rand(2, 3, *teacher.image_shape)
+        assert torch.equal(teacher.logits(images), folder.logits(images))
+        assert teacher.class_names is None
+        assert not teacher.knows(["bee", "ant", "cat"])
+        assert teacher.start == ("test_resnet", place)
+    thousand = timm.create_model("test_resnet")
+    torch.save(thousand.state_dict(), tmp_path / "b.pth")
+    assert "goldfish" in str(load(f"timm:test_resnet.r160_in1k:{tmp_path / 'b.pth'}").class_names)
+    assert load(f"timm:test_resnet.r160_in1k:{tmp_path / 'b.pth'}").start[0] == "test_resnet.r160_in1k"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:1000]), "cannot read the weights at {file}"),
+        (lambda file: file.write_bytes(b"<html>"), "cannot read the weights at {file}: it is a web page"),
+        (lambda file: file.unlink(), "no weights at"),
+        (lambda file: save_file({"a": torch.ones(1)}, file), "the weights at {file} are of another architecture"),
+        (lambda file: cut_head(file), "the weights at {file} .*fc.weight'"),
+    ],
+)
+def test_bad_weights_of_a_teacher_are_named(damage, message: str, timm_folder: Path):
+    damage(timm_folder / "model.safetensors")
+    for id in (f"timm:local-dir:{timm_folder}", f"timm:test_resnet:{timm_folder / 'model.safetensors'}"):
+        if "another architecture" in message and "local-dir" not in id:
+            message = "the weights at {file} have no classifier"
+        with pytest.raises(UserError, match=message.format(file=timm_folder / "model.safetensors")):
+            load(id)
+
+
+def cut_head(file: Path) -> None:
+    save_file({key: value for key, value in load_file(file).items() if not key.startswith("fc.")}, file)
+
+
+def test_teachers_that_are_not_there(tmp_path: Path):
+    for id, message in (
+        ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
+        ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
+        (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),
+        (f"timm:local-dir:{tmp_path}", "has no config.json"),
+        ("timm:test_resnet", r"or give weights of your own, as timm:test_resnet:FILE or timm:local-dir:PATH"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(id)
+
+
+def test_a_damaged_download_of_a_teacher_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "blob").write_bytes(b"\0" * 1000)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(tmp_path / "blob"))
+    with pytest.raises(UserError, match=f"cannot read the weights at {tmp_path / 'blob'}: .* delete this file"):
+        load("timm:test_resnet")
+
+
+def test_a_model_of_the_hub_is_tuned_from_its_files(tmp_path: Path, timm_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **rest: real(name.replace("hf-hub:me/it@v2", f"local-dir:{timm_folder}"), **rest))  # fmt: skip
+    seen = []
+
+    def find(*asked: object, revision: str | None) -> str:
+        seen.append((*asked, revision))
+        return str(timm_folder / "config.json")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", find)
+    assert load("timm:hf-hub:me/it@v2").start == ("test_resnet", timm_folder)
+    assert seen == [("me/it", "config.json", "v2")]

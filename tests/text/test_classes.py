@@ -11,39 +11,9 @@ from linnet.text.classes import (
     described,
     find_class,
     first_sentences,
-    read_names,
 )
 
 BIRDS = (ClassInfo("001.Sooty_Gull", "Sooty Gull"), ClassInfo("017.Red_Owl", "Red Owl"))
-
-
-def test_names_from_a_list_or_a_file(tmp_path: Path):
-    assert read_names("red owl, wren ,sooty  gull") == ["red owl", "wren", "sooty gull"]
-    assert read_names(["bird with a, b and c", "owl"]) == ["bird with a, b and c", "owl"]
-    file = tmp_path / "names.txt"
-    file.write_text("# birds\nred owl\n\n  bird with red crown, long tail  \n", encoding="utf-8")
-    assert read_names(str(file)) == ["red owl", "bird with red crown, long tail"]
-    assert read_names("a" * 5000 + ",b") == ["a" * 5000, "b"]  # longer than a file name can be
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("gone.txt", "gone.txt: no such file"),
-        ("some/where", "no such file"),
-        (" , ", "no class names"),
-        ("owl,wren,owl", "'owl' is named twice"),
-    ],
-)
-def test_bad_names(given: str, message: str):
-    with pytest.raises(UserError, match=message):
-        read_names(given)
-
-
-def test_a_file_that_is_no_text(tmp_path: Path):
-    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UserError, match="it is not UTF-8 text"):
-        read_names(str(tmp_path / "names.txt"))
 
 
 def test_descriptions_are_found_by_class_name_or_prompt_name(tmp_path: Path):
@@ -77,6 +47,13 @@ def test_bad_descriptions(text: str, message: str, tmp_path: Path):
         described(BIRDS, tmp_path / "d.yaml")
     with pytest.raises(UserError, match="cannot read"):
         described(BIRDS, tmp_path / "gone.yaml")
+
+
+def test_a_class_is_found_in_either_spelling_of_its_accents():
+    composed, apart = "bl\u00e4uling", "bla\u0308uling"
+    for wanted in (composed, apart):
+        for name in (composed, apart):
+            assert find_class(wanted, [ClassInfo("x", "x"), ClassInfo(name, name)]) == 1
 
 
 def test_a_class_is_found_by_name_words_or_number():
@@ -114,7 +91,6 @@ def test_accents_have_one_spelling_wherever_classes_are_named(tmp_path: Path):
     assert composed != taken_apart
     (info,) = class_table([taken_apart])
     assert info == (composed, composed, ())
-    assert read_names([taken_apart, "b"]) == read_names(f"{taken_apart},b") == [composed, "b"]
     (tmp_path / "d.yaml").write_text(f"{taken_apart}: blue", encoding="utf-8")
     assert described([info], tmp_path / "d.yaml")[0].descriptions == ("blue",)
-    assert find_class(read_names([taken_apart])[0], [info]) == 0
+    assert find_class(taken_apart, [info]) == 0

@@ -22,7 +22,7 @@ from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import counts, report
 from linnet.defaults import default_folder, settings, with_precision
-from linnet.deploy.export import check_exportable, export_onnx
+from linnet.deploy.export import check_exportable, check_opset, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
@@ -82,6 +82,7 @@ def distill(
     resolve = partial(settings, data, **named, config=config, options=options, timed=False)  # type: ignore[arg-type]
     run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
     given, reasons = resolve(out=run.folder, resume=resume)
+    check_opset(given.opset)
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
@@ -258,7 +259,7 @@ def _check_end(config: Config, run: Run, student: Student, images: int) -> None:
     there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())
     check_space(run.folder, needed - there, "the run")
     if config.export:
-        check_exportable(student)
+        check_exportable(student, config.opset)
 
 
 def _train_and_finish(
@@ -336,7 +337,7 @@ def _finish(
     if config.export:
         try:  # compared with the student on val images (or test images; without any, on noise)
             images = evaluation.images.get("val", evaluation.images.get("test"))
-            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images)
+            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     run.write_summary(summary)
@@ -360,22 +361,25 @@ def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | 
         return None
     with accelerator.local_main_process_first():
         teacher = load_teacher(config.teacher.id)
-    name = teacher.id.partition(":")[2]
-    plain = find_kind(teacher.id).fine_tuned and ":" not in name  # a folder or a hub model is taken as it is
-    if plain and isinstance(teacher, ClassifierTeacher) and not teacher.knows(manifest.class_names):
-        teacher = load_teacher(f"run:{_fine_tuned(config, manifest, name)}")
+    tuned = find_kind(teacher.id).fine_tuned
+    if tuned and isinstance(teacher, ClassifierTeacher) and not teacher.knows(manifest.class_names):
+        teacher = load_teacher(f"run:{_fine_tuned(config, manifest, teacher)}")
     return teacher.to(accelerator.device)
 
 
-def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
+def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) -> Path:
     """A timm classifier, trained on this data's classes: once, in linnet's cache, whatever the student and its seed."""
+    name, weights = teacher.start
     data = {key: value for key, value in to_dict(config)["data"].items() if not key.startswith("text")}
     options = {f"data.{key}": value for key, value in data.items() if value is not None}
-    options |= {"student.pretrained": True, "student.image_size": config.student.image_size, "export": False}
+    options |= {"student.pretrained": weights, "student.image_size": config.student.image_size, "export": False}
     options |= {"student.crop_mode": config.student.crop_mode, "train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
-    words = json.dumps((manifest.content_hash, to_dict(own)), sort_keys=True)
-    folder = cache_folder() / "teachers" / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    words = to_dict(own)
+    if weights is not True:  # where they lie does not matter
+        words["student"]["pretrained"] = teacher.fingerprint()
+    key = hashlib.sha256(json.dumps((manifest.content_hash, words), sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / "teachers" / f"{name}-{key}"
     finished, damaged = Run(folder).is_finished, False
     if finished:
         try:
@@ -386,9 +390,8 @@ def _fine_tuned(config: Config, manifest: Manifest, name: str) -> Path:
     if damaged or not finished:
         log.info(
             "teacher %s was trained on other classes: it is fine-tuned on these first, once, for %d epochs, as by "
-            "'linnet distill DATA --method ce --student %s --out runs/teacher'; to choose how, do that yourself and "
-            "give --teacher run:runs/teacher",
-            *(config.teacher.id, config.train.epochs, name),
+            "'%s'; to choose how, do that yourself and give --teacher run:runs/teacher",
+            *(config.teacher.id, config.train.epochs, teacher.how_to_tune()),
         )
         again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
         again(config.data.source, resume=not damaged, overwrite=damaged)

@@ -6,17 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from linnet.config import TeacherConfig
-from linnet.deploy.predictor import OnnxNetwork, model_folder
+from linnet.deploy.predictor import OnnxNetwork
 from linnet.deploy.text_tower import OnnxTextTower
 from linnet.errors import UserError
 from linnet.files import given_path
-from linnet.run import Run
+from linnet.run import Run, model_folder
 from linnet.text.bank import BANK, TextBank
-from linnet.text.classes import ClassInfo, class_table, described, read_names
+from linnet.text.class_lists import read_names
+from linnet.text.classes import ClassInfo, class_table, described
 
 
 def embed(
-    classes: str | Sequence[str],
+    classes: str | Path | Sequence[str],
     *,
     teacher: str | None = None,
     run: str | Path | None = None,
@@ -27,10 +28,11 @@ def embed(
 
     Example:
         >>> bank = linnet.embed("heron,kingfisher", run="runs/birds")
-        >>> linnet.load("runs/birds/model.onnx", bank).predict([Path("new.jpg")])
+        >>> linnet.load("runs/birds/model.onnx", bank).predict("new.jpg")
 
     Args:
-        classes: names, "a,b,c", or a file with one per line; in a prompt they read as folder names do.
+        classes: names, "a,b,c", or a file (:func:`linnet.text.class_lists.read_names`); in a prompt they read as
+            folder names do.
         teacher: its id, or a text tower (``text_tower.onnx``; torch is not needed then).
         run: instead of a teacher: a run, whose teacher, templates and learned prompts are used.
         templates: sentences with ``{}`` for the name; by default those of the run, the text tower or linnet.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from linnet.deploy.export import export_onnx, export_text_tower
+from linnet.deploy.export import check_opset, export_onnx, export_text_tower
 from linnet.errors import UserError
 from linnet.files import check_out, given_path
 from linnet.run import Run
@@ -12,11 +12,17 @@ from linnet.teachers.base import VisionLanguageTeacher
 
 
 def export(
-    run: str | Path, *, text_tower: bool = False, out: str | Path | None = None, overwrite: bool = False
+    run: str | Path,
+    *,
+    text_tower: bool = False,
+    out: str | Path | None = None,
+    opset: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a run's student, or its teacher's text tower, as ONNX. The same words as ``linnet export``.
 
     Args:
+        opset: version of the ONNX operators, for a runtime that is older than torch's choice.
         overwrite: replace ``out``, if it exists. The run's own file is always replaced.
 
     Returns:
@@ -25,17 +31,18 @@ def export(
     Raises:
         UserError: no finished run, a student without an embedding head, or the export fails.
     """
+    check_opset(opset)
     own = Run(given_path(run, "the run"))
     usual = own.text_tower if text_tower else own.onnx
     path = usual if out is None else given_path(out, "out")
     check_out(path, overwrite or out is None)
     student = Student.load(own.model)
     if not text_tower:
-        export_onnx(student, path)
+        export_onnx(student, path, opset=opset)
         return path
     if student.bank is None:
         raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")
     teacher = load_teacher(student.bank.teacher)
     assert isinstance(teacher, VisionLanguageTeacher)
-    export_text_tower(teacher, student.bank, path)
+    export_text_tower(teacher, student.bank, path, opset)
     return path

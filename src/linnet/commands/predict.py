@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from linnet.commands.embed import bank_for
@@ -24,20 +25,26 @@ def predict(
     """
     if top < 1:
         raise UserError(f"--top must be at least 1, not {top}")
+    if as_json and as_csv:
+        raise UserError("use --json or --csv, not both")
     if classes is not None and bank is not None:
         raise UserError("use --classes or --bank, not both")
     names = None if bank is None else TextBank.load(bank)
     if classes is not None:
         names = bank_for(model, classes)
     predictor, paths = load(model, names), collect(images)
-    show: Callable[[Prediction], str] = _json_line if as_json else _csv_line if as_csv else _table_line
+    shown = min(top, len(predictor.network.class_names))
+    if as_csv:
+        print(_csv_line(_header(shown)), flush=True)
     failed = 0
-    for prediction in predictor.predict(paths, top):
+    for prediction in predictor.stream(paths, shown):
         failed += prediction.error is not None
         if prediction.error is not None:
             print(f"linnet: {readable(prediction.error)}", file=sys.stderr)
-        if as_json or prediction.error is None:
-            print(show(prediction), flush=True)
+        if as_json:
+            print(_json_line(prediction), flush=True)
+        elif prediction.error is None:
+            print(_csv_line(_cells(prediction)) if as_csv else _table_line(prediction), flush=True)
     if failed:
         raise UserError(f"{failed} image(s) could not be read")
 
@@ -47,16 +54,26 @@ def _json_line(prediction: Prediction) -> str:
     return json.dumps(prediction.as_dict(), ensure_ascii=plain)
 
 
-def _csv_line(prediction: Prediction) -> str:
+def _header(top: int) -> list[str]:
+    """``path,class,probability,class_2,probability_2``: the first class is called as in JSON, however many follow."""
+    more = [f"{word}_{i}" for i in range(2, top + 1) for word in ("class", "probability")]
+    return ["path", "class", "probability", *more]
+
+
+def _cells(prediction: Prediction) -> list[str]:
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+    return [readable(str(prediction.path)), *(cell for name, p in pairs for cell in (name, f"{p:.6f}"))]
+
+
+def _csv_line(cells: Iterable[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(
-        [readable(prediction.path), prediction.classes[0], f"{prediction.probabilities[0]:.4f}"]
-    )
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes cells with either sign in them
+    return line.getvalue().removesuffix("\r\n")
 
 
 def _table_line(prediction: Prediction) -> str:
     shown = "   ".join(
         f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
     )
-    return f"{readable(prediction.path)}   {shown}"
+    line = f"{readable(str(prediction.path))}   {shown}"  # and a name with a line break does not become two lines
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in line)

@@ -6,7 +6,6 @@ Nothing here needs torch.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ from linnet.data.decoding import decode, suffixes
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.files import cache_folder, write_atomically
 from linnet.progress import Bar
@@ -55,7 +55,7 @@ def examine(manifest: Manifest) -> Findings:
         return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
     found: Findings = {}
     items = list(distinct.items())
-    with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(items), CHUNK):
             part = items[start : start + CHUNK]
             findings = pool.map(_examine, (path for _, path in part))

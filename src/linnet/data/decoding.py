@@ -122,14 +122,24 @@ def _decoded(content: bytes, small: bool = False) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         if small:
             image.draft("RGB", (1, 1))
-        layout = image.tile[0].args if image.tile else None  # its first word is the one about the bits
-        image.load()
-        upright = _upright(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            upright = _eight_bits(upright)
-        elif str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N")):
-            _check_upper_bits(upright)
-        return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The same image as RGB, upright (EXIF), transparency dropped.
+
+    Raises:
+        ValueError: the range of its pixels is not known; Pillow has others for bad files.
+    """
+    tiles = getattr(image, "tile", ())  # of an opened file; the first word of the layout is the one about the bits
+    layout = tiles[0].args if tiles else None
+    image.load()
+    upright = _upright(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        upright = _eight_bits(upright)
+    elif str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N")):
+        _check_upper_bits(upright)
+    return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,7 +3,6 @@
 Nothing here needs torch: ``linnet predict model.onnx`` runs on this file, numpy and onnxruntime.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from linnet.data.decoding import decode
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 
 TRAIN_MARGIN = 1.15  # stored training images are this much larger than the student's input: crops keep their detail
-VERSION = 1  # part of every store's name: raise it when the pixels of a store change
+VERSION = 2  # part of every store's name: raise it when the pixels of a store change
 EXTREME = 16  # how many times as long as wide an image may be; of a longer one the middle is read
 CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
 
@@ -47,12 +47,23 @@ def cut_extreme(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def shortest_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height when the shorter side becomes ``side`` pixels: the longer one is rounded down, as torchvision
+    does it, so that timm's own transform shows a saved student the same pixels."""
+    width, height = (side * length // min(size) for length in size)
+    return width, height
+
+
 def resize_shortest(image: Image.Image, side: int) -> Image.Image:
     """Resize so that the shorter side is ``side`` pixels (bicubic, antialiased)."""
-    image = cut_extreme(image)
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize(shortest_size(image.size, side), Image.Resampling.BICUBIC)
+
+
+def middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle of an image that is at least as large, cut out as torchvision does it: half pixels go to the even
+    side."""
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center") -> np.ndarray:
@@ -62,13 +73,11 @@ def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center") -
 
     Args:
         crop_mode: ``center`` brings the shorter side to ``size`` and cuts the middle out; ``squash`` resizes both sides
-            to ``size``, whatever the aspect. Bicubic, antialiased; the words are timm's.
+            to ``size``, whatever the aspect. Bicubic, antialiased; words and pixels are timm's.
     """
     if crop_mode == "squash":
         return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    resized = resize_shortest(image, size)
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    return np.asarray(middle(resize_shortest(image, size), size, size))
 
 
 def train_pixels(image: Image.Image, size: int) -> np.ndarray:
@@ -79,9 +88,7 @@ def train_pixels(image: Image.Image, size: int) -> np.ndarray:
     """
     side = round(TRAIN_MARGIN * size)
     resized = resize_shortest(image, side)
-    width, height = min(resized.width, 2 * side), min(resized.height, 2 * side)
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return np.asarray(resized.crop((left, top, left + width, top + height)))
+    return np.asarray(middle(resized, min(resized.width, 2 * side), min(resized.height, 2 * side)))
 
 
 def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode) -> np.ndarray:
@@ -91,6 +98,6 @@ def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode) -> np.nd
 
 def decode_in_order(paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode) -> Iterator[np.ndarray]:
     """Decode files with a thread pool, a bounded number ahead."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(paths), CHUNK):
             yield from pool.map(lambda path: decode_pixels(path, fit, size, crop_mode), paths[start : start + CHUNK])

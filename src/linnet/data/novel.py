@@ -15,7 +15,8 @@ from linnet.data.manifest import Manifest
 from linnet.data.problems import SHOWN
 from linnet.data.splits import seeded_order
 from linnet.errors import UserError
-from linnet.text.classes import ClassInfo, find_class, read_names
+from linnet.text.class_lists import read_names
+from linnet.text.classes import ClassInfo, find_class
 
 log = logging.getLogger("linnet")
 

@@ -33,6 +33,7 @@ log = logging.getLogger("linnet")
 
 TOLERANCE = 1e-3  # largest difference of an output between ONNX and torch, relative to the largest output
 CHECKED_IMAGES = 64
+OLDEST_OPSET = 18  # torch leaves a file at 18 where an older one is asked for
 
 
 class _Logits(nn.Module):
@@ -77,16 +78,18 @@ class _MaskedTexts(nn.Module):
         return F.normalize(vectors(output), dim=1)
 
 
-def export_onnx(student: Student, path: Path, images: Images | None = None) -> float:
+def export_onnx(student: Student, path: Path, images: Images | None = None, opset: int | None = None) -> float:
     """Write the student as ONNX and check it against torch on images.
 
     The input ``images`` is (batch, 3, S, S) float32 in [0, 1], any batch size; normalisation is inside. The output
     is ``logits`` (batch, C). A student with an embedding head has a second input ``bank`` (C, E), whose default is the
-    bank that the student carries: give another and other classes are named. The metadata key ``linnet`` holds image
-    size, crop mode, class names and the teacher of the bank as JSON.
+    bank that the student carries: give another and other classes are named. The metadata key ``linnet`` holds class
+    names, the teacher of the bank, and all that makes an input of an image, as JSON; so do the descriptions of inputs
+    and outputs in words.
 
     Args:
         images: evaluation images, of which the first 64 are compared; without any, random ones.
+        opset: version of the ONNX operators; by default torch's.
 
     Returns:
         The largest difference of a logit between ONNX Runtime and torch, relative to the largest logit (if above 1).
@@ -104,12 +107,14 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
         "crop_mode": student.crop_mode,
         "classes": [info.name for info in student.classes],
         "architecture": student.name,
+        "input": preprocessing(student),
     }
     module: nn.Module = _Logits(student)
     if bank := student.bank:
         module, inputs["bank"] = _Cosines(student), student.bank_CE
         meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
-    model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name)
+    model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name, opset)
+    _describe(model, student)
     if bank:  # an input that has an initialiser may be left out
         model.graph.initializer.append(onnx.numpy_helper.from_array(bank.rows_CE, "bank"))
     batch = torch.rand(8, 3, side, side) if images is None else next(eval_batches(images, CHECKED_IMAGES))
@@ -118,7 +123,56 @@ def export_onnx(student: Student, path: Path, images: Images | None = None) -> f
     return _write(model, path, {"images": batch.numpy()}, expected, f"'{student.name}'")
 
 
-def check_exportable(student: Student) -> None:
+def preprocessing(student: Student) -> dict[str, Any]:
+    """How an image becomes the input ``images``, for whoever reads the file without linnet."""
+    side, center = student.image_size, student.crop_mode == "center"
+    return {
+        "name": "images",
+        "layout": "NCHW",
+        "type": "float32",
+        "colour_order": "RGB",
+        "range": [0.0, 1.0],
+        "normalisation": "inside the model",
+        "orientation": "upright, by the photo's EXIF",
+        "resize": {
+            "shorter_side" if center else "both_sides": side,
+            "interpolation": "bicubic",
+            "antialias": True,
+            **({"longer_side": "rounded down"} if center else {}),
+        },
+        "crop": {"center": [side, side], "offset": "half the rest, rounded half to even"} if center else None,
+    }
+
+
+def _describe(model: Any, student: Student) -> None:
+    """The same in words, where tools such as Netron show them."""
+    side, names = student.image_size, {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    how = f"the middle of the image, shorter side {side}" if student.crop_mode == "center" else "the whole, squashed"
+    names[
+        "images"
+    ].doc_string = (
+        f"(batch, 3, {side}, {side}), RGB (not BGR), in [0, 1]: {how}, bicubic with antialiasing; normalised inside"
+    )
+    if "bank" in names:
+        names[
+            "bank"
+        ].doc_string = "(classes, width), unit vectors of other class names, by 'linnet embed'; may be left out"
+    names["logits"].doc_string = "(batch, classes); softmax gives probabilities; class names: metadata 'linnet'"
+
+
+def check_opset(opset: int | None) -> None:
+    """
+    Raises:
+        UserError: no file can be written with these operators.
+    """
+    if opset is None:
+        return
+    newest = require("onnx", "onnx").defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"--opset must be from {OLDEST_OPSET}, the oldest that torch writes, to {newest}, not {opset}")
+
+
+def check_exportable(student: Student, opset: int | None = None) -> None:
     """Try the export of a student before it is trained: once on this machine for each network, size and version.
 
     Raises:
@@ -126,7 +180,7 @@ def check_exportable(student: Student) -> None:
     """
     if {"onnx", "onnxscript", "onnxruntime"} & {*missing_modules("onnx")}:
         return  # which is said when there is something to export
-    own = (student.name, student.stem, student.image_size, student.bank is None)
+    own = (student.name, student.stem, student.image_size, student.bank is None, opset)
     packages = ("linnet", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
     words = json.dumps([*own, *map(version, packages)])
     note = cache_folder() / "export" / hashlib.sha256(words.encode()).hexdigest()[:24]
@@ -135,7 +189,7 @@ def check_exportable(student: Student) -> None:
     log.info("export: %s at %d pixels is tried as ONNX, once", student.name, student.image_size)
     try:
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-            export_onnx(student, Path(folder, "model.onnx"))
+            export_onnx(student, Path(folder, "model.onnx"), opset=opset)
     except UserError as error:
         raise UserError(
             f"{error}; nothing was trained yet: choose another student, or train without model.onnx (--no-export)"
@@ -144,7 +198,7 @@ def check_exportable(student: Student) -> None:
         write_atomically(note, words)
 
 
-def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path) -> float:
+def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path, opset: int | None = None) -> float:
     """Write the teacher's text tower as ONNX with its tokenizer, so that names become banks without torch.
 
     The input ``tokens`` is (texts, L) int64, and so is ``mask``, if the tower needs one: 1 on tokens, 0 on padding. The
@@ -152,6 +206,7 @@ def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path
 
     Args:
         bank: a student's, whose templates are used again and whose names are compared on.
+        opset: version of the ONNX operators; by default torch's.
 
     Returns:
         The largest difference of a coordinate between ONNX Runtime and torch.
@@ -185,7 +240,7 @@ def export_text_tower(teacher: VisionLanguageTeacher, bank: TextBank, path: Path
     if not (isinstance(teacher, HuggingFaceTeacher) and teacher.tokenize.gives_mask):
         del encoded["mask"]
     inputs = {name: torch.from_numpy(rows[:2]) for name, rows in encoded.items()}
-    model = _to_onnx(module, inputs, dict.fromkeys(inputs, "texts"), "embeddings", meta, "the text tower")
+    model = _to_onnx(module, inputs, dict.fromkeys(inputs, "texts"), "embeddings", meta, "the text tower", opset)
     expected = teacher.embed_texts(few).cpu().numpy()
     return _write(model, path, encoded, expected, "the text tower")
 
@@ -197,11 +252,13 @@ def _to_onnx(
     output: str,
     meta: dict[str, Any],
     name: str,
+    opset: int | None,
 ) -> Any:
     """A model proto; the first axis of each input is dynamic and called by ``dynamic``."""
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
     require("onnxruntime", "onnx")
+    check_opset(opset)
     with evaluating(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -212,6 +269,7 @@ def _to_onnx(
                 input_names=list(inputs),
                 output_names=[output],
                 dynamic_shapes=tuple({0: torch.export.Dim(dynamic[key])} for key in inputs),
+                opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
@@ -219,6 +277,9 @@ def _to_onnx(
             raise UserError(f"{name} could not be exported to ONNX ({first_line(error)})") from error
     assert program is not None
     model = program.model_proto
+    written = next(one.version for one in model.opset_import if not one.domain)
+    if opset not in (None, written):
+        raise UserError(f"{name} cannot be written with opset {opset}: torch made it {written}; leave --opset out")
     onnx.helper.set_model_props(model, {"linnet": json.dumps(meta, ensure_ascii=False)})
     return model
 

@@ -1,14 +1,16 @@
 """ONNX Runtime: open a file that linnet wrote, read what it says about itself."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from linnet.environment import available_cpus
 from linnet.errors import UserError, first_line, require
 
 
 def open_session(file: Path | bytes, name: str) -> Any:
-    """An inference session on the CPU.
+    """An inference session on the CPU, with as many threads as this process may use processors.
 
     Args:
         file: where it lies, or what it holds. name: what an error calls it.
@@ -22,6 +24,8 @@ def open_session(file: Path | bytes, name: str) -> Any:
             raise UserError(f"{file}: no such file")
         file = file.read_bytes()  # ONNX Runtime takes no path that is not UTF-8
     options = runtime.SessionOptions()
+    if (usable := available_cpus()) < (os.cpu_count() or 1):  # else its own choice: one for each core
+        options.intra_op_num_threads = usable
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
         return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -1,20 +1,22 @@
 """Prediction from a run folder or from an ONNX file alone; for the latter torch is not imported."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from linnet.data.discovery import look_through
-from linnet.data.images import CropMode, eval_pixels, read_image
+from linnet.data.images import CropMode, eval_pixels
 from linnet.data.problems import report
+from linnet.deploy.inputs import ImageLike, Readable, each, to_rgb
 from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError
 from linnet.files import given_path, readable
 from linnet.metrics import softmax
-from linnet.run import Run
+from linnet.run import model_folder
 from linnet.text.bank import TextBank
 
 BATCH = 64
@@ -22,21 +24,26 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, best first, or why there are none."""
+    """The most probable classes of one image, best first, or why there are none.
 
-    path: Path
+    Attributes:
+        path: the file; None for an image that was given otherwise.
+    """
+
+    path: Path | None
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        path = None if self.path is None else readable(self.path)
         if self.error is not None:
-            return {"path": readable(self.path), "error": readable(self.error)}
+            return {"path": path, "error": readable(self.error)}
         top = [
             {"class": name, "probability": round(p, 6)}
             for name, p in zip(self.classes, self.probabilities, strict=True)
         ]
-        return {"path": readable(self.path), "class": self.classes[0], "probability": top[0]["probability"], "top": top}
+        return {"path": path, "class": self.classes[0], "probability": top[0]["probability"], "top": top}
 
 
 class _Network(Protocol):
@@ -54,33 +61,50 @@ class Predictor:
 
     Example:
         >>> predictor = linnet.load("runs/photos")        # or linnet.load("model.onnx")
-        >>> [p.classes[0] for p in predictor.predict([Path("a.jpg"), Path("b.jpg")])]
+        >>> predictor.predict("a.jpg")[0].classes[0]
+        >>> [prediction.classes[0] for prediction in predictor.predict(["a.jpg", "b.jpg"])]
     """
 
     def __init__(self, network: _Network):
         self.network = network
 
-    def predict(self, paths: list[Path], top: int = 5) -> Iterator[Prediction]:
-        """One prediction for each image file, in order; a file that cannot be read gives one with an ``error``."""
-        for start in range(0, len(paths), BATCH):
-            yield from self._predict_batch(paths[start : start + BATCH], top)
+    def predict(self, images: ImageLike | Iterable[ImageLike], top: int = 5) -> list[Prediction]:
+        """A list with one prediction for each image, in order; also for a single image.
 
-    def _predict_batch(self, paths: list[Path], top: int) -> list[Prediction]:
-        pixels, errors = {}, {}
-        for path in paths:
+        Args:
+            images: one, or several: a path (a folder stands for the images in it), a Pillow image, bytes or an open
+                file, or an array (height, width, 3), RGB (OpenCV's are BGR: ``image[:, :, ::-1]``), uint8 or floating
+                point in [0, 1]. An image that cannot be read gives a prediction with an ``error``.
+            top: how many classes, at most.
+
+        Raises:
+            UserError: something that is no image, or ``top`` below 1.
+        """
+        return list(self.stream(images, top))
+
+    def stream(self, images: ImageLike | Iterable[ImageLike], top: int = 5) -> Iterator[Prediction]:
+        """The same one by one, for more images than fit into memory."""
+        if top < 1:
+            raise UserError(f"top must be at least 1, not {top}")
+        rest = each(images)
+        while batch := list(islice(rest, BATCH)):
+            yield from self._predict_batch(batch, top)
+
+    def _predict_batch(self, images: list[Readable], top: int) -> list[Prediction]:
+        paths = [image if isinstance(image, Path) else None for image in images]
+        named, pixels = [Prediction(path) for path in paths], {}
+        for i, image in enumerate(images):
             try:
-                pixels[path] = eval_pixels(read_image(path), self.network.image_size, self.network.crop_mode)
+                pixels[i] = eval_pixels(to_rgb(image), self.network.image_size, self.network.crop_mode)
             except UserError as error:
-                errors[path] = str(error)
-        named: dict[Path, Prediction] = {path: Prediction(path, error=error) for path, error in errors.items()}
+                named[i] = Prediction(paths[i], error=str(error))
         if pixels:
-            images = np.stack(list(pixels.values())).transpose(0, 3, 1, 2).astype(np.float32) / 255
-            for path, row in zip(pixels, softmax(self.network.logits(images)), strict=True):
+            batch = np.stack(list(pixels.values())).transpose(0, 3, 1, 2).astype(np.float32) / 255
+            for i, row in zip(pixels, softmax(self.network.logits(batch)), strict=True):
                 best = largest(row, top)
-                named[path] = Prediction(
-                    path, tuple(self.network.class_names[i] for i in best), tuple(float(row[i]) for i in best)
-                )
-        return [named[path] for path in paths]
+                classes = tuple(self.network.class_names[j] for j in best)
+                named[i] = Prediction(paths[i], classes, tuple(float(row[j]) for j in best))
+        return named
 
 
 def largest(row: np.ndarray, count: int) -> np.ndarray:
@@ -108,11 +132,6 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)
-
-
-def model_folder(path: Path) -> Path:
-    """Where the saved student of a run lies; a path that is not a run folder may be the saved student itself."""
-    return Run(path).model if Run(path).model.is_dir() else path
 
 
 class OnnxNetwork:

@@ -19,6 +19,7 @@ from linnet.errors import UserError
 from linnet.fields import Bounds, Count, NonNegative
 from linnet.losses import caption_contrast, embedding_error, image_contrast, nearest_text_kl
 from linnet.methods.base import Context, Method, Needs
+from linnet.run import model_folder
 from linnet.step import Batch, Progress, StudentOutput
 from linnet.students.student import Student
 from linnet.teachers.base import VisionLanguageTeacher
@@ -128,7 +129,8 @@ class OpenVocabulary(Method):
         texts = first_sentences(classes, templates)
         generator = torch.Generator().manual_seed(config.seed)
         context_PW = initial_context(teacher, texts, config.prompts.vectors, generator)
-        if isinstance(config.student.pretrained, Path) and (file := config.student.pretrained / BANK).is_file():
+        start = config.student.pretrained
+        if isinstance(start, Path) and (file := model_folder(start) / BANK).is_file():
             earlier = TextBank.load(file).context_PW  # a student that goes on keeps its prompts
             context_PW = context_PW if earlier is None else torch.from_numpy(earlier)
         log.info("prompts: %d context vectors, learned with the student", len(context_PW))

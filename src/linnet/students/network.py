@@ -3,6 +3,7 @@
 Shapes: B batch, D backbone width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from linnet.errors import UserError, did_you_mean, first_line
+from linnet.students.weights import check_downloaded, check_values, downloaded, load_weights
 
 
 class Normalize(nn.Module):
@@ -25,6 +27,14 @@ class Normalize(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean) / self.std
+
+
+def normalize_for(network: Any) -> Normalize:
+    """With the mean and standard deviation that a timm network's weights expect."""
+    from timm.data import resolve_data_config
+
+    settings = resolve_data_config(model=network)
+    return Normalize(settings["mean"], settings["std"])
 
 
 def look(network: Any, images: torch.Tensor, with_maps: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -51,8 +61,10 @@ def architectures(pattern: str = "") -> list[str]:
     return timm.list_models(pattern)
 
 
-def create_network(name: str, outputs: int, image_size: int, pretrained: bool | Path) -> Any:
-    """A timm network with ``outputs`` outputs.
+def create_network(
+    name: str, outputs: int, image_size: int, pretrained: bool | Path, classes: Sequence[str] = ()
+) -> Any:
+    """A timm network with ``outputs`` outputs, which stand for ``classes``, if those are told.
 
     Raises:
         UserError: an unknown name (with a suggestion), weights that cannot be loaded, no linear classifier.
@@ -70,6 +82,8 @@ def create_network(name: str, outputs: int, image_size: int, pretrained: bool | 
         except TypeError:
             continue
         except Exception as error:
+            if pretrained is True and (file := downloaded(name)):
+                check_downloaded(file)
             raise UserError(
                 f"the weights of the student '{name}' cannot be downloaded or loaded ({first_line(error)}): "
                 "check the network, or give --student.pretrained false (from scratch) or a path"
@@ -79,30 +93,10 @@ def create_network(name: str, outputs: int, image_size: int, pretrained: bool | 
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
     if isinstance(pretrained, Path):
-        _load_weights(model, pretrained)
+        load_weights(model, pretrained, classes)
+    elif pretrained:
+        check_values(model, downloaded(name) or Path(name))
     return model
-
-
-def _load_weights(model: Any, path: Path) -> None:
-    """Load a timm checkpoint, or the model folder of a run, without its classifier if that is for other classes."""
-    from timm.models import load_state_dict
-
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"student.pretrained: no weights at {file}")
-    try:
-        state = load_state_dict(str(file), weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors each have their own
-        raise UserError(f"student.pretrained: cannot read the weights at {file} ({first_line(error)})") from error
-    own = model.state_dict()
-    head = model.pretrained_cfg["classifier"] + "."
-    fits = {key: key in state and state[key].shape == value.shape for key, value in own.items()}
-    wrong = [key for key, fit in fits.items() if not fit and not key.startswith(head)]
-    if wrong:
-        raise UserError(
-            f"the weights at {file} are of another architecture ('{wrong[0]}' is missing or has another shape)"
-        )
-    model.load_state_dict({key: state[key] for key, fit in fits.items() if fit}, strict=False)
 
 
 def make_lowres(model: Any, name: str) -> None:

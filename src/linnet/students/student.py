@@ -19,8 +19,10 @@ from linnet.data.images import CropMode
 from linnet.errors import UserError, first_line
 from linnet.files import write_atomically
 from linnet.processes import seed_everything
+from linnet.run import model_folder
 from linnet.step import StudentOutput
-from linnet.students.network import Normalize, create_network, look, make_lowres
+from linnet.students.network import create_network, look, make_lowres, normalize_for
+from linnet.students.weights import normalisation
 from linnet.tensor_files import read_checked, with_checksum
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import ClassInfo
@@ -36,7 +38,8 @@ class Student(nn.Module):
 
     Args:
         name: timm architecture. classes: the class table. image_size: side in pixels.
-        pretrained: True for timm's weights, False for a random start, a path for a checkpoint file or a model folder.
+        pretrained: True for timm's weights, False for a random start, a path for those of a file, a run or another
+            folder (:func:`linnet.students.weights.find_weights`).
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
         crop_mode: what whoever evaluates this student does to images that are not square.
 
@@ -59,19 +62,17 @@ class Student(nn.Module):
         temperature: float = 0.07,
     ):
         super().__init__()
-        from timm.data import resolve_data_config
-
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
         self.crop_mode: CropMode = crop_mode
         self.bank, self.temperature = bank, temperature
         outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
-        self.backbone: Any = create_network(name, outputs, image_size, pretrained)
+        names = [info.name for info in classes] if bank is None else ()
+        self.backbone: Any = create_network(name, outputs, image_size, pretrained, names)
         if bank is not None:
             self.set_bank(bank)
         if stem == "lowres":
             make_lowres(self.backbone, name)
-        settings = resolve_data_config(model=self.backbone)
-        self.normalize = Normalize(settings["mean"], settings["std"])
+        self.normalize = normalize_for(self.backbone)
         self.width: int = self.backbone.get_classifier().in_features
         self._try_size()
 
@@ -170,6 +171,8 @@ class Student(nn.Module):
             state = load(read_checked(folder / "model.safetensors")[0])
             student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **head)
             student.backbone.load_state_dict(state)
+            student.backbone.pretrained_cfg.update(normalisation(folder))  # not the name's, if it came from a file
+            student.normalize = normalize_for(student.backbone)
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no saved student: is the run finished?") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -195,7 +198,7 @@ def check_start(student: Student, folder: Path, novel: Sequence[str]) -> None:
     Raises:
         UserError: the student in ``folder`` is another one.
     """
-    earlier = Student.load(folder)
+    earlier = Student.load(model_folder(folder))
     if earlier.bank is None or student.bank is None:
         raise UserError(
             f"the student at {folder} has a classifier: finetune one that was trained with --method openvocab"

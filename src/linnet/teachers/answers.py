@@ -1,7 +1,6 @@
 """All that a run asks of its teacher: logits on val and test, outputs for training views, and the head in between."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar
@@ -118,8 +118,7 @@ def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[
         shown = "classes without names" if own is None else f"{len(own)} classes ({', '.join(own[:3])} ...)"
         raise UserError(
             f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
-            "train a teacher on this data first, as in 'linnet distill DATA --method ce --student resnet34 "
-            "--out runs/teacher', then '--teacher run:runs/teacher'"
+            f"train it on this data first, as in '{teacher.how_to_tune()}', then '--teacher run:runs/teacher'"
         )
     order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
     return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
@@ -191,7 +190,7 @@ def _train_outputs(
         parts = []
         for start in range(0, len(index), 64):  # bounds the memory of cutting
             part = np.asarray(index[start : start + 64])
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # of use where images are not stored but decoded
+            with ThreadPoolExecutor(available_cpus()) as pool:  # of use where images are not stored but decoded
                 pixels = list(pool.map(images.__getitem__, part))
             parts.append(cut_views(pixels, rows.digests[part], recipe, view, seed, side, device))
         return torch.cat(parts)

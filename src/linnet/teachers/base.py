@@ -4,8 +4,10 @@ Shapes: B batch, C classes, E teacher embedding width.
 """
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -26,8 +28,8 @@ class Kind:
     Attributes:
         gives: what its teachers are. load: (whole id, the part behind the colon) -> the teacher.
         forms: how its ids are written -> what they are; the lines of ``linnet list teachers``.
-        named: whether a colon and a name follow the kind. fine_tuned: whether a teacher given by a plain name is
-        trained on the data first, if it knows other classes. known: its ids, for ``linnet list teachers PATTERN``.
+        named: whether a colon and a name follow the kind. fine_tuned: whether a teacher that knows other classes is
+        trained on the data first. known: its ids, for ``linnet list teachers PATTERN``.
         text_encoder: like ``load``, for an id that is given as a text encoder, if more than its teachers can be one.
     """
 
@@ -132,9 +134,12 @@ class ClassifierTeacher(Teacher):
         class_names: one name per logit, or None if the weights do not say.
         classes: the class table of a student that copies it; numbers where the weights have no names.
         class_weights: (own classes, D), the rows of its last linear layer; None if it ends otherwise.
+        start: what a student starts from to become this teacher on other classes: its name, and whose weights (True:
+        timm's own).
     """
 
     kind = "classifier"
+    start: tuple[str, bool | Path]
     class_names: tuple[str, ...] | None
     classes: tuple[ClassInfo, ...]
     class_weights: torch.Tensor | None
@@ -142,6 +147,12 @@ class ClassifierTeacher(Teacher):
     def knows(self, names: Sequence[str]) -> bool:
         """Whether its classes are these, in any order."""
         return self.class_names is not None and sorted(self.class_names) == sorted(names)
+
+    def how_to_tune(self) -> str:
+        """The command that trains it on other classes."""
+        name, weights = self.start
+        place = "true" if weights is True else shlex.quote(str(weights))
+        return f"linnet distill DATA --method ce --student {name} --student.pretrained {place} --out runs/teacher"
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, own classes)."""

@@ -9,7 +9,6 @@ is no index file that could disagree with the shards.
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from safetensors.numpy import save as safetensors_bytes
 
 from linnet.data.images import CHUNK, read_image
+from linnet.environment import available_cpus
 from linnet.files import cache_folder, clear_leftovers, write_atomically
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 
@@ -167,7 +167,7 @@ def center_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
     """Images as the teacher's own evaluation transform shows them."""
 
     def pixels(rows: Sequence[int]) -> torch.Tensor:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             return torch.stack(list(pool.map(lambda row: teacher.eval_transform(read_image(paths[row])), rows)))
 
     return pixels

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import eval_pixels
 from linnet.run import Run
 from linnet.step import TeacherOutput
@@ -23,12 +24,13 @@ class RunTeacher(ClassifierTeacher):
     def __init__(self, id: str, path: Path):
         student = Student.load(Run(path).model)
         size, crop_mode = student.image_size, student.crop_mode
-        words = f"linnet eval {size}" + (" squash" if crop_mode == "squash" else "")
+        words = f"linnet eval {size} {crop_mode}, version {STORE_VERSION}"
 
         def transform(image: Image.Image) -> torch.Tensor:
             return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
 
         super().__init__(id, student, transform, words)
+        self.start = (student.name, path)
         self.classes, self.class_names = student.classes, tuple(info.name for info in student.classes)
         # an embedding head compares with a bank of its classes; its own last layer knows none
         self.class_weights = last_weights(student.backbone) if student.bank is None else student.bank_CE.clone()

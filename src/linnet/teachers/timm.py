@@ -1,4 +1,4 @@
-"""``timm:NAME``: any timm classifier with weights."""
+"""``timm:NAME``: any timm classifier with weights, from the hub or from a file."""
 
 from pathlib import Path
 from typing import Any
@@ -8,39 +8,40 @@ from torch import nn
 
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.step import TeacherOutput
-from linnet.students.network import Normalize, architectures, last_weights, look
+from linnet.students.network import architectures, last_weights, look, normalize_for
+from linnet.students.weights import (
+    check_downloaded,
+    check_values,
+    classifiers,
+    downloaded,
+    find_weights,
+    load_weights,
+    read_weights,
+    state_for,
+)
 from linnet.teachers.base import ClassifierTeacher, Kind
 from linnet.text.classes import class_table
 
 
 class TimmTeacher(ClassifierTeacher):
-    """A timm classifier: ``NAME[.TAG]`` with timm's weights, ``local-dir:PATH`` or ``hf-hub:ORG/NAME``.
+    """A timm classifier: ``NAME[.TAG]`` with timm's weights, ``NAME:FILE`` with those of a file, ``local-dir:PATH`` or
+    ``hf-hub:ORG/NAME``.
 
     Raises:
         UserError: unknown name (with a suggestion), or weights that cannot be loaded.
     """
 
     def __init__(self, id: str, name: str):
-        import timm
         from timm.data import create_transform, resolve_data_config
 
-        plain, known = name.split(".")[0], architectures()
-        if ":" not in name and plain not in known:
-            raise UserError(f"timm has no model '{name}'.{did_you_mean(plain, known)}")
-        if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
-            raise UserError(f"the teacher folder {name.removeprefix('local-dir:')} has no config.json (timm's layout)")
-        try:
-            network: Any = timm.create_model(name, pretrained=True)
-        except Exception as error:
-            raise UserError(
-                f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network"
-            ) from error
+        network, architecture, weights = _network(id, name)
         settings = resolve_data_config(model=network)
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
         super().__init__(id, network, transform, repr(sorted(settings.items())))
         self.network: Any
-        self.normalize = Normalize(settings["mean"], settings["std"]).eval()
+        self.normalize = normalize_for(network).eval()
         self.class_names, self.class_weights = _label_names(network), last_weights(network)
+        self.start = (architecture, weights)
         names = list(self.class_names or map(str, range(network.num_classes)))
         names = [name if names.count(name) == 1 else f"{name} {i}" for i, name in enumerate(names)]  # ImageNet's cranes
         self.classes = class_table(names)
@@ -53,6 +54,76 @@ class TimmTeacher(ClassifierTeacher):
         last, maps = look(self.network, self.normalize(images), with_maps)
         features_BD = self.network.forward_head(last, pre_logits=True).flatten(1)
         return TeacherOutput(self.network.forward_head(last), features_BD=features_BD, maps=maps)
+
+
+def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
+    """The classifier, its architecture, and where its weights lie: True if they are timm's own."""
+    import timm
+
+    network: Any
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        if not Path(place, "config.json").is_file():
+            raise UserError(f"the teacher folder {place} has no config.json (timm's layout)")
+        network = _built(id, name)
+        load_weights(network, Path(place), whole=True)
+        return network, network.pretrained_cfg["architecture"], Path(place)
+    if source != "hf-hub":
+        plain, known = source.split(".")[0], architectures()
+        if plain not in known:
+            raise UserError(f"timm has no model '{source}'.{did_you_mean(plain, known)}")
+        if place:
+            return _from_file(id, source, Path(place)), source, Path(place)
+    try:
+        network = timm.create_model(name, pretrained=True)
+    except Exception as error:
+        if source != "hf-hub" and (file := downloaded(name)):
+            check_downloaded(file)
+        raise UserError(
+            f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network, or give "
+            f"weights of your own, as timm:{'NAME' if source == 'hf-hub' else name}:FILE or timm:local-dir:PATH"
+        ) from error
+    if source == "hf-hub":
+        check_values(network, Path(place))
+        return network, network.pretrained_cfg["architecture"], _snapshot(place)
+    check_values(network, downloaded(name) or Path(name))
+    return network, name, True
+
+
+def _built(id: str, name: str, classes: int | None = None) -> Any:
+    """A network without weights."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes)
+    except Exception as error:
+        raise UserError(f"the teacher '{id}' cannot be built ({first_line(error)})") from error
+
+
+def _from_file(id: str, name: str, path: Path) -> Any:
+    """A network with the weights of a file, which say how many classes it knows."""
+    network = _built(id, name)
+    file, last = find_weights(path), classifiers(network)[0]
+    rows = state_for(network, read_weights(file)).get(f"{last}.weight")
+    if rows is None:
+        raise UserError(
+            f"the weights at {file} have no classifier ('{last}.weight'), so they cannot teach as they are: train one "
+            f"on your data, as in 'linnet distill DATA --method ce --student {name} --student.pretrained {path} --out "
+            "runs/teacher', and give --teacher run:runs/teacher"
+        )
+    if len(rows) != network.num_classes:
+        network = _built(id, name, len(rows))
+    load_weights(network, file, whole=True)
+    return network
+
+
+def _snapshot(repository: str) -> bool | Path:
+    """Where the files of a model of the hub lie after it was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = repository.partition("@")
+    file = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    return Path(file).parent if isinstance(file, str) else True
 
 
 def _label_names(network: nn.Module) -> tuple[str, ...] | None:
@@ -72,7 +143,8 @@ KIND = Kind(
     load=TimmTeacher,
     forms={
         "timm:NAME": "a timm classifier; fine-tuned first if it was trained on other classes",
-        "timm:local-dir:PATH": "a folder in timm's layout whose classes are the data's (also timm:hf-hub:ORG/NAME)",
+        "timm:NAME:FILE": "the same with your own weights",
+        "timm:local-dir:PATH": "the same from a folder in timm's layout (also timm:hf-hub:ORG/NAME)",
     },
     fine_tuned=True,
 )

@@ -38,29 +38,6 @@ def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
     )
 
 
-def read_names(given: str | Sequence[str]) -> list[str]:
-    """Names out of ``"a,b,c"``, a list of them, or a file with one per line (blank lines and ``# ...`` do not count).
-
-    Raises:
-        UserError: a file that is not there, no name at all, or a name twice.
-    """
-    names = [given] if isinstance(given, str) else list(given)
-    if len(names) == 1:
-        path = Path(names[0])
-        if _is_file(path):
-            names = [line for line in read_text(path).splitlines() if not line.lstrip().startswith("#")]
-        elif "," not in names[0] and (path.suffix in (".txt", ".csv", ".yaml", ".json") or "/" in names[0]):
-            raise UserError(f"{path}: no such file (a list of class names is a,b,c or a file with one per line)")
-        else:
-            names = names[0].split(",")
-    names = [composed(" ".join(name.split())) for name in names if name.strip()]
-    if not names:
-        raise UserError("no class names: give a,b,c or a file with one per line")
-    if len(set(names)) < len(names):
-        raise UserError(f"the class '{next(name for name in names if names.count(name) > 1)}' is named twice")
-    return names
-
-
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     """A YAML or JSON file that maps class names to a sentence, or to a list of them.
 
@@ -126,17 +103,11 @@ def find_class(wanted: str, classes: Sequence[ClassInfo]) -> int:
     Raises:
         UserError: there is none (with a suggestion).
     """
-    wanted = readable(wanted)
+    wanted = composed(readable(wanted))
     for number, info in enumerate(classes):
         front = re.match(r"(\d+)[._-]", info.name)
-        if wanted in (info.name, info.prompt_name) or (front and wanted.isdigit() and int(wanted) == int(front[1])):
+        names = (composed(info.name), composed(info.prompt_name))
+        if wanted in names or (front and wanted.isdigit() and int(wanted) == int(front[1])):
             return number
     known = [info.name for info in classes]
     raise UserError(f"there is no class '{wanted}' in the data.{did_you_mean(wanted, known)}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a list of names can be longer than any file name
-        return False

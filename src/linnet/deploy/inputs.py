@@ -1,0 +1,97 @@
+"""What a predictor takes: image files, Pillow images and arrays, one or many.
+
+Nothing here needs torch.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from linnet.data.decoding import decode, upright_rgb
+from linnet.data.discovery import find_images
+from linnet.data.images import cut_extreme, read_image
+from linnet.errors import UserError
+
+ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
+Readable = Path | IO[bytes] | Image.Image
+
+
+def each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Readable]:
+    """The images one by one, as :func:`to_rgb` takes them.
+
+    Args:
+        images: one, or whatever can be gone through; an array (N, height, width, 3) is N images, a folder those in it.
+
+    Raises:
+        UserError: something else, or an array that is no image.
+    """
+    for image in _several(images):
+        one = _one(image)
+        yield from find_images(one) if isinstance(one, Path) and os.path.isdir(one) else [one]
+
+
+def _several(images: Any) -> Iterable[Any]:
+    if isinstance(images, np.ndarray):
+        return images if images.ndim == 4 or images.dtype.kind in "OU" else [images]  # paths, as a table's column
+    single = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "read")  # files have lines
+    return images if isinstance(images, Iterable) and not single else [images]
+
+
+def _one(image: object) -> Readable:
+    if isinstance(image, str) and not image.strip():
+        raise UserError("the path of an image is empty")
+    if isinstance(image, str | os.PathLike):
+        return Path(image)  # type: ignore[arg-type]
+    if isinstance(image, bytes | bytearray):
+        return io.BytesIO(image)
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return from_array(image)
+    if hasattr(image, "read"):
+        return image  # type: ignore[return-value]
+    raise UserError(
+        f"an image must be a path, a Pillow image, an array, bytes or an open file, not {type(image).__name__}"
+    )
+
+
+def to_rgb(image: Readable) -> Image.Image:
+    """Upright and RGB, whatever it was given as.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if isinstance(image, Path):
+        return read_image(image)
+    try:
+        return cut_extreme(upright_rgb(image) if isinstance(image, Image.Image) else decode(image.read()).image)
+    except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
+        raise UserError(f"cannot read the image ({error})") from error
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """An image out of an array (height, width), or (height, width, channels) with 1, 3 (RGB) or 4 (RGBA) channels.
+
+    Args:
+        array: uint8, or floating point in [0, 1].
+
+    Raises:
+        UserError: another shape, type or range.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise UserError(f"an image must be (height, width) or (height, width, 3), RGB, not of the shape {array.shape}")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"floating-point pixels must lie in [0, 1], not from {low:g} to {high:g}: give the image as uint8"
+            )
+        array = np.round(np.asarray(array, dtype=np.float32) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"pixels must be uint8, or floating point in [0, 1], not {array.dtype}")
+    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array))
