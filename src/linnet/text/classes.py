@@ -48,6 +48,12 @@ def _without_index(names: Sequence[str]) -> list[str]:
     return left if is_index and all(any(map(str.isalpha, words)) for words in left) else list(names)
 
 
+def dropped_index(info: ClassInfo) -> re.Match[str] | None:
+    """The number in front of a class's name that its prompt name does without."""
+    front = INDEX.match(info.name)
+    return front if front and not info.prompt_name.startswith(front[1]) else None
+
+
 def say_nothing(classes: Sequence[ClassInfo]) -> bool:
     """Whether the names only count the classes ("class 1", "class 2") or are WordNet ids: no text encoder can tell what
     they look like."""
@@ -148,8 +154,8 @@ def find_class(wanted: str, classes: Sequence[ClassInfo]) -> int:
         UserError: there is none (with a suggestion).
     """
     for number, info in enumerate(classes):
-        front = INDEX.match(info.name)
-        index = int(front[1]) if front and not info.prompt_name.startswith(front[1]) else None
+        front = dropped_index(info)
+        index = int(front[1]) if front else None
         if wanted in (info.name, info.prompt_name) or (wanted.isdecimal() and int(wanted) == index):
             return number
     known = [info.name for info in classes]
