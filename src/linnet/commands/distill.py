@@ -38,8 +38,8 @@ from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
 from linnet.teachers.answers import Answers, ask, classifier_logits
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
-from linnet.teachers.prompts import prompt_templates, with_room
-from linnet.teachers.texts import text_bank
+from linnet.teachers.prompts import class_templates, prompt_templates, with_room
+from linnet.teachers.texts import check_class_texts, text_bank
 from linnet.training import Task, TrainResult, train
 
 log = logging.getLogger("linnet")
@@ -139,6 +139,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
             run.pin(texts=manifest.texts_hash)
     teacher = _teacher(config, rows, accelerator)
     encoder = _text_encoder(config, teacher, run, accelerator)
+    named = manifest.classes if names_as_text else rows.classes
+    if isinstance(teacher, VisionLanguageTeacher) and methods.needs_class_texts(config):
+        check_class_texts(teacher, named, class_templates(config))
     if student is None:
         assert isinstance(teacher, VisionLanguageTeacher)
         if manifest.novel:  # they, too, meet the context vectors at the end

@@ -12,6 +12,7 @@ from linnet.errors import UserError
 from linnet.run import Run
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import ClassInfo, class_table, described, read_names
+from linnet.text.twins import warn_of_twins
 
 
 def embed(
@@ -43,18 +44,22 @@ def embed(
         infos = described(infos, descriptions)
     if (teacher is None) == (run is None):
         raise UserError("give --teacher or --run, one of the two")
-    if run is not None:
-        return _like_run(Path(run), infos, templates)
-    assert teacher is not None
+    bank = _by_teacher(str(teacher), infos, templates) if run is None else _like_run(Path(run), infos, templates)
+    warn_of_twins(bank.teacher, bank.names, bank.rows_CE)
+    return bank
+
+
+def _by_teacher(teacher: str, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
     if teacher.endswith(".onnx"):
         return OnnxTextTower(Path(teacher)).bank(infos, templates)
     from linnet.teachers import load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
-    from linnet.teachers.texts import text_bank
+    from linnet.teachers.texts import check_class_texts, text_bank
 
     loaded = load_teacher(teacher)
     if not isinstance(loaded, VisionLanguageTeacher):
         raise UserError(f"the teacher '{teacher}' is a classifier: it cannot embed class names")
+    check_class_texts(loaded, infos, templates or TeacherConfig.templates)
     return text_bank(loaded, infos, templates or TeacherConfig.templates)
 
 
@@ -90,8 +95,9 @@ def _like_run(run: Path, infos: Sequence[ClassInfo], templates: tuple[str, ...] 
         return made
     from linnet.teachers import load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
-    from linnet.teachers.texts import bank_like
+    from linnet.teachers.texts import bank_like, check_class_texts
 
     teacher = load_teacher(bank.teacher)
     assert isinstance(teacher, VisionLanguageTeacher)
+    check_class_texts(teacher, infos, templates or bank.templates)
     return bank_like(teacher, replace(bank, templates=templates or bank.templates), infos)

@@ -29,6 +29,7 @@ from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
 from linnet.text.classes import ClassInfo, first_sentences
+from linnet.text.twins import warn_of_twins
 
 log = logging.getLogger("linnet")
 
@@ -72,6 +73,8 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         )
     classes = splits["train"].classes
     head, prompts = class_head(teacher, classes, config.teacher.templates), {}
+    if chosen == "zero-shot":
+        _warn_of_twins(teacher, classes, head)
     cache = TeacherCache(teacher, "center", config.teacher.cache, device)
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
@@ -85,6 +88,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         val_top1["prompt"] = _val_top1(calibrated, cache, splits)
         if val_top1["prompt"] >= val_top1["zero-shot"]:
             head, name = calibrated, "prompt"
+            _warn_of_twins(teacher, classes, head)
             log.info("prompts: %d context vectors before the class texts", len(prompts["context_PW"]))
         else:
             prompts = {}
@@ -123,6 +127,11 @@ def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[
         )
     order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
     return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
+
+
+def _warn_of_twins(teacher: Teacher, classes: Sequence[ClassInfo], head: ClassHead) -> None:
+    if head.bank_CE is not None:
+        warn_of_twins(teacher.id, [info.name for info in classes], head.bank_CE.numpy())
 
 
 def embeddings(

@@ -60,7 +60,7 @@ class HuggingFaceTeacher(VisionLanguageTeacher):
         if checkpoint.config.model_type == "siglip":
             _lower_case(tokenizer)
         length = text_length(self._text_tower, checkpoint.config.get_text_config(), tokenizer, limit)
-        self.tokenize = Tokenize(tokenizer, length)
+        self.tokenize, self.unknown_token = Tokenize(tokenizer, length), tokenizer.unk_token_id
         self._settings = checkpoint.settings
         with loading(id):
             self._check()
@@ -80,6 +80,9 @@ class HuggingFaceTeacher(VisionLanguageTeacher):
                 encode = partial(recomputed, encode, use_reentrant=False)
             parts = [encode(texts[start : start + BATCH], context_PW) for start in range(0, len(texts), BATCH)]
         return F.normalize(torch.cat(parts), dim=1)
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return list(map(tuple, self.tokenize.rows(texts)))
 
     def room(self, texts: list[str]) -> int:
         return self.tokenize.context_length - max(map(len, self.tokenize.rows(texts)))

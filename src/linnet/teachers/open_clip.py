@@ -51,6 +51,7 @@ class OpenClipTeacher(VisionLanguageTeacher):
         super().__init__(id, model, image_transform_v2(plain, is_train=False), repr(sorted(settings.items())))
         self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"])).eval()
         self.tokenize: Callable[[list[str]], torch.Tensor] = tokenizer
+        self.unknown_token = getattr(getattr(tokenizer, "tokenizer", None), "unk_token_id", None)
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
         self.text_tower = _TextTower(model)
         self.token_width = self.text_tower.token_embedding.weight.shape[1]
@@ -71,6 +72,9 @@ class OpenClipTeacher(VisionLanguageTeacher):
                 encode = partial(checkpoint, encode, use_reentrant=False)
             parts = [encode(part, context_PW, self._start) for part in tokens.split(256)]
         return F.normalize(torch.cat(parts).float(), dim=1)
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in self.tokenize(texts).tolist()]
 
     def room(self, texts: list[str]) -> int:
         tokens = self.tokenize(texts)
