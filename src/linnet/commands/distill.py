@@ -27,6 +27,7 @@ from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
+from linnet.evaluation.verdict import judge_accuracy, judge_teacher, said, verdict
 from linnet.fields import to_dict
 from linnet.files import cache_folder
 from linnet.methods.base import Context, Method
@@ -153,6 +154,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
+    judged = {}
+    if answers and accelerator.is_main_process:
+        judged = judge_teacher(config, run, answers, splits["train"], splits["val"])
     novel = None
     if names_as_text:
         assert isinstance(teacher, VisionLanguageTeacher)
@@ -170,7 +174,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     answer = answers.train if answers else None
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
-    about = answers.about(config) if answers else {}
+    about = {**answers.about(config), **judged} if answers else {}
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
     evaluation = Evaluation(splits, images, logits, {**about, **method.about(), **groups.about}, groups.classes)
     _train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
@@ -228,6 +232,8 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
         top1 = top_k_accuracy(logits[part], rows.labels)
         log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
         about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
+    if "val" in scored:
+        about |= said(*judge_accuracy(teacher.id, logits["val"], scored["val"].labels))
     _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
 
 
@@ -300,10 +306,9 @@ def _finish(
             summary["onnx.max_difference"] = export_onnx(student, run.onnx, images)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
+    summary |= verdict(run, config, summary)
     run.write_summary(summary)
     log.info("%s: %s", run.folder, _in_words(summary))
-    if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):
-        log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:
@@ -316,6 +321,8 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | None:
     """The teacher; None for a method that needs none."""
     if not methods.needs_teacher(config.method, config.options):
+        if config.teacher.id and config.teacher.id != config.teacher.text_encoder:
+            log.info("the teacher %s is not used: '%s' learns without one", config.teacher.id, config.method)
         return None
     with accelerator.local_main_process_first():
         teacher = load_teacher(config.teacher.id)

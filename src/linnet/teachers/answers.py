@@ -43,6 +43,7 @@ class Answers:
         val_top1: accuracy of every head that was tried, by name.
         logits: (N, C) of each split but train. train: (rows of the training split, view number) -> outputs.
         prompts: the calibrated context and text bank; empty if they are not used.
+        val_NE: unit embeddings of the val split, None of a classifier. is_cached: whether ``train`` only looks up.
     """
 
     head: ClassHead
@@ -51,6 +52,8 @@ class Answers:
     logits: dict[str, np.ndarray]
     train: Callable[[np.ndarray, int], TeacherOutput]
     prompts: dict[str, torch.Tensor]
+    val_NE: torch.Tensor | None = None
+    is_cached: bool = True
 
     def about(self, config: Config) -> dict[str, Any]:
         """What a run's summary says about its teacher."""
@@ -99,13 +102,12 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         name, val_top1["probe"] = "probe", _val_top1(head, cache, splits)
         if val_top1["probe"] < val_top1["zero-shot"]:
             log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
-    shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in val_top1.items())
-    log.info("teacher %s: val top-1 %s", teacher.id, shown)
     logits = {
         part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
     }
     outputs = _train_outputs(config, teacher, head, splits["train"], cache, device)
-    return Answers(head, name, val_top1, logits, outputs, prompts)
+    val_NE = _embedded(cache, splits["val"]).rows_NE if teacher.kind == "vlm" else None
+    return Answers(head, name, val_top1, logits, outputs, prompts, val_NE, config.teacher.views != "online")
 
 
 def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
