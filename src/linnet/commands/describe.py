@@ -108,10 +108,15 @@ def describe(
     file = None if out is None else Path(out)
     if vlm is None:
         return _without_model(settings, file, show, overwrite)
+    from linnet.teachers.writer import check_model
+
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
     questions = read_questions(prompts, per)
+    if per == "class":
+        _check_new(file, overwrite)
+    check_model(vlm)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
 
     about: dict[str, Any] = {"prompts": questions, "max_tokens": max_tokens}
@@ -163,8 +168,8 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
         raise UserError(
             "give --vlm MODEL and --out texts.parquet to write texts, or --show 20 to see those of the data"
         )
-    if file is not None and _writable(file, SUFFIXES).exists() and not overwrite:
-        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
+    if file is not None:
+        _check_new(_writable(file, SUFFIXES), overwrite)
     manifest = load_manifest(settings)
     if manifest.texts is None:
         raise UserError(f"{settings.source} has no texts: give a table with --data.texts, or a model with --vlm")
@@ -225,8 +230,6 @@ def _describe_classes(job: Job) -> list[tuple[str, str]]:
         The class and the text of each sentence.
     """
     file, manifest = job.file, job.manifest
-    if file.exists() and not job.overwrite:
-        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
     rows = training_rows(manifest)
     questions = []
     for prompt, words in job.prompts.items():
@@ -350,6 +353,11 @@ def _writable(file: Path | None, suffixes: Sequence[str]) -> Path:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"cannot write {file}: {folder} is not a folder that can be written")
     return file
+
+
+def _check_new(file: Path, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
 
 
 def _tokens(written: Iterable[Written], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from linnet import methods
+from linnet.commands.checks import check_run
 from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
@@ -37,7 +38,7 @@ from linnet.progress import Bar
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.answers import Answers, ask, classifier_logits
+from linnet.teachers.answers import Answers, ask, class_head, classifier_logits
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.prompts import class_templates, prompt_templates, with_room
 from linnet.teachers.texts import check_class_texts, text_bank
@@ -84,6 +85,7 @@ def distill(
     run = Run(Path(out or default_folder(given)))
     if not resume:
         run.check_free(overwrite)
+    check_run(given)
     story: Callable[[Config, Run, Any], None]
     if methods.needs_data(given.method):
         with accelerator.local_main_process_first():
@@ -132,13 +134,19 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     method = methods.build(config.method, config.options)
     method.check_data(splits["train"])
     unseen = novel_data(manifest, config) if manifest.novel and names_as_text else None
-    # a misspelt student is known before a teacher is loaded; an embedding head waits for the teacher's texts
-    student = None if names_as_text else student_of(config, rows.classes)
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         if config.data.texts:
             run.pin(texts=manifest.texts_hash)
-    teacher = _teacher(config, rows, accelerator)
+    # a teacher that has to know the classes is loaded, and one that is fine-tuned is not, before the student's weights
+    # are fetched; an embedding head waits for the teacher's texts
+    is_tuned = bool(config.teacher.id) and find_kind(config.teacher.id).fine_tuned
+    teacher = None if is_tuned else _teacher(config, rows, accelerator)
+    if isinstance(teacher, ClassifierTeacher):
+        class_head(teacher, rows.classes, ())  # refuses other classes than its own
+    student = None if names_as_text else student_of(config, rows.classes)
+    if is_tuned:
+        teacher = _teacher(config, rows, accelerator)
     encoder = _text_encoder(config, teacher, run, accelerator)
     named = manifest.classes if names_as_text else rows.classes
     if isinstance(teacher, VisionLanguageTeacher) and methods.needs_class_texts(config):
@@ -272,6 +280,7 @@ def _train_and_finish(
             validate,
             on_epoch=lambda row: bar.update(row["epoch"], note(row)),
             keep_last=LAST_EPOCHS if novel else 0,
+            on_step=lambda step, steps: bar.inside(step / steps, f"step {step} of {steps}"),
         )
     if accelerator.is_main_process:
         _finish(config, run, result, evaluation, novel, device)

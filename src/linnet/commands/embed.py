@@ -11,7 +11,7 @@ from linnet.deploy.text_tower import OnnxTextTower
 from linnet.errors import UserError
 from linnet.run import Run
 from linnet.text.bank import BANK, TextBank
-from linnet.text.classes import ClassInfo, class_table, described, read_names
+from linnet.text.classes import ClassInfo, class_sentences, class_table, described, read_names
 from linnet.text.twins import warn_of_twins
 
 
@@ -39,11 +39,13 @@ def embed(
     Raises:
         UserError: neither or both of teacher and run, a teacher without texts, or bad names.
     """
+    if (teacher is None) == (run is None):
+        raise UserError("give --teacher or --run, one of the two")
     infos = class_table(read_names(classes))
     if descriptions is not None:
         infos = described(infos, descriptions)
-    if (teacher is None) == (run is None):
-        raise UserError("give --teacher or --run, one of the two")
+    if templates is not None:
+        class_sentences(infos[0], templates)  # before anything is loaded
     bank = _by_teacher(str(teacher), infos, templates) if run is None else _like_run(Path(run), infos, templates)
     warn_of_twins(bank.teacher, bank.names, bank.rows_CE)
     return bank
@@ -52,13 +54,15 @@ def embed(
 def _by_teacher(teacher: str, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
     if teacher.endswith(".onnx"):
         return OnnxTextTower(Path(teacher)).bank(infos, templates)
-    from linnet.teachers import load_teacher
+    from linnet.teachers import check_teacher, find_kind, load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
     from linnet.teachers.texts import check_class_texts, text_bank
 
-    loaded = load_teacher(teacher)
-    if not isinstance(loaded, VisionLanguageTeacher):
+    if find_kind(teacher).gives != "vlm":
         raise UserError(f"the teacher '{teacher}' is a classifier: it cannot embed class names")
+    check_teacher(teacher)
+    loaded = load_teacher(teacher)
+    assert isinstance(loaded, VisionLanguageTeacher)
     check_class_texts(loaded, infos, templates or TeacherConfig.templates)
     return text_bank(loaded, infos, templates or TeacherConfig.templates)
 

@@ -27,6 +27,7 @@ def predict(
         raise UserError("use --classes or --bank, not both")
     names = None if bank is None else TextBank.load(bank)
     if classes is not None:
+        collect(images)  # a wrong path is told before a teacher is loaded for the names
         names = bank_for(model, classes)
     predictor, paths = load(model, names), collect(images)
     show: Callable[[Prediction], str] = _json_line if as_json else _csv_line if as_csv else _table_line

@@ -159,7 +159,11 @@ def _looked(teacher: Teacher, images: Manifest, part: str, folder: Path | None, 
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
     start, before = time.perf_counter(), cache.computed
     with Bar(title, len(digests)) as bar:
-        cache.fill(digests, pixels, view, bar.update)
+        try:
+            cache.fill(digests, pixels, view, bar.update)
+        except KeyboardInterrupt:
+            done = f"{cache.computed - before} answers of the teacher were added to its cache"
+            raise KeyboardInterrupt(f"{done}: the same command goes on behind them") from None
     if computed := cache.computed - before:
         cached = f", {len(digests) - computed} more from the cache" if computed < len(digests) else ""
         log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)

@@ -29,6 +29,8 @@ class Kind:
         named: whether a colon and a name follow the kind. fine_tuned: whether a teacher given by a plain name is
         trained on the data first, if it knows other classes. known: its ids, for ``linnet list teachers PATTERN``.
         text_encoder: like ``load``, for an id that is given as a text encoder, if more than its teachers can be one.
+        check: (whole id, the part behind the colon, whether it only has to read texts) -> an error, if it can be seen
+        without the network that there is no such teacher.
     """
 
     gives: TeacherKind
@@ -38,6 +40,7 @@ class Kind:
     fine_tuned: bool = False
     known: Callable[[], Iterable[str]] = tuple
     text_encoder: "Callable[[str, str], TextEncoder] | None" = None
+    check: Callable[[str, str, bool], None] = lambda id, name, reads_texts: None
 
 
 class TextEncoder(Protocol):

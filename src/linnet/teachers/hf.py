@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from linnet.errors import UserError
+from linnet.errors import UserError, require
 from linnet.students.network import Normalize
 from linnet.teachers.base import Kind, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.hub import (
@@ -290,9 +290,17 @@ def _load_teacher(id: str, name: str) -> HuggingFaceTeacher:
     return loaded
 
 
+def _check(id: str, name: str, reads_texts: bool) -> None:
+    require("transformers", "hf")
+    check_place(name, "config.json", "modules.json")
+    if Path(name, "config.json").is_file() and not reads_texts and not find_checkpoint(id, name).is_dual_encoder:
+        raise UserError(f"'{id}' does not embed images and texts, and cannot be a teacher")
+
+
 KIND = Kind(
     gives="vlm",
     load=_load_teacher,
+    check=_check,
     forms={
         "hf:ORG/NAME": "a CLIP, SigLIP, ALIGN or their kin of transformers, on the Hugging Face hub",
         "hf:PATH": "the same in a folder with config.json, model.safetensors and its processor's files",

@@ -6,7 +6,7 @@ Shapes: n texts, L tokens, D width of the model, E width of the embedding.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.errors import UserError
+from linnet.hub import reach_hub
 from linnet.teachers.hub import (
     accepted,
     check_place,
@@ -66,6 +67,8 @@ class SentenceEncoder(nn.Module):
 
         self.id = id
         check_place(name, "config.json", "modules.json")
+        if not Path(name).is_dir():
+            reach_hub(f"'{id}'")
         with loading(id):
             modules = read_json(name, "modules.json")
             self.recipe = Recipe() if modules is None else read_recipe(id, name, modules)

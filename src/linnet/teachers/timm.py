@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from linnet.errors import UserError, did_you_mean, first_line
+from linnet.errors import UserError, did_you_mean
+from linnet.hub import reach_hub, reason
 from linnet.step import TeacherOutput
 from linnet.students.network import Normalize, architectures, last_weights, look
 from linnet.teachers.base import ClassifierTeacher, Kind
@@ -29,11 +30,13 @@ class TimmTeacher(ClassifierTeacher):
             raise UserError(f"timm has no model '{name}'.{did_you_mean(plain, known)}")
         if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
             raise UserError(f"the teacher folder {name.removeprefix('local-dir:')} has no config.json (timm's layout)")
+        if not name.startswith("local-dir:"):
+            reach_hub(f"the teacher '{id}'")
         try:
             network: Any = timm.create_model(name, pretrained=True)
         except Exception as error:
             raise UserError(
-                f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network"
+                f"the teacher '{id}' could not be loaded ({reason(error)}): check the name and the network"
             ) from error
         settings = resolve_data_config(model=network)
         transform = create_transform(**{**settings, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}, is_training=False)
@@ -67,9 +70,18 @@ def _label_names(network: nn.Module) -> tuple[str, ...] | None:
     return None
 
 
+def _check(id: str, name: str, reads_texts: bool) -> None:
+    source, _, place = name.partition(":")
+    if source == "local-dir" and not Path(place, "config.json").is_file():
+        raise UserError(f"the teacher folder {place} has no config.json (timm's layout)")
+    if source not in ("local-dir", "hf-hub") and source.split(".")[0] not in architectures():
+        raise UserError(f"timm has no model '{name}'.{did_you_mean(source.split('.')[0], architectures())}")
+
+
 KIND = Kind(
     gives="classifier",
     load=TimmTeacher,
+    check=_check,
     forms={
         "timm:NAME": "a timm classifier; fine-tuned first if it was trained on other classes",
         "timm:local-dir:PATH": "a folder in timm's layout whose classes are the data's (also timm:hf-hub:ORG/NAME)",
