@@ -15,12 +15,14 @@ from linnet.text.classes import class_sentences, class_table, read_descriptions
 TWO = class_table(["a", "b"])
 
 
-def check_run(config: Config) -> None:
+def check_run(config: Config, processes: int = 1) -> None:
     """
     Raises:
         UserError: data, files, a student or a teacher that are not there, or settings that the method has no use for.
     """
     data, teacher = config.data, config.teacher
+    if processes > 1 and not methods.needs_data(config.method):
+        raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")
     methods.build(config.method, config.options).check_settings(config)
     for source, training in ((data.source, True), (data.eval, False)):
         if source and not find_source(source).is_there(source):

@@ -85,7 +85,7 @@ def distill(
     run = Run(Path(out or default_folder(given)))
     if not resume:
         run.check_free(overwrite)
-    check_run(given)
+    check_run(given, accelerator.num_processes)
     story: Callable[[Config, Run, Any], None]
     if methods.needs_data(given.method):
         with accelerator.local_main_process_first():
@@ -214,8 +214,6 @@ class Copy(NamedTuple):
 
 def _prepare_copy(config: Config, accelerator: Any) -> Copy:
     """Classes are the teacher's, images the method's own; data only score."""
-    if accelerator.num_processes > 1:
-        raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")
     teacher = load_teacher(config.teacher.id)
     assert isinstance(teacher, ClassifierTeacher)
     student = student_of(config, teacher.classes)
