@@ -92,6 +92,13 @@ def test_sentences_count_together():
                 check_read_apart("x", classes, texts, first_four)
 
 
+def test_the_order_of_descriptions_tells_nothing_apart(encoders: Callable[[str], TextEncoder]):
+    big, small = class_table(["Owl", "owl"])
+    classes = [big._replace(descriptions=("red", "grey")), small._replace(descriptions=("grey", "red"))]
+    with pytest.raises(UserError, match=CASE):
+        check_class_texts(encoders("clip"), classes, TEMPLATES)  # type: ignore[arg-type]
+
+
 def test_names_that_only_count_are_warned_of(encoders: Callable[[str], TextEncoder], caplog: pytest.LogCaptureFixture):
     check(encoders("clip"), "class1", "class2", "class3")
     assert "the class names ('class1' and 'class2' and 'class3') do not say what the classes look like" in caplog.text

@@ -100,7 +100,7 @@ def _short(name: str) -> str:
 
 
 def _reason(group: list[int], texts: Sequence[Sequence[str]], read: Sequence[tuple], unknown: int | None) -> str:
-    own = [" ".join(texts[number]) for number in group]
+    own = [" ".join(sorted(texts[number], key=str.casefold)) for number in group]
     if len(set(own)) < len(own):
         return f"their text is the same ('{_short(own[0])}')"
     if any(unknown in row for row in read[group[0]]):
