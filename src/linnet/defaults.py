@@ -18,8 +18,9 @@ from linnet.errors import UserError
 from linnet.fields import AUTO, coerce, from_dict, to_dict
 from linnet.files import given_path
 from linnet.run import Run
+from linnet.students.network import check_name
 from linnet.students.precision import choose_precision
-from linnet.teachers import find_kind, load_teacher
+from linnet.teachers import check_teacher, find_kind, load_teacher
 
 Automatic = dict[str, tuple[Any, str]]  # dotted setting: (value, reason); without a reason nothing is said
 
@@ -248,6 +249,8 @@ def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
         **unread,
     }
     if config.student.image_size is AUTO:
+        check_teacher(teacher)
+        check_name(automatic["student.name"][0] if config.student.name is AUTO else config.student.name)
         automatic["student.image_size"] = (load_teacher(teacher).image_shape[0], "the teacher's")
     return _fill_in(config, automatic)
 

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from linnet.processes import is_first
 
 PLAIN_SECONDS = 10.0  # without a terminal, at most one line in this time
+LONG_SECONDS = 3.0  # a step that takes longer shows how far it is
+LONG_PLAIN_SECONDS = 30.0  # the same without a terminal
 
 
 class Bar:
@@ -19,7 +21,8 @@ class Bar:
         self.console = Console(stderr=True)
         self.silent = not is_first()  # of several processes one is enough
         self._progress: Progress | None = None
-        self._last = 0.0
+        self._last = self._whole = 0.0
+        self._done, self._note = 0, ""
 
     def __enter__(self) -> "Bar":
         if self.console.is_terminal and not self.silent:
@@ -33,20 +36,36 @@ class Bar:
             self._progress = Progress(*columns, console=self.console)
             self._task = self._progress.add_task(self.title, total=self.total, note="")
             self._progress.start()
-        self._start = time.monotonic()
+        self._start = self._whole = time.monotonic()
         return self
 
     def update(self, done: int, note: str = "") -> None:
+        self._done, self._note, self._whole = done, note, time.monotonic()
         if self._progress:
             self._progress.update(self._task, completed=done, note=note)
             return
+        if time.monotonic() - self._last >= PLAIN_SECONDS or done == self.total:
+            self._line(done, note)
+
+    def inside(self, share: float, words: str) -> None:
+        """How far the next one is, shown if it takes long.
+
+        Args:
+            share: from 0 to 1. words: the same in words.
+        """
         now = time.monotonic()
+        if self._progress and now - self._whole >= LONG_SECONDS:
+            note = f"{words}  {self._note}".rstrip()
+            self._progress.update(self._task, completed=self._done + share, note=note)
+        elif not self._progress and now - max(self._last, self._whole) >= LONG_PLAIN_SECONDS:
+            self._line(self._done + share, words)
+
+    def _line(self, done: float, note: str) -> None:
         if self.silent:
             return
-        if now - self._last >= PLAIN_SECONDS or done == self.total:
-            self._last = now
-            left = (now - self._start) / max(done, 1) * (self.total - done)
-            print(f"{self.title}: {done}/{self.total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
+        self._last = time.monotonic()
+        left = (self._last - self._start) / max(done, 1e-9) * (self.total - done)
+        print(f"{self.title}: {self._done}/{self.total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._progress:

@@ -104,12 +104,14 @@ def train(
     validate: Callable[[Student], float | None],
     on_epoch: Callable[[dict[str, Any]], None],
     keep_last: int = 0,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> TrainResult:
     """Train, keeping a checkpoint of everything at each epoch's end and the best student by ``validate``.
 
     Args:
         validate: student -> val top-1, or None without val images. on_epoch: told the row that went into metrics.jsonl.
-        keep_last: students of this many epochs at the end are kept, too.
+        keep_last: students of this many epochs at the end are kept, too. on_step: told the steps of the epoch that are
+            done, and how many it has.
 
     Raises:
         UserError: the loss is no longer finite; the last good checkpoint stays.
@@ -129,7 +131,7 @@ def train(
         start = time.perf_counter()
         seed_everything(seed, epoch, accelerator.process_index)
         task.train()
-        terms = _train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps)
+        terms = _train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
         task.method.hand_over(task.student)
@@ -166,6 +168,7 @@ def _train_epoch(
     accelerator: Any,
     epoch: int,
     steps: int,
+    on_step: Callable[[int, int], None],
 ) -> dict[str, float]:
     """One pass over the data; returns the mean of the total loss and of each term."""
     sums: dict[str, torch.Tensor | float] = defaultdict(float)
@@ -186,6 +189,7 @@ def _train_epoch(
         optimizer.step()
         for name, value in {"loss": loss, **terms}.items():
             sums[name] = sums[name] + value.detach()
+        on_step(i + 1, len(loader))
     means = accelerator.reduce(torch.stack([torch.as_tensor(value) for value in sums.values()]), reduction="mean")
     return {name: float(value) / len(loader) for name, value in zip(sums, means, strict=True)}
 

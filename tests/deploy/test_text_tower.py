@@ -72,6 +72,10 @@ def test_towers_of_transformers_are_carried_with_their_tokenizers(name: str, tmp
     expected = text_bank(teacher, classes, templates).rows_CE
     assert np.abs(tower.bank(classes).rows_CE - expected).max() < 1e-3
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
+    with pytest.raises(UserError, match="'Owl' and 'owl' read the same"):
+        tower.bank(class_table(["Owl", "wren", "owl"]))
+    with pytest.raises(UserError, match="does not know their letters"):
+        tower.bank(class_table(["玫瑰", "owl", "菊花"]))
 
 
 def test_a_tokenizer_in_python_alone_cannot_be_carried():

@@ -28,6 +28,10 @@ class WordEncoder(torch.nn.Module):
     """Every text has a direction of its own."""
 
     id = "words"
+    unknown_token = None
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return [tuple(text.encode()) for text in texts]
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         rows = [np.random.default_rng(list(text.encode())).normal(size=E) for text in texts]
@@ -170,3 +174,11 @@ def test_texts_or_descriptions_of_some_are_enough_to_start():
 def test_texts_that_are_nothing_but_names_cannot_be_hidden():
     with pytest.raises(UserError, match="vlm-kd.hide names leaves nothing of the texts"):
         prepared(captions=tuple((f"class {label}",) for label in LABELS), hide="names")
+
+
+def test_classes_that_read_the_same_are_refused():
+    """Once the names are hidden, nothing may be left that tells the classes apart."""
+    with pytest.raises(UserError, match="'class_0' and 'class_1' .*their text is the same.*use --vlm-kd.hide none"):
+        prepared(captions=None, source="class", hide="names")
+    described = tuple(info._replace(descriptions=(f"it is {info.name[-1]} cm long",)) for info in CLASSES)
+    assert prepared(captions=None, classes=described, source="class", hide="names").about()["texts.count"] == C

@@ -146,15 +146,16 @@ def test_the_saved_config_starts_the_same_run_and_its_ce_row(teacher: str | None
 
 
 def test_data_without_texts_are_refused_before_a_text_encoder_is_loaded(
-    make_folder: Callable[..., Path], tmp_path: Path
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("linnet.commands.distill.load_text_encoder", lambda id: pytest.fail("it is loaded"))
     with pytest.raises(UserError, match="vlm-kd needs texts"):
         linnet.distill(
             make_folder(),
             method="vlm-kd",
             student="test_resnet",
             out=tmp_path / "run",
-            options={"student.pretrained": False, "teacher.text_encoder": "open_clip:local-dir:nowhere"},
+            options={"student.pretrained": False, "teacher.text_encoder": "mini-clip"},
         )
 
 

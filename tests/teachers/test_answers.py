@@ -21,7 +21,7 @@ from linnet.students.student import Student
 from linnet.teachers import answers, load_teacher, prompts
 from linnet.teachers.answers import Answers, ask, class_head
 from linnet.teachers.base import Teacher, VisionLanguageTeacher
-from linnet.teachers.cache import center_pixels
+from linnet.teachers.cache import TeacherCache, center_pixels
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded
 
@@ -170,6 +170,18 @@ def test_another_recipe_or_data_seed_is_another_view(
     assert [len(images) for images in seen] == [24]
     rows = np.arange(24)
     assert not torch.allclose(first.train(rows, 0).logits_BC, other.train(rows, 0).logits_BC, atol=0.05)
+
+
+def test_whoever_is_stopped_is_told_that_nothing_is_lost(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(cache: TeacherCache, *rest: object) -> None:
+        cache.computed += 7
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TeacherCache, "fill", stop)
+    with pytest.raises(KeyboardInterrupt, match="7 answers of the teacher were added .* the same command goes on"):
+        room.ask(teacher)
 
 
 # --- heads ---

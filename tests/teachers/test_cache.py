@@ -9,6 +9,7 @@ from pictures import write_image
 
 from linnet.data.images import read_image
 from linnet.data.manifest import digest_files
+from linnet.errors import UserError
 from linnet.teachers import cache as module
 from linnet.teachers import load_teacher
 from linnet.teachers.cache import TeacherCache, center_pixels
@@ -105,10 +106,13 @@ def test_a_flipped_byte_anywhere_is_noticed_and_computed_again(
     assert filled(teacher, paths, root).computed == 0
 
 
-def test_a_killed_process_loses_at_most_one_shard(
+def shards(cache: TeacherCache) -> int:
+    return len(list(cache.folder.glob("*.safetensors")))
+
+
+def test_a_stopped_process_loses_nothing_that_was_computed(
     teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "SHARD_ROWS", 5)
     monkeypatch.setattr(module, "CHUNK", 5)
     cache = TeacherCache(teacher, root=tmp_path / "c")
 
@@ -118,7 +122,54 @@ def test_a_killed_process_loses_at_most_one_shard(
 
     with pytest.raises(KeyboardInterrupt):
         cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=die)
-    assert filled(teacher, paths, tmp_path / "c").computed == len(paths) - 5
+    whole = filled(teacher, paths, tmp_path / "c")
+    assert whole.computed == len(paths) - 10
+    live = teacher.embed_images(torch.stack([teacher.eval_transform(read_image(path)) for path in paths]))
+    assert torch.allclose(whole.rows(digest_files(paths)).float(), live, atol=1e-3)  # every row is its own image's
+
+
+def test_an_image_that_fails_does_not_take_the_others_with_it(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "CHUNK", 5)
+    digests = digest_files(paths)
+    paths[11].write_bytes(b"broken")
+    cache = TeacherCache(teacher, root=tmp_path / "c")
+    with pytest.raises(UserError):
+        cache.fill(digests, center_pixels(teacher, paths))
+    assert filled(teacher, paths[:10], tmp_path / "c").computed == 0
+
+
+@pytest.mark.parametrize(("rows", "seconds", "files"), [(5, 1e9, 2), (10**6, -1.0, 3), (10**6, 1e9, 1)])
+def test_a_killed_process_loses_a_number_of_rows_or_seconds(
+    teacher: OpenClipTeacher,
+    paths: list[Path],
+    tmp_path: Path,
+    rows: int,
+    seconds: float,
+    files: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A slow teacher needs minutes for as many rows as make a file."""
+    monkeypatch.setattr(module, "SHARD_ROWS", rows)
+    monkeypatch.setattr(module, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    cache, told = TeacherCache(teacher, root=tmp_path / "c"), []
+    cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=lambda done: told.append(shards(cache)))
+    assert shards(cache) == files
+    assert told[0] == (1 if seconds < 0 else 0)
+    assert cache.computed == len(paths)
+
+
+def test_a_large_network_on_a_cpu_gets_few_images_at_once(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of 64 at once a model that takes seconds for each would show nothing for minutes."""
+    for limit, batches in ((10**9, [12]), (10, [8, 12])):
+        monkeypatch.setattr(module, "SMALL", limit)
+        cache, told = TeacherCache(teacher, root=tmp_path / str(limit)), []
+        cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=told.append)
+        assert told == batches
 
 
 def test_twins_are_computed_once(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
@@ -167,9 +218,9 @@ def test_progress_counts_up_to_the_missing_rows(
     monkeypatch.setattr(module, "CHUNK", 4)
     cache, done = filled(teacher, paths[:1], tmp_path / "c"), []
     cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=done.append)
-    assert done == [4, 6, 10, 11]
+    assert done == [4, 8, 11]
     cache.fill(digest_files(paths), lambda rows: pytest.fail("nothing is missing"), progress=done.append)
-    assert len(done) == 4
+    assert len(done) == 3
 
 
 def test_rows_are_memory_mapped(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from linnet.teachers.probe import STRENGTHS, linear_probe
+from linnet.teachers.probe import STRENGTHS, linear_probe, quick_probe
 from linnet.teachers.prompts import Embedded
 
 STRONG, WEAK = STRENGTHS[0], STRENGTHS[-1]
@@ -86,3 +86,11 @@ def test_unlabelled_images_teach_and_judge_nothing():
         linear_probe(train, val, 3), linear_probe(with_unlabelled(train), with_unlabelled(val), 3), strict=True
     ):
         assert torch.equal(clean, mixed)
+
+
+def test_a_quick_probe_tells_what_embeddings_tell():
+    train, val = draw(3, seed=0, images=300, noise=0.5), draw(3, seed=1, images=100, noise=0.5)
+    told = quick_probe(train, val.rows_NE)
+    by_the_full_one = fitted(train, 10.0).predict(val.rows_NE.double().numpy())
+    assert (told == by_the_full_one).mean() > 0.9
+    assert (told == val.labels_N.numpy()).mean() > 0.8

@@ -11,6 +11,7 @@ from linnet.text.classes import (
     described,
     find_class,
     first_sentences,
+    say_nothing,
 )
 
 BIRDS = (ClassInfo("001.Sooty_Gull", "Sooty Gull"), ClassInfo("017.Red_Owl", "Red Owl"))
@@ -65,19 +66,87 @@ def test_a_class_is_found_by_name_words_or_number():
         find_class("2", BIRDS)
 
 
-def test_prompt_names():
-    def prompt_names(*names: str) -> list[str]:
-        classes = class_table(names)
-        assert [info.name for info in classes] == list(names)
-        return [info.prompt_name for info in classes]
+def prompt_names(*names: str) -> list[str]:
+    classes = class_table(names)
+    assert [info.name for info in classes] == list(names)
+    return [info.prompt_name for info in classes]
 
-    assert prompt_names("001.Black_footed_Albatross", "002.Laysan_Albatross") == [
-        "Black footed Albatross",
-        "Laysan Albatross",
-    ]
-    assert prompt_names("1-a", "b") == ["1-a", "b"]  # not every name has a number
-    assert prompt_names("1.a", "2.a") == ["1.a", "2.a"]  # would no longer be unique
-    assert prompt_names("707-320", "737-200") == ["320", "200"]
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["Black footed Albatross", "Laysan Albatross"]),
+        (["017.Cardinal", "101.White_Pelican"], ["Cardinal", "White Pelican"]),  # some of CUB's classes
+        (["001.ak47", "002.7up"], ["ak47", "7up"]),
+        (["1_rose", "2_tulip"], ["rose", "tulip"]),
+        (["0_rose", "1_Spider-Man", "2_T-shirt"], ["rose", "Spider-Man", "T-shirt"]),
+        (["03-lily", "01-rose", "02-tulip"], ["lily", "rose", "tulip"]),
+        (["1 rose", "2 tulip"], ["rose", "tulip"]),
+        (["1. rose", "2. black-footed cat"], ["rose", "black-footed cat"]),
+        (["1 - rose", "2 - tulip"], ["rose", "tulip"]),
+        (["1_玫瑰", "2_Ähre"], ["玫瑰", "Ähre"]),
+    ],
+)
+def test_a_number_that_only_counts_the_classes_is_dropped(names: list[str], expected: list[str]):
+    assert prompt_names(*names) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["737-300", "747-400", "767-200"],
+        ["707-320", "737-200"],
+        ["1957 Chevrolet", "1958 Ford"],
+        ["2012_Audi_A4", "2013_BMW_M3"],
+        ["n01440764", "n01443537"],
+        ["C-130", "E-170"],
+        ["A320", "A330"],
+        ["7up", "3M"],
+        ["7_up", "3_M"],
+        ["class1", "class2"],
+        ["1 rose", "3 tulip"],  # a gap
+        ["10_a", "11_b"],
+        ["1.5 litre", "2.0 V6"],
+        ["1-2 person tent", "2-3 person hut"],
+        ["1_cent", "2_cents"],
+        ["1_oak", "1_elm"],
+        ["1-a", "b"],  # not every name has a number
+        ["1.a", "2.a"],  # would no longer be unique
+        ["1_320", "2_200"],  # nothing with letters is left
+        ["1_rose"],  # one name cannot be counted
+        ["1_", "2_"],
+        ["0", "1"],
+        ["T-shirt", "Spider-Man", "BlackFootedAlbatross"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_belongs_to_a_name_stays(names: list[str]):
+    assert prompt_names(*names) == [" ".join(name.replace("_", " ").split()) for name in names]
+
+
+def test_a_number_that_belongs_to_a_name_finds_no_class():
+    aircraft = class_table(["737-300", "747-400"])
+    assert find_class("747-400", aircraft) == 1
+    with pytest.raises(UserError, match="no class '747'"):
+        find_class("747", aircraft)
+
+
+@pytest.mark.parametrize(
+    ("names", "silent"),
+    [
+        (["class1", "class2"], True),
+        (["class_00", "class_01", "class_02"], True),
+        (["1", "0"], True),
+        (["n01440764", "n01443537"], True),
+        (["A320", "A330"], False),
+        (["737", "747"], False),
+        (["class1", "rose2"], False),
+        (["rose", "tulip"], False),
+    ],
+    ids=str,
+)
+def test_names_that_say_nothing(names: list[str], silent: bool):
+    assert say_nothing(class_table(names)) == silent
 
 
 def test_first_sentences_take_the_first_template_and_the_first_description():

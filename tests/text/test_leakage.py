@@ -1,7 +1,7 @@
 import pytest
 
 from linnet.text.classes import ClassInfo, class_table
-from linnet.text.leakage import naming_share, without_names
+from linnet.text.leakage import names_of, naming_share, without_names
 
 APPLES = class_table(["granny_smith", "red_delicious", "lemon"])
 
@@ -46,3 +46,11 @@ def test_naming_share_counts_texts_that_name_their_own_class():
     texts = [("a lemon", "yellow"), ("a lemon",), ("a lemon",)]
     assert naming_share(texts, [APPLES[2], APPLES[0], None]) == pytest.approx(1 / 3)
     assert naming_share([()], [APPLES[2]]) == 0
+
+
+def test_a_number_that_belongs_to_a_name_is_part_of_it():
+    """Cut off, "300" alone would be hidden wherever it stands."""
+    aircraft = class_table(["737-300", "747-400"])
+    texts = [("a 737-300 with 300 seats",)]
+    assert without_names(texts, aircraft, "names") == [("a with 300 seats",)]
+    assert names_of(class_table(["1_rose", "2_tulip"])[0]) == {"rose"}

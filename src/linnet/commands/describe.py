@@ -106,11 +106,16 @@ def describe(
     file = None if out is None else given_path(out, "out")
     if vlm is None:
         return _without_model(settings, file, show, overwrite)
+    from linnet.teachers.writer import check_model
+
     given_path(vlm, "vlm")
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
     questions = read_questions(prompts, per)
+    if per == "class":
+        _check_new(file, overwrite)
+    check_model(vlm)
     manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
     report(manifest.problems)
 
@@ -166,8 +171,8 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
         raise UserError(
             "give --vlm MODEL and --out texts.parquet to write texts, or --show 20 to see those of the data"
         )
-    if file is not None and _writable(file, SUFFIXES).exists() and not overwrite:
-        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
+    if file is not None:
+        _check_new(_writable(file, SUFFIXES), overwrite)
     manifest = load_manifest(settings)
     report(manifest.problems)
     if manifest.texts is None:
@@ -229,8 +234,6 @@ def _describe_classes(job: Job) -> list[tuple[str, str]]:
         The class and the text of each sentence.
     """
     file, manifest = job.file, job.manifest
-    if file.exists() and not job.overwrite:
-        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
     rows = training_rows(manifest)
     questions = []
     for prompt, words in job.prompts.items():
@@ -337,6 +340,11 @@ def _writable(file: Path | None, suffixes: Sequence[str]) -> Path:
         raise UserError(f"--out must end in {' or '.join(suffixes)}, not be '{file}'")
     check_out(file)
     return file
+
+
+def _check_new(file: Path, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        raise UserError(f"{file} exists: choose another --out, or replace it with --overwrite")
 
 
 def _tokens(written: Iterable[Written], before: Mapping[str, Any]) -> dict[str, Any]:

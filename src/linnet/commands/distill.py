@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from linnet import methods
+from linnet.commands.checks import check_run
 from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
@@ -28,6 +29,7 @@ from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
+from linnet.evaluation.verdict import judge_accuracy, judge_teacher, said, verdict
 from linnet.fields import to_dict
 from linnet.files import cache_folder, check_space, given_path, readable
 from linnet.methods.base import Context, Method
@@ -37,10 +39,10 @@ from linnet.progress import Bar
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.answers import Answers, ask, classifier_logits
+from linnet.teachers.answers import Answers, ask, class_head, classifier_logits
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
-from linnet.teachers.prompts import prompt_templates, with_room
-from linnet.teachers.texts import text_bank
+from linnet.teachers.prompts import class_templates, prompt_templates, with_room
+from linnet.teachers.texts import check_class_texts, text_bank
 from linnet.training import Task, TrainResult, train
 
 log = logging.getLogger("linnet")
@@ -88,6 +90,7 @@ def distill(
         log.setLevel(logging.ERROR)  # one process tells the story
     if not resume:
         run.check_free(overwrite)
+    check_run(given, accelerator.num_processes)
     story: Callable[[Config, Run, Any], None]
     if methods.needs_data(given.method):
         with accelerator.local_main_process_first():
@@ -137,14 +140,23 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     method = methods.build(config.method, config.options)
     method.check_data(splits["train"])
     unseen = novel_data(manifest, config) if manifest.novel and names_as_text else None
-    # a misspelt student is known before a teacher is loaded; an embedding head waits for the teacher's texts
-    student = None if names_as_text else student_of(config, rows.classes)
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         if config.data.texts:
             run.pin(texts=manifest.texts_hash)
-    teacher = _teacher(config, rows, accelerator)
+    # a teacher that has to know the classes is loaded, and one that is fine-tuned is not, before the student's weights
+    # are fetched; an embedding head waits for the teacher's texts
+    is_tuned = bool(config.teacher.id) and find_kind(config.teacher.id).fine_tuned
+    teacher = None if is_tuned else _teacher(config, rows, accelerator)
+    if isinstance(teacher, ClassifierTeacher):
+        class_head(teacher, rows.classes, ())  # refuses other classes than its own
+    student = None if names_as_text else student_of(config, rows.classes)
+    if is_tuned:
+        teacher = _teacher(config, rows, accelerator)
     encoder = _text_encoder(config, teacher, run, accelerator)
+    named = manifest.classes if names_as_text else rows.classes
+    if isinstance(teacher, VisionLanguageTeacher) and methods.needs_class_texts(config):
+        check_class_texts(teacher, named, class_templates(config))
     if student is None:
         assert isinstance(teacher, VisionLanguageTeacher)
         if manifest.novel:  # they, too, meet the context vectors at the end
@@ -158,6 +170,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
+    judged = {}
+    if answers and accelerator.is_main_process:
+        judged = judge_teacher(config, run, answers, splits["train"], splits["val"])
     novel = None
     if names_as_text:
         assert isinstance(teacher, VisionLanguageTeacher)
@@ -175,7 +190,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     answer = answers.train if answers else None
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
-    about = answers.about(config) if answers else {}
+    about = {**answers.about(config), **judged} if answers else {}
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
     about |= {**method.about(), **groups.about, **counts(problems)}
     evaluation = Evaluation(splits, images, logits, about, groups.classes)
@@ -208,8 +223,6 @@ class Copy(NamedTuple):
 
 def _prepare_copy(config: Config, accelerator: Any) -> Copy:
     """Classes are the teacher's, images the method's own; data only score."""
-    if accelerator.num_processes > 1:
-        raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")
     teacher = load_teacher(config.teacher.id)
     assert isinstance(teacher, ClassifierTeacher)
     student = student_of(config, teacher.classes)
@@ -239,6 +252,8 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
         top1 = top_k_accuracy(logits[part], rows.labels)
         log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
         about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
+    if "val" in scored:
+        about |= said(*judge_accuracy(teacher.id, logits["val"], scored["val"].labels))
     _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
 
 
@@ -299,6 +314,7 @@ def _train_and_finish(
             validate,
             on_epoch=lambda row: bar.update(row["epoch"], note(row)),
             keep_last=LAST_EPOCHS if novel else 0,
+            on_step=lambda step, steps: bar.inside(step / steps, f"step {step} of {steps}"),
         )
     if accelerator.is_main_process:
         _finish(config, run, result, evaluation, novel, device)
@@ -340,12 +356,11 @@ def _finish(
             summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
+    summary |= verdict(run, config, summary)
     run.write_summary(summary)
     if config.train.checkpoint == "drop":
         run.last_checkpoint.unlink(missing_ok=True)
     log.info("%s: %s", readable(run.folder), _in_words(summary))
-    if summary.get("teacher.val.top1", 1.0) < summary.get("val.top1", 0.0):
-        log.warning("the teacher is worse than its student on val: consider a better teacher, or ce")
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:
@@ -358,6 +373,8 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | None:
     """The teacher; None for a method that needs none."""
     if not methods.needs_teacher(config.method, config.options):
+        if config.teacher.id and config.teacher.id != config.teacher.text_encoder:
+            log.info("the teacher %s is not used: '%s' learns without one", config.teacher.id, config.method)
         return None
     with accelerator.local_main_process_first():
         teacher = load_teacher(config.teacher.id)

@@ -13,7 +13,8 @@ from linnet.files import given_path
 from linnet.run import Run, model_folder
 from linnet.text.bank import BANK, TextBank
 from linnet.text.class_lists import read_names
-from linnet.text.classes import ClassInfo, class_table, described
+from linnet.text.classes import ClassInfo, class_sentences, class_table, described
+from linnet.text.twins import warn_of_twins
 
 
 def embed(
@@ -41,23 +42,34 @@ def embed(
     Raises:
         UserError: neither or both of teacher and run, a teacher without texts, or bad names.
     """
+    if (teacher is None) == (run is None):
+        raise UserError("give --teacher or --run, one of the two")
     infos = class_table(read_names(classes))
     if descriptions is not None:
         infos = described(infos, given_path(descriptions, "descriptions"))
-    if (teacher is None) == (run is None):
-        raise UserError("give --teacher or --run, one of the two")
+    if templates is not None:
+        class_sentences(infos[0], templates)  # before anything is loaded
     if run is not None:
-        return _like_run(given_path(run, "the run"), infos, templates)
-    assert teacher is not None
+        bank = _like_run(given_path(run, "the run"), infos, templates)
+    else:
+        bank = _by_teacher(str(teacher), infos, templates)
+    warn_of_twins(bank.teacher, bank.names, bank.rows_CE)
+    return bank
+
+
+def _by_teacher(teacher: str, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
     if teacher.endswith(".onnx"):
         return OnnxTextTower(Path(teacher)).bank(infos, templates)
-    from linnet.teachers import load_teacher
+    from linnet.teachers import check_teacher, find_kind, load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
-    from linnet.teachers.texts import text_bank
+    from linnet.teachers.texts import check_class_texts, text_bank
 
-    loaded = load_teacher(teacher)
-    if not isinstance(loaded, VisionLanguageTeacher):
+    if find_kind(teacher).gives != "vlm":
         raise UserError(f"the teacher '{teacher}' is a classifier: it cannot embed class names")
+    check_teacher(teacher)
+    loaded = load_teacher(teacher)
+    assert isinstance(loaded, VisionLanguageTeacher)
+    check_class_texts(loaded, infos, templates or TeacherConfig.templates)
     return text_bank(loaded, infos, templates or TeacherConfig.templates)
 
 
@@ -93,8 +105,9 @@ def _like_run(run: Path, infos: Sequence[ClassInfo], templates: tuple[str, ...] 
         return made
     from linnet.teachers import load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
-    from linnet.teachers.texts import bank_like
+    from linnet.teachers.texts import bank_like, check_class_texts
 
     teacher = load_teacher(bank.teacher)
     assert isinstance(teacher, VisionLanguageTeacher)
+    check_class_texts(teacher, infos, templates or bank.templates)
     return bank_like(teacher, replace(bank, templates=templates or bank.templates), infos)

@@ -31,6 +31,7 @@ def predict(
         raise UserError("use --classes or --bank, not both")
     names = None if bank is None else TextBank.load(bank)
     if classes is not None:
+        collect(images)  # a wrong path is told before a teacher is loaded for the names
         names = bank_for(model, classes)
     predictor, paths = load(model, names), collect(images)
     shown = min(top, len(predictor.network.class_names))

@@ -13,6 +13,7 @@ from linnet.deploy.onnx_session import open_session, read_meta
 from linnet.errors import UserError, require
 from linnet.text.bank import TextBank
 from linnet.text.classes import ClassInfo, class_sentences
+from linnet.text.twins import check_read_apart
 
 BATCH = 256
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's words: letters, one digit, other marks
@@ -45,6 +46,7 @@ class OnnxTextTower:
         """One unit vector per class, from its sentences (see :func:`linnet.text.classes.class_sentences`)."""
         templates = templates or self.templates
         sentences = [class_sentences(info, templates) for info in classes]
+        check_read_apart(self.teacher, classes, sentences, self._tokenizer.rows, self._tokenizer.unknown_token)
         rows = self._embed([sentence for own in sentences for sentence in own])
         ends = np.cumsum([len(own) for own in sentences])
         means = np.stack([part.mean(axis=0) for part in np.split(rows, ends[:-1])])
@@ -76,6 +78,15 @@ class Tokenizer:
         encoded = self._tokenizer.encode_batch([_cleaned(text, self._clean) for text in texts])
         rows = {"tokens": [one.ids for one in encoded], "mask": [one.attention_mask for one in encoded]}
         return {name: np.array(row, dtype=np.int64) for name, row in rows.items()}
+
+    @property
+    def unknown_token(self) -> int | None:
+        """The token of whatever it does not know, if it has one."""
+        token = getattr(self._tokenizer.model, "unk_token", None)
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def rows(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in self(texts).tolist()]
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         return self.encode(texts)["tokens"]

@@ -83,6 +83,12 @@ def needs_texts(method: str) -> bool:
     return any(METHODS[id].needs.texts for id, _ in parse(method))
 
 
+def needs_class_texts(config: Config) -> bool:
+    """Whether a vision-language teacher names the classes by their texts: not with a probe, unless a method reads them
+    beside its logits."""
+    return config.teacher.head != "probe" or "vlm" in needs_teacher(config.method, config.options)
+
+
 def needs_data(method: str) -> bool:
     """Whether a method is trained on images that are given to it."""
     return all(METHODS[id].needs.data for id, _ in parse(method))
@@ -160,6 +166,7 @@ __all__ = [
     "check_options",
     "check_teacher",
     "defaults",
+    "needs_class_texts",
     "needs_data",
     "needs_teacher",
     "needs_texts",

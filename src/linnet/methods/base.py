@@ -116,6 +116,13 @@ class Method(nn.Module):
         """The kind of teacher that these options ask for."""
         return cls.needs.teacher
 
+    def check_settings(self, config: Config) -> None:
+        """Called before anything is read.
+
+        Raises:
+            UserError: options that do not go together, or that have no effect.
+        """
+
     def check_data(self, rows: Manifest) -> None:
         """Called with the training images before anything is loaded.
 
@@ -125,6 +132,7 @@ class Method(nn.Module):
 
     def prepare(self, context: Context) -> None:
         """Called once before training; modules made here are trained and checkpointed, and stay out of the student."""
+        self.check_settings(context.config)
         train, counts_C = context.config.train, torch.from_numpy(context.counts_C)
         self.label_smoothing = train.label_smoothing
         if train.logit_adjustment:

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 
 from linnet.data.long_tail import thirds
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.fields import Bounds, NonNegative
 from linnet.losses import grouped_kl
@@ -48,10 +49,12 @@ class LTKD(Method):
     Options = LTKDOptions
     group_C: torch.Tensor
 
+    def check_data(self, rows: Manifest) -> None:
+        _check_count(len(rows.classes))
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        if len(context.classes) < 3:
-            raise UserError("ltkd cuts the classes into three groups: it needs at least three classes")
+        _check_count(len(context.classes))
         self.register_buffer("group_C", torch.from_numpy(thirds(context.counts_C)), persistent=False)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
@@ -70,3 +73,8 @@ class LTKD(Method):
             "between": options.between_weight * between,
             "within": options.within_weight * within,
         }
+
+
+def _check_count(classes: int) -> None:
+    if classes < 3:
+        raise UserError("ltkd cuts the classes into three groups: it needs at least three classes")

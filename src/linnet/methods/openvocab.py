@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from linnet.config import Config
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.fields import Bounds, Count, NonNegative
@@ -89,6 +90,20 @@ class OpenVocabulary(Method):
     needs = Needs(teacher="vlm", head="embedding")
     bank_CE: torch.Tensor
 
+    def check_settings(self, config: Config) -> None:
+        options = self.options
+        weights = ("cls", "mse", "contrast", "align", "caption")
+        if not any(getattr(options, f"{name}_weight") for name in weights):
+            raise UserError("every weight of openvocab is 0: there is nothing to learn")
+        if options.caption_temperature is not None and not options.caption_weight:
+            raise UserError(
+                "openvocab.caption_temperature has no effect without a caption_weight: add one, or leave it out"
+            )
+        if options.learn_prompts and config.teacher.head == "prompt":
+            raise UserError("use openvocab.learn_prompts or --teacher.head prompt, not both: each learns prompts")
+        if options.learn_prompts and not (options.cls_weight or options.align_weight):
+            raise UserError("openvocab.learn_prompts has nothing to learn from: raise cls_weight or align_weight")
+
     def check_data(self, rows: Manifest) -> None:
         if self.options.caption_weight and (rows.texts is None or not all(rows.texts)):
             raise UserError(
@@ -102,13 +117,6 @@ class OpenVocabulary(Method):
         assert isinstance(teacher, VisionLanguageTeacher)
         assert head is not None
         assert head.bank_CE is not None
-        weights = ("cls", "mse", "contrast", "align", "caption")
-        if not any(getattr(options, f"{name}_weight") for name in weights):
-            raise UserError("every weight of openvocab is 0: there is nothing to learn")
-        if options.caption_temperature is not None and not options.caption_weight:
-            raise UserError(
-                "openvocab.caption_temperature has no effect without a caption_weight: add one, or leave it out"
-            )
         self.register_buffer("bank_CE", head.bank_CE, persistent=False)
         self.captions: ImageTexts | None = None
         if options.caption_weight:
@@ -121,10 +129,6 @@ class OpenVocabulary(Method):
     def _learn_prompts(self, context: Context, teacher: VisionLanguageTeacher) -> None:
         """The text tower stays in memory, in a closure: a frozen teacher is no part of the method's state."""
         config, classes = context.config, context.classes
-        if config.teacher.head == "prompt":
-            raise UserError("use openvocab.learn_prompts or --teacher.head prompt, not both: each learns prompts")
-        if not (self.options.cls_weight or self.options.align_weight):
-            raise UserError("openvocab.learn_prompts has nothing to learn from: raise cls_weight or align_weight")
         templates = prompt_templates(config)
         texts = first_sentences(classes, templates)
         generator = torch.Generator().manual_seed(config.seed)

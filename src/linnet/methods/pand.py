@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from linnet.config import Config
 from linnet.fields import Count, NonNegative
 from linnet.losses import neighbour_structure
 from linnet.methods.base import Context, Method, Needs
@@ -43,6 +44,9 @@ class PAND(Method):
     Options = PANDOptions
     needs = Needs(teacher="vlm")
     defaults: ClassVar[Mapping[str, Any]] = {"teacher": {"head": "prompt"}}
+
+    def check_settings(self, config: Config) -> None:
+        VL2Lite(self.options).check_settings(config)
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from linnet.config import Config
 from linnet.data.manifest import Manifest
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput
@@ -23,6 +24,10 @@ class MethodSum(Method):
     def prepare(self, context: Context) -> None:
         for part in self.parts:
             part.prepare(context)  # type: ignore[operator]
+
+    def check_settings(self, config: Config) -> None:
+        for part in self.parts:
+            part.check_settings(config)  # type: ignore[operator]
 
     def check_data(self, rows: Manifest) -> None:
         for part in self.parts:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from linnet.config import Config
 from linnet.errors import UserError
 from linnet.fields import Bounds, NonNegative
 from linnet.losses import softened_kl
@@ -63,18 +64,22 @@ class VL2Lite(Method):
     Options = VL2LiteOptions
     needs = Needs(teacher="vlm")
 
+    def check_settings(self, config: Config) -> None:
+        if self._schedule(config) == "published" and self.options.ce_weight != 1:
+            raise UserError(
+                "ce_weight has no effect under the published schedule: add schedule constant, or leave it out"
+            )
+
+    def _schedule(self, config: Config) -> Schedule:
+        return self.options.schedule or ("published" if config.student.pretrained else "constant")
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         head, config = context.class_head, context.config
         assert head is not None
         assert head.bank_CE is not None
-        start: Schedule = "published" if config.student.pretrained else "constant"
-        self.schedule: Schedule = self.options.schedule or start
+        self.schedule = self._schedule(config)
         log.info("%s: schedule %s", config.method, self.schedule)
-        if self.schedule == "published" and self.options.ce_weight != 1:
-            raise UserError(
-                "ce_weight has no effect under the published schedule: add schedule constant, or leave it out"
-            )
         if self.schedule == "published" and config.train.optimizer != "adamw":
             log.warning(
                 "the published schedule gives the classifier at most 1/8 of the loss, which works only with a "

@@ -19,6 +19,7 @@ from linnet.step import Batch, Progress, StudentOutput
 from linnet.teachers.texts import ImageTexts, told_classes
 from linnet.text.classes import ClassInfo, class_sentences
 from linnet.text.leakage import Hide, naming_share, without_names
+from linnet.text.twins import ADVICE, check_read_apart, warn_of_twins
 
 log = logging.getLogger("linnet")
 
@@ -99,6 +100,9 @@ class VLMKD(Method):
         texts = without_names(texts, context.classes, options.hide)
         if not any(texts):
             raise UserError(f"vlm-kd.hide {options.hide} leaves nothing of the texts: use names or none")
+        if not of_images:
+            advice = "use --vlm-kd.hide none" if options.hide != "none" else ADVICE
+            check_read_apart(encoder.id, context.classes, texts, encoder.tokens, encoder.unknown_token, advice)
         self.texts = ImageTexts(encoder, texts, context.config.teacher.cache)
         self.by_class = not of_images
         self.projection = projection(context.student_width, self.texts.width)
@@ -109,6 +113,8 @@ class VLMKD(Method):
         }
         if of_images:
             self._measure_leakage(texts, context)
+        else:
+            warn_of_twins(encoder.id, [info.name for info in context.classes], self.texts.means().numpy())
 
     def _measure_leakage(self, texts: list[tuple[str, ...]], context: Context) -> None:
         """What the texts give away of the class."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from linnet.errors import UserError, did_you_mean, first_line
+from linnet.errors import UserError, did_you_mean
+from linnet.hub import reach_hub, reason
 from linnet.students.weights import check_downloaded, check_values, downloaded, load_weights
 
 
@@ -61,6 +62,23 @@ def architectures(pattern: str = "") -> list[str]:
     return timm.list_models(pattern)
 
 
+def check_name(name: str) -> None:
+    """
+    Raises:
+        UserError: timm knows no such network (with a suggestion).
+    """
+    known = architectures()
+    if name.split(".")[0] not in known:
+        raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
+
+
+def has_weights(name: str) -> bool:
+    """Whether timm knows weights for a network, here or elsewhere."""
+    import timm
+
+    return bool(timm.is_model_pretrained(name.split(".")[0]))
+
+
 def create_network(
     name: str, outputs: int, image_size: int, pretrained: bool | Path, classes: Sequence[str] = ()
 ) -> Any:
@@ -71,9 +89,9 @@ def create_network(
     """
     import timm
 
-    known = architectures()
-    if name.split(".")[0] not in known:
-        raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
+    check_name(name)
+    if pretrained is True:
+        reach_hub(f"the weights of the student '{name}'")
     model: Any = None
     for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
@@ -85,7 +103,7 @@ def create_network(
             if pretrained is True and (file := downloaded(name)):
                 check_downloaded(file)
             raise UserError(
-                f"the weights of the student '{name}' cannot be downloaded or loaded ({first_line(error)}): "
+                f"the weights of the student '{name}' cannot be downloaded or loaded ({reason(error)}): "
                 "check the network, or give --student.pretrained false (from scratch) or a path"
             ) from error
     if model is None:

@@ -29,6 +29,17 @@ def find_kind(id: str | None) -> Kind:
     return KINDS[kind]
 
 
+def check_teacher(id: str, reads_texts: bool = False) -> None:
+    """
+    Args:
+        reads_texts: it only has to read texts.
+
+    Raises:
+        UserError: it can be seen without the network that there is no such teacher, or that an extra is missing.
+    """
+    find_kind(id).check(id, id.partition(":")[2], reads_texts)
+
+
 def load_teacher(id: str | None) -> Teacher:
     """A frozen teacher by its id.
 
@@ -54,4 +65,4 @@ def load_text_encoder(id: str | None) -> TextEncoder:
     return teacher
 
 
-__all__ = ["KINDS", "find_kind", "load_teacher", "load_text_encoder"]
+__all__ = ["KINDS", "check_teacher", "find_kind", "load_teacher", "load_text_encoder"]

@@ -29,6 +29,7 @@ from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
 from linnet.text.classes import ClassInfo, first_sentences
+from linnet.text.twins import warn_of_twins
 
 log = logging.getLogger("linnet")
 
@@ -42,6 +43,7 @@ class Answers:
         val_top1: accuracy of every head that was tried, by name.
         logits: (N, C) of each split but train. train: (rows of the training split, view number) -> outputs.
         prompts: the calibrated context and text bank; empty if they are not used.
+        val_NE: unit embeddings of the val split, None of a classifier. is_cached: whether ``train`` only looks up.
     """
 
     head: ClassHead
@@ -50,6 +52,8 @@ class Answers:
     logits: dict[str, np.ndarray]
     train: Callable[[np.ndarray, int], TeacherOutput]
     prompts: dict[str, torch.Tensor]
+    val_NE: torch.Tensor | None = None
+    is_cached: bool = True
 
     def about(self, config: Config) -> dict[str, Any]:
         """What a run's summary says about its teacher."""
@@ -72,6 +76,8 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         )
     classes = splits["train"].classes
     head, prompts = class_head(teacher, classes, config.teacher.templates), {}
+    if chosen == "zero-shot":
+        _warn_of_twins(teacher, classes, head)
     cache = TeacherCache(teacher, "center", config.teacher.cache, device)
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
@@ -85,6 +91,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         val_top1["prompt"] = _val_top1(calibrated, cache, splits)
         if val_top1["prompt"] >= val_top1["zero-shot"]:
             head, name = calibrated, "prompt"
+            _warn_of_twins(teacher, classes, head)
             log.info("prompts: %d context vectors before the class texts", len(prompts["context_PW"]))
         else:
             prompts = {}
@@ -95,13 +102,12 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         name, val_top1["probe"] = "probe", _val_top1(head, cache, splits)
         if val_top1["probe"] < val_top1["zero-shot"]:
             log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
-    shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in val_top1.items())
-    log.info("teacher %s: val top-1 %s", teacher.id, shown)
     logits = {
         part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
     }
     outputs = _train_outputs(config, teacher, head, splits["train"], cache, device)
-    return Answers(head, name, val_top1, logits, outputs, prompts)
+    val_NE = _embedded(cache, splits["val"]).rows_NE if teacher.kind == "vlm" else None
+    return Answers(head, name, val_top1, logits, outputs, prompts, val_NE, config.teacher.views != "online")
 
 
 def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
@@ -122,6 +128,11 @@ def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[
         )
     order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
     return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
+
+
+def _warn_of_twins(teacher: Teacher, classes: Sequence[ClassInfo], head: ClassHead) -> None:
+    if head.bank_CE is not None:
+        warn_of_twins(teacher.id, [info.name for info in classes], head.bank_CE.numpy())
 
 
 def embeddings(
@@ -147,7 +158,11 @@ def _looked(teacher: Teacher, images: Manifest, part: str, folder: Path | None, 
 def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
     start, before = time.perf_counter(), cache.computed
     with Bar(title, len(digests)) as bar:
-        cache.fill(digests, pixels, view, bar.update)
+        try:
+            cache.fill(digests, pixels, view, bar.update)
+        except KeyboardInterrupt:
+            done = f"{cache.computed - before} answers of the teacher were added to its cache"
+            raise KeyboardInterrupt(f"{done}: the same command goes on behind them") from None
     if computed := cache.computed - before:
         cached = f", {len(digests) - computed} more from the cache" if computed < len(digests) else ""
         log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)

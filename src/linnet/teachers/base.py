@@ -31,6 +31,8 @@ class Kind:
         named: whether a colon and a name follow the kind. fine_tuned: whether a teacher that knows other classes is
         trained on the data first. known: its ids, for ``linnet list teachers PATTERN``.
         text_encoder: like ``load``, for an id that is given as a text encoder, if more than its teachers can be one.
+        check: (whole id, the part behind the colon, whether it only has to read texts) -> an error, if it can be seen
+        without the network that there is no such teacher.
     """
 
     gives: TeacherKind
@@ -40,16 +42,21 @@ class Kind:
     fine_tuned: bool = False
     known: Callable[[], Iterable[str]] = tuple
     text_encoder: "Callable[[str, str], TextEncoder] | None" = None
+    check: Callable[[str, str, bool], None] = lambda id, name, reads_texts: None
 
 
 class TextEncoder(Protocol):
     """Whatever turns sentences into vectors: a vision-language teacher, or a sentence encoder. A frozen module.
 
     Attributes:
-        id: what the user typed.
+        id: what the user typed. unknown_token: stands for whatever its tokenizer does not know, if it has such a token.
     """
 
     id: str
+    unknown_token: int | None
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """What it reads of each text: texts with the same tokens have the same vector."""
 
     def embed_texts(self, texts: list[str]) -> torch.Tensor:
         """n sentences -> (n, E), unit length, float32. A sentence that is too long loses its end."""
@@ -100,11 +107,13 @@ class VisionLanguageTeacher(Teacher):
     Attributes:
         logit_scale: factor on cosines that the model was trained with (CLIP: about 100).
         token_width: W, the width of its token vectors.
+        unknown_token: stands for whatever its tokenizer does not know, if it has such a token.
     """
 
     kind = "vlm"
     logit_scale: float
     token_width: int
+    unknown_token: int | None = None
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, height, width) in [0, 1] -> (B, E), unit length."""
@@ -120,6 +129,10 @@ class VisionLanguageTeacher(Teacher):
         Raises:
             UserError: with the context a text would lose its end (see :meth:`room`).
         """
+        raise NotImplementedError
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """What it reads of each text: texts with the same tokens have the same vector."""
         raise NotImplementedError
 
     def room(self, texts: list[str]) -> int:

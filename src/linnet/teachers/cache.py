@@ -9,6 +9,7 @@ is no index file that could disagree with the shards.
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 DTYPE = "float16"
-SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows
+SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows, and
+SAVE_SECONDS = 30.0  # at most the work of this time
+SMALL = 50_000_000  # parameters up to which a network on a CPU gets a whole chunk at once, so that progress shows soon
 CENTER_VIEW = 0
 
 Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
@@ -104,7 +107,7 @@ class TeacherCache:
         view: int = CENTER_VIEW,
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Compute the rows of one view that are missing, a shard at a time; what is there stays.
+        """Compute the rows of one view that are missing; what is there stays.
 
         Args:
             digests: (n, 16) uint8 hashes of the images' bytes. pixels: what the teacher sees of some of the n images.
@@ -112,11 +115,12 @@ class TeacherCache:
         """
         assert isinstance(self.teacher, Teacher)
         teacher, device = self.teacher, self.device
+        is_slow = device.type == "cpu" and sum(map(torch.Tensor.numel, teacher.parameters())) > SMALL
 
         def look(rows: Sequence[int]) -> torch.Tensor:
-            return torch.cat([live_rows(teacher, batch.to(device)) for batch in pixels(rows).split(64)])
+            return live_rows(teacher, pixels(rows).to(device))
 
-        self.compute(digests, look, view, progress)
+        self.compute(digests, look, view, progress, batch=8 if is_slow else CHUNK)
 
     def compute(
         self,
@@ -124,20 +128,27 @@ class TeacherCache:
         outputs: Compute,
         view: int = CENTER_VIEW,
         progress: Callable[[int], None] = lambda done: None,
+        batch: int = CHUNK,
     ) -> None:
-        """The same of whatever ``outputs`` computes for some of the n digests."""
+        """The same of whatever ``outputs`` computes for some of the n digests, ``batch`` at a time. What was computed
+        is kept, however this ends."""
         missing = {row_key(digest, view): image for image, digest in enumerate(digests)}
         missing = {key: image for key, image in missing.items() if key not in self.rows}
-        keys = list(missing)
-        for start in range(0, len(keys), SHARD_ROWS):
-            part = keys[start : start + SHARD_ROWS]
-            rows = []
-            for chunk in range(0, len(part), CHUNK):
-                computed = outputs([missing[key] for key in part[chunk : chunk + CHUNK]])
-                rows.append(computed.cpu().numpy().astype(DTYPE))
-                progress(start + chunk + len(rows[-1]))
-            self._write(part, np.concatenate(rows))
-            self.computed += len(part)
+        keys, new = list(missing), list[np.ndarray]()
+        written, saved = 0, time.monotonic()
+        try:
+            for start in range(0, len(keys), batch):
+                part = keys[start : start + batch]
+                new.append(outputs([missing[key] for key in part]).cpu().numpy().astype(DTYPE))
+                if len(new) * batch >= SHARD_ROWS or time.monotonic() - saved >= SAVE_SECONDS:
+                    rows, new = np.concatenate(new), []
+                    self._write(keys[written : written + len(rows)], rows)
+                    written, saved = written + len(rows), time.monotonic()
+                progress(start + len(part))
+        finally:
+            if new:
+                rows = np.concatenate(new)
+                self._write(keys[written : written + len(rows)], rows)
 
     def _write(self, keys: list[bytes], rows: np.ndarray) -> None:
         content = safetensors_bytes(
@@ -146,6 +157,7 @@ class TeacherCache:
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
         self._open(path)
+        self.computed += len(keys)
 
     def _open(self, path: Path) -> None:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from linnet.errors import UserError
+from linnet.errors import UserError, require
 from linnet.students.network import Normalize
 from linnet.teachers.base import Kind, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.hub import (
@@ -60,7 +60,7 @@ class HuggingFaceTeacher(VisionLanguageTeacher):
         if checkpoint.config.model_type == "siglip":
             _lower_case(tokenizer)
         length = text_length(self._text_tower, checkpoint.config.get_text_config(), tokenizer, limit)
-        self.tokenize = Tokenize(tokenizer, length)
+        self.tokenize, self.unknown_token = Tokenize(tokenizer, length), tokenizer.unk_token_id
         self._settings = checkpoint.settings
         with loading(id):
             self._check()
@@ -80,6 +80,9 @@ class HuggingFaceTeacher(VisionLanguageTeacher):
                 encode = partial(recomputed, encode, use_reentrant=False)
             parts = [encode(texts[start : start + BATCH], context_PW) for start in range(0, len(texts), BATCH)]
         return F.normalize(torch.cat(parts), dim=1)
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return list(map(tuple, self.tokenize.rows(texts)))
 
     def room(self, texts: list[str]) -> int:
         return self.tokenize.context_length - max(map(len, self.tokenize.rows(texts)))
@@ -287,9 +290,17 @@ def _load_teacher(id: str, name: str) -> HuggingFaceTeacher:
     return loaded
 
 
+def _check(id: str, name: str, reads_texts: bool) -> None:
+    require("transformers", "hf")
+    check_place(name, "config.json", "modules.json")
+    if Path(name, "config.json").is_file() and not reads_texts and not find_checkpoint(id, name).is_dual_encoder:
+        raise UserError(f"'{id}' does not embed images and texts, and cannot be a teacher")
+
+
 KIND = Kind(
     gives="vlm",
     load=_load_teacher,
+    check=_check,
     forms={
         "hf:ORG/NAME": "a CLIP, SigLIP, ALIGN or their kin of transformers, on the Hugging Face hub",
         "hf:PATH": "the same in a folder with config.json, model.safetensors and its processor's files",

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from linnet.errors import UserError, first_line, require
+from linnet.errors import UserError, require
+from linnet.hub import reach_hub, reason
 from linnet.teachers.base import fingerprint
 
 DEFAULT_LENGTH = 512  # tokens, for a model that sets no limit
@@ -59,7 +60,7 @@ def loading(id: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"'{id}' could not be loaded ({first_line(error)}): check the name and the network, or give a folder with "
+            f"'{id}' could not be loaded ({reason(error)}): check the name and the network, or give a folder with "
             "config.json, model.safetensors and the files of the tokenizer"
         ) from error
     finally:
@@ -107,6 +108,8 @@ def find_checkpoint(id: str, name: str, subfolder: str = "") -> Checkpoint:
     """
     transformers = require("transformers", "hf")
     check_place(name, str(Path(subfolder, "config.json")))
+    if not Path(name).is_dir():
+        reach_hub(f"'{id}'")
     with loading(id):
         settings, _ = transformers.PreTrainedConfig.get_config_dict(name, subfolder=subfolder)
         kind = settings.get("model_type")

@@ -12,7 +12,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from linnet.errors import UserError, did_you_mean, first_line, require
+from linnet.errors import UserError, did_you_mean, require
+from linnet.hub import reach_hub, reason
 from linnet.students.network import Normalize
 from linnet.teachers.base import Kind, VisionLanguageTeacher
 
@@ -34,16 +35,17 @@ class OpenClipTeacher(VisionLanguageTeacher):
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         architecture, tag = _parse(name)
+        if not name.startswith("local-dir:"):
+            reach_hub(f"the teacher '{id}'")
         try:
-            if (open_clip.get_model_config(architecture) or {}).get("text_cfg", {}).get("hf_tokenizer_name"):
-                require("transformers", "hf")
+            _check_extra(architecture)
             tokenizer = open_clip.get_tokenizer(architecture)
             model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True)
         except UserError:
             raise
         except Exception as error:
             raise UserError(
-                f"the teacher '{id}' could not be loaded ({first_line(error)}): "
+                f"the teacher '{id}' could not be loaded ({reason(error)}): "
                 "check the name and the network, or use open_clip:local-dir:PATH"
             ) from error
         settings = {**open_clip.get_model_preprocess_cfg(model)}
@@ -51,6 +53,7 @@ class OpenClipTeacher(VisionLanguageTeacher):
         super().__init__(id, model, image_transform_v2(plain, is_train=False), repr(sorted(settings.items())))
         self.normalize = Normalize(tuple(settings["mean"]), tuple(settings["std"])).eval()
         self.tokenize: Callable[[list[str]], torch.Tensor] = tokenizer
+        self.unknown_token = getattr(getattr(tokenizer, "tokenizer", None), "unk_token_id", None)
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
         self.text_tower = _TextTower(model)
         self.token_width = self.text_tower.token_embedding.weight.shape[1]
@@ -71,6 +74,9 @@ class OpenClipTeacher(VisionLanguageTeacher):
                 encode = partial(checkpoint, encode, use_reentrant=False)
             parts = [encode(part, context_PW, self._start) for part in tokens.split(256)]
         return F.normalize(torch.cat(parts).float(), dim=1)
+
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in self.tokenize(texts).tolist()]
 
     def room(self, texts: list[str]) -> int:
         tokens = self.tokenize(texts)
@@ -174,6 +180,19 @@ def _parse(name: str) -> tuple[str, str | None]:
     return architecture, tag
 
 
+def _check_extra(architecture: str) -> None:
+    import open_clip
+
+    if (open_clip.get_model_config(architecture) or {}).get("text_cfg", {}).get("hf_tokenizer_name"):
+        require("transformers", "hf")
+
+
+def _check(id: str, name: str, reads_texts: bool) -> None:
+    architecture, _ = _parse(name)
+    if not name.startswith("hf-hub:"):
+        _check_extra(architecture)
+
+
 def _known() -> Iterator[str]:
     import open_clip
 
@@ -183,6 +202,7 @@ def _known() -> Iterator[str]:
 KIND = Kind(
     gives="vlm",
     load=OpenClipTeacher,
+    check=_check,
     forms={
         "open_clip:ARCH/TAG": "open_clip architecture and weights, as in open_clip:ViT-B-16-SigLIP2/webli",
         "open_clip:local-dir:PATH": "a folder with open_clip_config.json and open_clip_model.safetensors",

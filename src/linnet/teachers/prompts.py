@@ -144,6 +144,11 @@ def prompt_templates(config: Config) -> tuple[str, ...]:
     return ("{}",) if config.prompts.text == "name" else config.teacher.templates[:1]
 
 
+def class_templates(config: Config) -> tuple[str, ...]:
+    """The templates of whatever names the classes, context vectors or not."""
+    return prompt_templates(config) if config.teacher.head == "prompt" else config.teacher.templates
+
+
 def with_room(config: Config, teacher: VisionLanguageTeacher, classes: Sequence[ClassInfo]) -> Config:
     """No more context vectors than fit before the texts of these classes. Where none fits, learning them is refused
     when it is tried."""

@@ -7,6 +7,7 @@ from PIL import Image
 
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.images import eval_pixels
+from linnet.errors import UserError
 from linnet.run import Run
 from linnet.step import TeacherOutput
 from linnet.students.network import last_weights
@@ -44,8 +45,15 @@ class RunTeacher(ClassifierTeacher):
         return TeacherOutput(seen.logits_BC, features_BD=seen.features_BD, maps=seen.maps)
 
 
+def _check(id: str, name: str, reads_texts: bool) -> None:
+    model = Run(Path(name)).model
+    if not (model / "config.json").is_file():
+        raise UserError(f"the teacher '{id}' is no finished run: {model} holds no saved student")
+
+
 KIND = Kind(
     gives="classifier",
     load=lambda id, name: RunTeacher(id, Path(name)),
+    check=_check,
     forms={"run:PATH": "the student of an earlier linnet run"},
 )

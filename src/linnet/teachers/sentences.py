@@ -6,7 +6,7 @@ Shapes: n texts, L tokens, D width of the model, E width of the embedding.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.errors import UserError
+from linnet.hub import reach_hub
 from linnet.teachers.hub import (
     accepted,
     check_place,
@@ -66,6 +67,8 @@ class SentenceEncoder(nn.Module):
 
         self.id = id
         check_place(name, "config.json", "modules.json")
+        if not Path(name).is_dir():
+            reach_hub(f"'{id}'")
         with loading(id):
             modules = read_json(name, "modules.json")
             self.recipe = Recipe() if modules is None else read_recipe(id, name, modules)
@@ -82,6 +85,7 @@ class SentenceEncoder(nn.Module):
         self.tokenizer.padding_side = "right"  # where no token sees it
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+        self.unknown_token: int | None = self.tokenizer.unk_token_id
         self._settings = checkpoint.settings
         self.length = text_length(self.network, checkpoint.config, self.tokenizer, self.recipe.length)
         super().train(False)
@@ -97,15 +101,17 @@ class SentenceEncoder(nn.Module):
         parts = [self._embed(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         return F.normalize(torch.cat(parts), dim=1)
 
+    def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """What it reads of each text."""
+        rows = self.tokenizer(self._prepared(texts), truncation=True, max_length=self.length).input_ids
+        return list(map(tuple, rows))
+
     def fingerprint(self) -> str:
         """Hash of all that decides a vector: weights, pooling, tokenizer and their settings."""
         return text_fingerprint(self, self._settings, self.tokenizer, asdict(self.recipe), self.length)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
-        recipe, device = self.recipe, self.network.device
-        texts = [(recipe.prompt + text).strip() for text in texts]
-        if recipe.lower:
-            texts = [text.lower() for text in texts]
+        recipe, device, texts = self.recipe, self.network.device, self._prepared(texts)
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
         tokens = {name: tensor.to(device) for name, tensor in tokens.items()}
         hidden_NLD = self.network(**accepted(tokens, self.network.forward)).last_hidden_state.float()
@@ -116,6 +122,10 @@ class SentenceEncoder(nn.Module):
         for layer in self.after:
             row_NE = layer(row_NE)
         return row_NE
+
+    def _prepared(self, texts: list[str]) -> list[str]:
+        whole = [(self.recipe.prompt + text).strip() for text in texts]
+        return [text.lower() for text in whole] if self.recipe.lower else whole
 
     def _prompt_length(self) -> int:
         """Tokens of the prompt, with the start token, without the end token."""

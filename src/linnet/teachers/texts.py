@@ -18,6 +18,7 @@ from linnet.teachers.base import TextEncoder, VisionLanguageTeacher
 from linnet.teachers.cache import TeacherCache
 from linnet.text.bank import TextBank
 from linnet.text.classes import ClassInfo, class_sentences
+from linnet.text.twins import check_read_apart
 
 
 def text_vectors(
@@ -44,6 +45,15 @@ def text_vectors(
     embedded = teacher.embed_texts([sentence for own in sentences for sentence in own], context_PW)
     means = [part.mean(dim=0) for part in embedded.split([len(own) for own in sentences])]
     return F.normalize(torch.stack(means), dim=1)
+
+
+def check_class_texts(teacher: VisionLanguageTeacher, classes: Sequence[ClassInfo], templates: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: two classes of which the teacher reads the same, or templates that are none.
+    """
+    sentences = [class_sentences(info, templates) for info in classes]
+    check_read_apart(teacher.id, classes, sentences, teacher.tokens, teacher.unknown_token)
 
 
 def text_bank(
@@ -96,6 +106,11 @@ class ImageTexts:
         """Of some images: embeddings (B, M, E), and which of them there are (B, M)."""
         index_BM = self.index_NM[index_B]
         return self.rows_TE[index_BM.clamp(min=0)], index_BM >= 0
+
+    def means(self) -> torch.Tensor:
+        """(N, E) float32: the mean of each image's (or class's) texts."""
+        text_NME, has_NM = self(torch.arange(len(self.index_NM)))
+        return (text_NME.float() * has_NM[:, :, None]).sum(dim=1) / has_NM.sum(dim=1, keepdim=True)
 
     def one(self, index_B: torch.Tensor, number: int) -> torch.Tensor:
         """(B, E): text ``number`` of each image, which all have at least one, counted round and round."""

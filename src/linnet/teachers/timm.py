@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from linnet.errors import UserError, did_you_mean, first_line
+from linnet.hub import reach_hub, reason
 from linnet.step import TeacherOutput
 from linnet.students.network import architectures, last_weights, look, normalize_for
 from linnet.students.weights import (
@@ -56,31 +57,45 @@ class TimmTeacher(ClassifierTeacher):
         return TeacherOutput(self.network.forward_head(last), features_BD=features_BD, maps=maps)
 
 
-def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
-    """The classifier, its architecture, and where its weights lie: True if they are timm's own."""
-    import timm
+def check_name(name: str) -> None:
+    """What can be known of a teacher without its weights and without the network.
 
-    network: Any
+    Raises:
+        UserError: there is no such architecture, folder or file.
+    """
     source, _, place = name.partition(":")
     if source == "local-dir":
         if not Path(place, "config.json").is_file():
             raise UserError(f"the teacher folder {place} has no config.json (timm's layout)")
-        network = _built(id, name)
-        load_weights(network, Path(place), whole=True)
-        return network, network.pretrained_cfg["architecture"], Path(place)
-    if source != "hf-hub":
+    elif source != "hf-hub":
         plain, known = source.split(".")[0], architectures()
         if plain not in known:
             raise UserError(f"timm has no model '{source}'.{did_you_mean(plain, known)}")
         if place:
-            return _from_file(id, source, Path(place)), source, Path(place)
+            find_weights(Path(place))
+
+
+def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
+    """The classifier, its architecture, and where its weights lie: True if they are timm's own."""
+    import timm
+
+    check_name(name)
+    network: Any
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        network = _built(id, name)
+        load_weights(network, Path(place), whole=True)
+        return network, network.pretrained_cfg["architecture"], Path(place)
+    if source != "hf-hub" and place:
+        return _from_file(id, source, Path(place)), source, Path(place)
+    reach_hub(f"the teacher '{id}'")
     try:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:
         if source != "hf-hub" and (file := downloaded(name)):
             check_downloaded(file)
         raise UserError(
-            f"the teacher '{id}' could not be loaded ({first_line(error)}): check the name and the network, or give "
+            f"the teacher '{id}' could not be loaded ({reason(error)}): check the name and the network, or give "
             f"weights of your own, as timm:{'NAME' if source == 'hf-hub' else name}:FILE or timm:local-dir:PATH"
         ) from error
     if source == "hf-hub":
@@ -141,6 +156,7 @@ def _label_names(network: nn.Module) -> tuple[str, ...] | None:
 KIND = Kind(
     gives="classifier",
     load=TimmTeacher,
+    check=lambda id, name, reads_texts: check_name(name),
     forms={
         "timm:NAME": "a timm classifier; fine-tuned first if it was trained on other classes",
         "timm:NAME:FILE": "the same with your own weights",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from linnet.environment import computes_bf16
 from linnet.errors import UserError, first_line, require
+from linnet.hub import reach_hub, reason
 from linnet.text.journal import Written
 
 log = logging.getLogger("linnet")
@@ -27,27 +28,45 @@ NOT_THESE = ["*/*", "consolidated*"]  # other forms of the same weights
 Conversation = tuple[Sequence[Image.Image], str]  # images, and what is asked about them
 
 
+def check_model(id: str) -> None:
+    """
+    Raises:
+        UserError: it can be seen without the network that there is no such model.
+    """
+    require("transformers", "hf")
+    folder = Path(id)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or id.startswith((".", "~")) or id.count("/") > 1:
+        raise UserError(f"there is no folder {folder}: expected a folder, or ORG/NAME of the Hugging Face hub")
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a model of transformers: it has no config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no weights in safetensors format, the only one that linnet loads")
+
+
 def find_model(id: str) -> Path:
     """The folder of a model: a local one, or one of the Hugging Face hub, downloaded on first use.
 
     Raises:
         UserError: there is no such model, or it has no safetensors weights.
     """
-    require("transformers", "hf")
+    check_model(id)
     folder = Path(id)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
+        reach_hub(f"'{id}'")
         try:
             folder = Path(snapshot_download(id, allow_patterns=FILES, ignore_patterns=NOT_THESE))
         except Exception as error:  # the hub raises errors of many libraries
             raise UserError(
-                f"'{id}' is neither a folder nor a model that the Hugging Face hub gives ({first_line(error)})"
+                f"'{id}' is neither a folder nor a model that the Hugging Face hub gives ({reason(error)})"
             ) from error
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not a model of transformers: it has no config.json")
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} has no weights in safetensors format, the only one that linnet loads")
+    _check_folder(folder)
     return folder
 
 

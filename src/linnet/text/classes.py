@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from linnet.errors import UserError, did_you_mean
 from linnet.files import read_text, readable
 
+# a number and what parts it from a name; "1.5 litre" and "1-2 persons" go on with a digit
+INDEX = re.compile(r"(\d+)(?:(?<=0\d\d)\.|[\s_]+(?:-[\s_]++(?!\d))?|[.)-][\s_]*+(?!\d))")
+
 
 class ClassInfo(NamedTuple):
     """A class: its name as found in the source, the words that stand for it in a prompt, and sentences about it."""
@@ -27,15 +30,46 @@ def composed(name: str) -> str:
 
 
 def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
-    """Classes by the names of their folders: ``_`` becomes a space in the prompt name, and a number in front goes if
-    every name has one and all stay unique."""
+    """Classes by the names of their folders: ``_`` becomes a space in the prompt name, and an index in front goes."""
     names = [composed(readable(name)) for name in names]
-    plain = [re.sub(r"^\d+[._-]", "", name) for name in names]
-    if not (all(a != b and b for a, b in zip(names, plain, strict=True)) and len(set(plain)) == len(names)):
-        plain = list(names)
+    plain = _without_index(names)
     return tuple(
         ClassInfo(name, " ".join(words.replace("_", " ").split())) for name, words in zip(names, plain, strict=True)
     )
+
+
+def _without_index(names: Sequence[str]) -> list[str]:
+    """The names without the number in front, if it only counts the classes: all of them have one, the numbers are
+    distinct and go from 0 or 1 on without a gap, or look like ``001.``, and what is left has letters and is unique.
+
+    So ``1957 Chevrolet``, ``747-400`` and ``2-door`` keep their numbers.
+    """
+    fronts = [INDEX.match(name) for name in names]
+    numbers = [front[1] for front in fronts if front]
+    left = [name[front.end() :] for name, front in zip(names, fronts, strict=True) if front]
+    distinct = set(map(int, numbers))
+    counted = len(names) > 1 and distinct in (set(range(len(names))), set(range(1, len(names) + 1)))
+    like_cub = all(re.match(r"\d{3}\.", name) for name in names)
+    meant = {words.casefold().rstrip("s") for words in left}  # "1 cent" and "2 cents" are amounts
+    is_index = len(distinct) == len(meant) == len(names) and (counted or like_cub)
+    return left if is_index and all(any(map(str.isalpha, words)) for words in left) else list(names)
+
+
+def dropped_index(info: ClassInfo) -> re.Match[str] | None:
+    """The number in front of a class's name that its prompt name does without."""
+    front = INDEX.match(info.name)
+    return front if front and not info.prompt_name.startswith(front[1]) else None
+
+
+def say_nothing(classes: Sequence[ClassInfo]) -> bool:
+    """Whether the names only count the classes ("class 1", "class 2") or are WordNet ids: no text encoder can tell what
+    they look like."""
+    names = [info.prompt_name for info in classes]
+    counted = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    numbers = {int(name[2]) for name in counted if name}
+    alike = all(counted) and len({name[1] for name in counted if name}) == 1
+    in_order = numbers in (set(range(len(names))), set(range(1, len(names) + 1)))
+    return (alike and in_order) or all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
@@ -98,16 +132,17 @@ def first_sentences(classes: Sequence[ClassInfo], templates: Sequence[str]) -> l
 
 
 def find_class(wanted: str, classes: Sequence[ClassInfo]) -> int:
-    """Id of the class of this name, prompt name or number in front of the name (``7`` finds ``007.Parakeet_Auklet``).
+    """Id of the class of this name, prompt name or index in front of the name (``7`` finds ``007.Parakeet_Auklet``).
 
     Raises:
         UserError: there is none (with a suggestion).
     """
     wanted = composed(readable(wanted))
     for number, info in enumerate(classes):
-        front = re.match(r"(\d+)[._-]", info.name)
+        front = dropped_index(info)
+        index = int(front[1]) if front else None
         names = (composed(info.name), composed(info.prompt_name))
-        if wanted in names or (front and wanted.isdigit() and int(wanted) == int(front[1])):
+        if wanted in names or (wanted.isdecimal() and int(wanted) == index):
             return number
     known = [info.name for info in classes]
     raise UserError(f"there is no class '{wanted}' in the data.{did_you_mean(wanted, known)}")

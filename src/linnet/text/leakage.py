@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from linnet.text.classes import ClassInfo
+from linnet.text.classes import ClassInfo, dropped_index
 
 Hide = Literal["none", "names", "words"]
 
@@ -48,7 +48,8 @@ def naming_share(texts: Sequence[tuple[str, ...]], classes: Sequence[ClassInfo |
 
 def names_of(info: ClassInfo) -> set[str]:
     """A class's name and prompt name, in lower case, as they would stand in a sentence."""
-    plain = re.sub(r"^\d+[._-]", "", info.name).replace("_", " ")
+    index = dropped_index(info)
+    plain = info.name[index.end() if index else 0 :].replace("_", " ")
     return {" ".join(name.lower().split()) for name in (plain, info.prompt_name) if name.strip()}
 
 

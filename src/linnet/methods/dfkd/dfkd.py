@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from linnet.config import Config
 from linnet.errors import UserError, first_line
 from linnet.fields import Bounds, Count, NonNegative
 from linnet.losses import class_balance, divergence, embedding_error, feature_contrast
@@ -129,6 +130,14 @@ class DataFree(Method):
         },
     }
 
+    def check_settings(self, config: Config) -> None:
+        own = self.options
+        weights = (own.bn_weight, own.adversarial_weight, own.one_hot_weight, own.balance_weight)
+        if own.generator_steps and not any(weights):
+            raise UserError(
+                "all weights of the generator's loss are 0: raise one, or do not train it: --dfkd.generator-steps 0"
+            )
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         own, size, teacher = self.options, context.config.student.image_size, context.teacher
@@ -139,12 +148,6 @@ class DataFree(Method):
             raise UserError(
                 f"the teacher '{teacher.id}' has no BatchNorm layers, whose statistics tell the generator what its "
                 "training images were like: use another teacher, or leave this term out with --dfkd.bn-weight 0"
-            )
-        if own.generator_steps and not any(
-            (own.bn_weight, own.adversarial_weight, own.one_hot_weight, own.balance_weight)
-        ):
-            raise UserError(
-                "all weights of the generator's loss are 0: raise one, or do not train it: --dfkd.generator-steps 0"
             )
         self.batch_size, self.totals = context.config.train.batch_size, defaultdict[str, float](float)
         generator = Generator(

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
+from linnet.config import Config
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.fields import Bounds, Count, NonNegative, Pattern
 from linnet.losses import coefficient_error, softened_kl, standardize
@@ -66,13 +68,21 @@ class FiGKD(Method):
     order_C: torch.Tensor
     filters_2F: torch.Tensor
 
+    def check_settings(self, config: Config) -> None:
+        if self.options.temperature is not None and self.options.metric == "mse":
+            raise UserError("figkd.temperature has no effect on the metric mse: add metric kl, or leave it out")
+
+    def check_data(self, rows: Manifest) -> None:
+        self._check_count(len(rows.classes))
+
+    def _check_count(self, classes: int) -> None:
+        if self.options.levels > max_levels(classes):
+            raise UserError(f"figkd.levels must be at most {max_levels(classes)} for {classes} classes")
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        options, classes = self.options, len(context.classes)
-        if options.levels > max_levels(classes):
-            raise UserError(f"figkd.levels must be at most {max_levels(classes)} for {classes} classes")
-        if options.temperature is not None and options.metric == "mse":
-            raise UserError("figkd.temperature has no effect on the metric mse: add metric kl, or leave it out")
+        self._check_count(len(context.classes))
+        options = self.options
         self.register_buffer("order_C", torch.from_numpy(_class_order(options, context)))
         self.register_buffer("filters_2F", filters(options.wavelet), persistent=False)
         if options.class_order == "semantic":

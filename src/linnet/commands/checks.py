@@ -1,0 +1,56 @@
+"""What a run needs beside data and network, checked before either is touched."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from linnet import methods
+from linnet.config import Config
+from linnet.data.sources import find_source
+from linnet.errors import UserError
+from linnet.students.network import has_weights
+from linnet.students.student import student_of
+from linnet.students.weights import find_weights
+from linnet.teachers import check_teacher
+from linnet.text.classes import class_sentences, class_table, read_descriptions
+
+TWO = class_table(["a", "b"])
+
+
+def check_run(config: Config, processes: int = 1) -> None:
+    """
+    Raises:
+        UserError: data, files, a student or a teacher that are not there, or settings that the method has no use for.
+    """
+    data, teacher = config.data, config.teacher
+    if processes > 1 and not methods.needs_data(config.method):
+        raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")
+    methods.build(config.method, config.options).check_settings(config)
+    for source, training in ((data.source, True), (data.eval, False)):
+        if source and not find_source(source).is_there(source):
+            find_source(source).read(source, training, data)  # says what is wrong
+    if data.texts is not None and not data.texts.is_file():
+        raise UserError(f"data.texts: there is no file {data.texts}")
+    if data.descriptions is not None:
+        read_descriptions(data.descriptions)
+    class_sentences(TWO[0], teacher.templates)
+    if methods.needs_teacher(config.method, config.options):
+        check_teacher(str(teacher.id))
+    if teacher.text_encoder not in (None, teacher.id):
+        check_teacher(str(teacher.text_encoder), reads_texts=True)
+    check_student(config)
+
+
+def check_student(config: Config) -> None:
+    """
+    Raises:
+        UserError: a student that timm does not know, that cannot work at this size, or whose weights are nowhere.
+    """
+    student = config.student
+    if isinstance(student.pretrained, Path):
+        find_weights(student.pretrained)
+    student_of(replace(config, student=replace(student, pretrained=False)), TWO)
+    if student.pretrained is True and not has_weights(student.name):
+        raise UserError(
+            f"timm has no weights for the student '{student.name}': give --student.pretrained false (from scratch) or "
+            "a path"
+        )

@@ -1,0 +1,273 @@
+"""Verdicts about teachers and students: answers made by hand, runs whose files are made by hand, one real run."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import linnet
+from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, write_yaml
+from linnet.data.load import load_manifest
+from linnet.data.manifest import Manifest
+from linnet.evaluation.score import write_predictions
+from linnet.evaluation.verdict import find_labels_only, in_words, judge_accuracy, judge_teacher, verdict
+from linnet.run import Run
+from linnet.step import TeacherOutput
+from linnet.teachers.answers import Answers
+from linnet.teachers.base import ClassHead
+from linnet.text.classes import class_table
+
+CONFIG = Config(teacher=TeacherConfig(id="fake"), student=StudentConfig(name="net"))
+
+
+def rows(images: int, classes: int = 4) -> Manifest:
+    labels = np.arange(images) % classes
+    paths = tuple(Path(f"{i}.jpg") for i in range(images))
+    digests = np.arange(16 * images, dtype=np.uint8).reshape(images, 16)
+    return Manifest(paths, labels, np.full(images, "val"), digests, class_table([f"bird {c}x" for c in range(classes)]))
+
+
+def logits_with(right: int, manifest: Manifest) -> np.ndarray:
+    """The first ``right`` images are named right, the others as the next class."""
+    classes = len(manifest.classes)
+    named = np.where(np.arange(len(manifest)) < right, manifest.labels, (manifest.labels + 1) % classes)
+    return np.eye(classes)[named]
+
+
+def answers(right: int, val: Manifest, train: Manifest | None = None, **changed: object) -> Answers:
+    """Of a teacher whose embeddings tell every class, whatever its texts do."""
+    vectors = F.one_hot(torch.arange(4), 6).float()
+
+    def look(index: np.ndarray, view: int) -> TeacherOutput:
+        assert train is not None
+        embedding = vectors[torch.from_numpy(train.labels[index])]
+        return TeacherOutput(embedding, embedding)
+
+    made = Answers(ClassHead(), "zero-shot", {"zero-shot": right / len(val)}, {"val": logits_with(right, val)}, look, {},
+                   vectors[torch.from_numpy(val.labels)])  # fmt: skip
+    return replace(made, **changed)
+
+
+def made_run(
+    folder: Path, val: Manifest, right: int, method: str = "ce", student: str = "net", data: str = "this data"
+) -> Run:
+    """A finished run with the files that a verdict reads."""
+    run = Run(folder)
+    folder.mkdir(parents=True)
+    own = replace(CONFIG, method=method, student=StudentConfig(name=student))
+    write_yaml(own, run.config)
+    run.pin(data=data)
+    write_predictions(run.predictions_of("val"), val, logits_with(right, val), None)
+    run.write_summary({"method": method, "student.name": student, "val.top1": right / len(val)})
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = Run(tmp_path / "runs" / "kd")
+    made.folder.mkdir(parents=True)
+    made.pin(data="this data")
+    return made
+
+
+# --- near chance ---
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "classes", "warned"),
+    [
+        (24, 272, 17, True),  # 8.8 %, chance 5.9
+        (68, 272, 17, False),
+        (70, 280, 4, True),
+        (110, 200, 2, True),
+        (150, 200, 2, False),
+        (100, 2000, 1000, False),  # 5 %, fifty times chance
+        (3, 8, 4, True),  # of so few images nothing can be told
+        (0, 40, 4, True),
+    ],
+)
+def test_a_teacher_near_chance_is_warned_of(right: int, images: int, classes: int, warned: bool):
+    val = rows(images, classes)
+    facts, warnings = judge_accuracy("fake", logits_with(right, val), val.labels)
+    low, high = facts["teacher.val.top1_interval"]
+    assert low <= right / images <= high
+    assert facts["teacher.val.guessing"] == pytest.approx(1 / classes, rel=0.1)
+    assert bool(warnings) == warned
+    told = "is near chance" if images >= 100 else "cannot be told from chance"
+    assert all(told in warning and f"of {images} images" in warning for warning in warnings)
+
+
+def test_naming_the_most_frequent_class_is_guessing_too():
+    labels = np.array([0] * 160 + [1] * 40)
+    facts, warnings = judge_accuracy("fake", np.tile([1.0, 0.0], (200, 1)), labels)
+    assert facts["teacher.val.guessing"] == 0.8
+    assert "80.0 %" in warnings[0]
+
+
+# --- the probe ---
+
+
+def test_class_texts_that_lose_to_a_probe_are_warned_of(run: Run, caplog: pytest.LogCaptureFixture):
+    train, val = rows(80), rows(200)
+    with caplog.at_level(logging.INFO):
+        facts = judge_teacher(CONFIG, run, answers(140, val, train), train, val)
+    assert facts["teacher.quick_probe.val.top1"] == 1.0
+    (warning,) = facts["teacher.warnings"]
+    assert "30.0 points better on val: use --teacher.head probe" in warning
+    assert "teacher fake: val top-1 zero-shot 70.0 % (95 % interval 63.3 to 75.9, 200 images)" in caplog.text
+    openvocab = judge_teacher(replace(CONFIG, method="openvocab"), run, answers(140, val, train), train, val)
+    assert "--teacher.head" not in openvocab["teacher.warnings"][0]  # its student needs texts
+    assert "--data.descriptions" in openvocab["teacher.warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"head_name": "probe"}, {"val_NE": None}, {"is_cached": False}], ids=["probe", "classifier", "online"]
+)
+def test_nothing_is_probed_where_it_would_be_of_no_use_or_cost_a_pass(run: Run, changed: dict[str, object]):
+    val = rows(200)
+    assert set(judge_teacher(CONFIG, run, answers(140, val, None, **changed), rows(80), val)) == {
+        "teacher.val.top1_interval",
+        "teacher.val.guessing",
+    }
+
+
+def test_good_class_texts_are_not_warned_of(run: Run):
+    train, val = rows(80), rows(200)
+    assert "teacher.warnings" not in judge_teacher(CONFIG, run, answers(199, val, train), train, val)
+
+
+# --- beside a run on the labels alone ---
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "level"),
+    [(150, 180, logging.WARNING), (150, 150, logging.WARNING), (190, 150, logging.INFO)],
+)
+def test_a_teacher_is_compared_with_the_labels_alone(
+    teacher: int, student: int, level: int, run: Run, caplog: pytest.LogCaptureFixture
+):
+    val = rows(200)
+    made_run(run.folder.parent / "ce", val, student)
+    with caplog.at_level(logging.INFO):
+        facts = judge_teacher(CONFIG, run, answers(teacher, val, val_NE=None), val, val)
+    (record,) = [record for record in caplog.records if "labels alone" in record.message]
+    side = "above" if teacher >= student else "below"
+    assert f"on val the teacher fake is {abs(teacher - student) / 2:.1f} points (95 %" in record.message
+    assert f"{side} net on the labels alone ({run.folder.parent / 'ce'}" in record.message
+    assert record.levelno == level
+    assert ("clearly better than the student alone" in str(facts)) == (level == logging.WARNING)
+
+
+def test_which_run_is_compared_with(run: Run):
+    """Of the same data, with the same student before others, the best on val; never the teacher itself."""
+    val, beside = rows(40), run.folder.parent
+    made_run(beside / "other-data", val, 40, data="other data")
+    made_run(beside / "kd2", val, 40, method="kd")
+    (beside / "notes").mkdir()
+    (beside / "broken").mkdir()
+    (beside / "broken" / "summary.json").write_text("{")
+    assert find_labels_only(run, CONFIG) is None
+    made_run(beside / "large", val, 39, student="large net")
+    large = find_labels_only(run, CONFIG)
+    assert large is not None
+    assert large.folder == beside / "large"
+    assert find_labels_only(run, CONFIG, same_student=True) is None
+    taught = replace(CONFIG, teacher=TeacherConfig(id=f"run:{beside / 'large'}"))
+    assert find_labels_only(run, taught) is None
+    for name, right in (("ce-s0", 20), ("ce-s1", 22), ("ce-s2", 21)):
+        made_run(beside / name, val, right)
+    best = find_labels_only(run, CONFIG)
+    assert best is not None
+    assert best.folder == beside / "ce-s1"
+
+
+def test_other_images_are_not_compared(run: Run, caplog: pytest.LogCaptureFixture):
+    val = rows(200)
+    made_run(run.folder.parent / "ce", rows(100), 90)
+    with caplog.at_level(logging.INFO):
+        judge_teacher(CONFIG, run, answers(150, val, val_NE=None), val, val)
+    assert "labels alone" not in caplog.text
+
+
+# --- after training ---
+
+
+def test_the_verdict_compares_the_student_with_teacher_and_labels(run: Run):
+    val = rows(200)
+    made_run(run.folder.parent / "ce", val, 150)
+    write_predictions(run.predictions_of("val"), val, logits_with(170, val), logits_with(190, val))
+    said = verdict(run, replace(CONFIG, method="kd"), {"val.top1": 0.85})
+    assert said["verdict"].startswith("on 200 val images the student is 10.0 points (95 % interval ")
+    assert " below its teacher and 10.0 points (95 % interval " in said["verdict"]
+    assert said["verdict"].endswith(f" above net on the labels alone ({run.folder.parent / 'ce'})")
+    assert said["verdict.minus_teacher"][0] == pytest.approx(-0.1)
+    value, low, high = said["verdict.minus_labels_only"]
+    assert value == pytest.approx(0.1)
+    assert 0 < low < value < high
+    assert verdict(run, replace(CONFIG, method="ce"), {"val.top1": 0.85}) == {}
+    longer = replace(CONFIG, method="kd", train=replace(CONFIG.train, epochs=99))
+    assert "other settings: train.epochs" in verdict(run, longer, {"val.top1": 0.85})["verdict"]
+
+
+def test_a_student_above_its_teacher_is_no_success_of_the_teacher(run: Run, caplog: pytest.LogCaptureFixture):
+    val = rows(200)
+    write_predictions(run.predictions_of("val"), val, logits_with(170, val), logits_with(150, val))
+    said = verdict(run, replace(CONFIG, method="kd"), {"val.top1": 0.85})
+    assert said["verdict"].endswith("above its teacher; a teacher should be clearly better than the student alone")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_differences_in_words():
+    assert in_words((0.023, 0.004, 0.042)) == "2.3 points (95 % interval 0.4 to 4.2) above"
+    assert in_words((-0.023, -0.042, -0.004)) == "2.3 points (95 % interval 0.4 to 4.2) below"
+    assert in_words((-0.01, -0.03, 0.01)) == "1.0 points (95 % interval -1.0 to 3.0, which may be chance) below"
+
+
+# --- a run ---
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn birds in folders that bear the names of other birds: the mini-CLIP sees them well and names them wrong."""
+    birds, root = load_manifest(DataConfig(source="aviary:species=4,images=14,genus=1")), tmp_path_factory.mktemp("d")
+    names = [info.prompt_name for info in birds.classes]
+    for row in birds.rows("train"):
+        folder = root / "birds" / names[(birds.labels[row] + 1) % 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(birds.paths[row], folder / f"{row}.png")
+    return root / "birds"
+
+
+def test_a_useless_teacher_is_told_before_training_and_in_the_summary(swapped: Path, tmp_path: Path):
+    options = {"student.pretrained": False, "student.image_size": 32, "train.epochs": 1, "train.batch_size": 8}
+    options |= {"export": False}
+    teacher, made = {"teacher": "mini-clip", "student": "test_resnet", "options": options}, {}
+    for method in ("ce", "kd"):
+        made[method] = linnet.distill(swapped, **teacher, method=method, out=tmp_path / method)
+    story = made["kd"].log.read_text(encoding="utf-8")
+    told = [story.index(words) for words in ("cannot be told from chance", "use --teacher.head probe", "verdict: ")]
+    assert told == sorted(told)
+    summary = made["kd"].summary()
+    assert len([text for text in summary["teacher.warnings"] if "labels alone" not in text]) == 2
+    assert summary["teacher.quick_probe.val.top1"] > summary["teacher.val.top1"]
+    assert "on the labels alone" in summary["verdict"]
+    assert json.loads(json.dumps(summary)) == summary
+    assert "the teacher mini-clip is not used: 'ce' learns without one" in made["ce"].log.read_text(encoding="utf-8")
+    assert "verdict" not in made["ce"].summary()
+
+
+def test_a_run_without_a_baseline_beside_it_has_a_verdict_about_its_teacher(
+    make_folder: Callable[..., Path], tmp_path: Path
+):
+    options = {"student.pretrained": False, "student.image_size": 32, "train.epochs": 1, "train.batch_size": 8}
+    run = linnet.distill(make_folder(), teacher="mini-clip", student="test_resnet", method="kd",
+                         options={**options, "export": False, "data.test": "none"}, out=tmp_path / "runs" / "kd")  # fmt: skip
+    assert "val images the student is" in run.summary()["verdict"]
+    assert "labels alone" not in run.summary()["verdict"]

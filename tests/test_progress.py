@@ -1,0 +1,86 @@
+"""What is shown of work in progress, without a terminal and on one; the time is made by hand."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import linnet
+from linnet import progress
+from linnet.progress import Bar
+
+
+@pytest.fixture
+def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_time
+
+
+def test_without_a_terminal_a_long_epoch_says_how_far_it_is(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+):
+    with Bar("kd", 4) as bar:
+        for step in range(1, 101):
+            sleep(1)
+            bar.inside(step / 100, f"step {step} of 100")
+        bar.update(1, "loss 2.0")
+        sleep(20)
+        bar.inside(0.2, "step 20 of 100")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == ["kd: 0/4", "kd: 0/4", "kd: 0/4", "kd: 1/4"]
+    assert "step 30 of 100  370 s left" in lines[0]
+    assert "step 90 of 100" in lines[2]
+    assert "loss 2.0" in lines[3]
+
+
+def test_short_epochs_are_shown_as_a_whole(sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]):
+    with Bar("kd", 4) as bar:
+        for epoch in range(1, 5):
+            for step in range(10):
+                sleep(0.2)
+                bar.inside(step / 10, f"step {step}")
+            bar.update(epoch, "loss")
+    assert "step" not in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_bar_moves_inside_a_long_epoch(
+    sleep: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=sys.stderr, force_terminal=True))
+    with Bar("kd", 4) as bar:
+        assert bar._progress is not None
+        (task,) = bar._progress.tasks
+        bar.update(1, "loss 2.0")
+        sleep(1)
+        bar.inside(0.25, "step 1 of 4")
+        assert (task.completed, task.fields["note"]) == (1, "loss 2.0")
+        sleep(5)
+        bar.inside(0.5, "step 2 of 4")
+        assert (task.completed, task.fields["note"]) == (1.5, "step 2 of 4  loss 2.0")
+        bar.update(2, "loss 1.0")
+        assert (task.completed, task.fields["note"]) == (2, "loss 1.0")
+
+
+def test_a_training_tells_its_steps(
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(progress, "LONG_PLAIN_SECONDS", -1.0)
+    options = {"student.image_size": 32, "student.pretrained": False, "train.epochs": 1, "train.batch_size": 4}
+    linnet.distill(make_folder(images=8), student="test_resnet", method="ce", out=tmp_path / "run",
+                   options={**options, "export": False})  # fmt: skip
+    told = [
+        line.split("  ")[1]
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("ce -> test_resnet: 0/1")
+    ]
+    assert told == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
