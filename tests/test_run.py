@@ -9,7 +9,6 @@ import torch
 
 import linnet
 from linnet.config import Config, write_yaml
-from linnet.data.problems import Problem
 from linnet.defaults import settings
 from linnet.run import Run
 
@@ -75,7 +74,7 @@ def test_whatever_a_run_writes_is_among_its_names(tmp_path: Path):
         method="dfkd", teacher=f"run:{plain.folder}", out=tmp_path / "free",
         options={**tiny, "dfkd.alternations": 1, "dfkd.generator_steps": 1, "dfkd.student_steps": 1, "dfkd.width": 4},
     )  # fmt: skip
-    plain.write_problems([Problem("unused", Path("x.txt"), "not images (.txt)")])
+    plain.write_problems(b"kind,path,detail")
     written = set()
     for run in (plain, named, free):
         names = {path.name for path in vars(run).values() if isinstance(path, Path) and path.parent == run.folder}

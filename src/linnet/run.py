@@ -5,13 +5,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
-from linnet.data.problems import Problem, as_csv
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -228,9 +227,9 @@ class Run:
         self.pin(prompts=hashlib.sha256(content).hexdigest())
         self._write(self.prompts, content)
 
-    def write_problems(self, problems: Sequence[Problem]) -> None:
-        """What is wrong with files of the data, all by name; no file, if there is nothing."""
-        self._write(self.problems, as_csv(problems) if problems else None)
+    def write_problems(self, table: bytes | None) -> None:
+        """What is wrong with files of the data, as a CSV table; None, if there is nothing."""
+        self._write(self.problems, table)
 
     def changes(self, config: Config) -> list[str]:
         """Settings that were others when this training was started; those that only matter after it do not count."""

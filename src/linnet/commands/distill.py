@@ -21,7 +21,7 @@ from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest, scored_part
 from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
-from linnet.data.problems import counts, report
+from linnet.data.problems import as_csv, counts, report
 from linnet.defaults import default_folder, settings, with_precision
 from linnet.deploy.export import check_exportable, check_opset, export_onnx
 from linnet.environment import version
@@ -132,7 +132,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     problems = [*manifest.problems, *in_two_classes(manifest), *leaks(rows)]
     report(problems, run.problems)
     if accelerator.is_main_process:
-        run.write_problems(problems)
+        run.write_problems(as_csv(problems) if problems else None)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
     names_as_text = methods.student_head(config.method) == "embedding"
     if manifest.novel and not names_as_text:
@@ -244,7 +244,7 @@ def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any
     about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
     problems = next(iter(scored.values())).problems if scored else ()
     report(problems, run.problems)
-    run.write_problems(problems)
+    run.write_problems(as_csv(problems) if problems else None)
     about |= counts(problems)
     images, logits = decode(config, scored) if scored else {}, {}
     for part, rows in scored.items():
