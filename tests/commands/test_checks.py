@@ -29,7 +29,7 @@ def photos(make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) ->
         ({"student": "mobilnetv3_small_100"}, "timm has no network 'mobilnetv3_small_100'. Did you mean"),
         ({"student": "resnet8x4"}, "timm has no weights for the student 'resnet8x4'"),
         ({"student": "inception_v3"}, "cannot work at 32 pixels"),
-        ({"student.pretrained": Path("nowhere.pth")}, "student.pretrained: there is nothing at nowhere.pth"),
+        ({"student.pretrained": Path("nowhere.pth")}, "there are no weights at nowhere.pth: no such file or folder"),
         ({"student.stem": "lowres", "student": "test_vit"}, "does not start with a convolution of stride 2"),
         ({"teacher": "run:nope"}, "'run:nope' is no finished run"),
         ({"teacher": "timm:local-dir:nope"}, "the teacher folder nope has no config.json"),

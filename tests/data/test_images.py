@@ -9,6 +9,7 @@ from PIL import Image
 from linnet.data.images import eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
+from linnet.deploy.inputs import to_rgb
 from linnet.errors import UserError
 
 
@@ -82,7 +83,7 @@ def test_of_an_extreme_shape_the_middle_is_read(tmp_path: Path, size: tuple[int,
     strip.paste((255, 255, 255), (max(0, left - 2), max(0, top - 2), left + 2, top + 2))
     strip.save(tmp_path / "x.png")
     assert max(read_image(tmp_path / "x.png").size) <= 16 * min(size)  # what a teacher resizes
-    for image in (read_image(tmp_path / "x.png"), strip):
+    for image in (read_image(tmp_path / "x.png"), to_rgb(strip)):
         assert eval_pixels(image, 32).max() > 200  # the middle is still in it
         assert train_pixels(image, 32).shape[:2] in ((74, 37), (37, 74))
     assert max(largest) <= 16 * 40

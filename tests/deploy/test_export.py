@@ -118,7 +118,7 @@ def exports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The students that were exported; a cache of its own."""
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
     done: list[str] = []
-    monkeypatch.setattr(export, "export_onnx", lambda student, path: done.append(student.name))
+    monkeypatch.setattr(export, "export_onnx", lambda student, path, opset: done.append(student.name))
     return done
 
 
@@ -144,7 +144,7 @@ def test_an_export_is_tried_once_on_a_machine(exports: list[str], monkeypatch: p
 def test_a_student_that_cannot_be_exported_is_told_of_before_anything_is_trained(
     exports: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def refuse(student: Student, path: Path) -> None:
+    def refuse(student: Student, path: Path, opset: int | None) -> None:
         torch.rand(3)
         raise UserError("test_resnet could not be exported to ONNX (no such operator)")
 
@@ -160,7 +160,7 @@ def test_a_student_that_cannot_be_exported_is_told_of_before_anything_is_trained
 
 
 def test_the_trial_leaves_the_random_state_alone(exports: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(export, "export_onnx", lambda student, path: torch.rand(5))
+    monkeypatch.setattr(export, "export_onnx", lambda student, path, opset: torch.rand(5))
     student = Student("test_resnet", class_table(["a", "b"]), 32)
     torch.manual_seed(3)
     expected = torch.rand(1)

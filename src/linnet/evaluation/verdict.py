@@ -16,6 +16,7 @@ from linnet import methods
 from linnet.config import Config, difference
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
+from linnet.files import readable
 from linnet.metrics import near_chance, paired_difference, right, wilson_interval
 from linnet.run import Run
 from linnet.teachers.answers import Answers
@@ -46,12 +47,14 @@ class Named(NamedTuple):
 
 
 def read_named(file: Path, column: str = "prediction") -> Named | None:
-    """From the predictions of a run; None if they are not there."""
+    """From the predictions of a run; None if they are not there, or damaged."""
     import pyarrow.parquet
 
-    if not file.is_file():
+    try:
+        with file.open("rb") as opened:
+            table = pyarrow.parquet.read_table(opened)
+    except (OSError, pyarrow.ArrowException):
         return None
-    table = pyarrow.parquet.read_table(file)
     if column not in table.column_names:
         return None
     paths, labels, named = (table[name].to_pylist() for name in ("path", "label", column))
@@ -115,7 +118,10 @@ def judge_teacher(config: Config, run: Run, answers: Answers, train: Manifest, v
                 f"the training images is {_percent(above)} points better on val: {remedy}"
             )
     if alone := find_labels_only(run, config):
-        named = Named([(path.name, val.class_names[i]) for path, i in zip(val.paths, val.labels, strict=True)], right_N)
+        named = Named(
+            [(Path(readable(path)).name, val.class_names[i]) for path, i in zip(val.paths, val.labels, strict=True)],
+            right_N,
+        )
         if apart := named.minus(read_named(alone.predictions_of("val"))):
             words = f"on val the teacher {id} is {in_words(apart)} {_labels_only(alone, config)}"
             if apart[0] > 0:
