@@ -238,7 +238,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("linnet.commands.distill.train", interrupt)
+    monkeypatch.setattr("linnet.commands.finish.train", interrupt)
     with pytest.raises(SystemExit) as exit:
         main(["distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path / "run")])
     assert exit.value.code == 130

@@ -154,7 +154,7 @@ def test_what_happens_before_a_run_replaces_another_is_in_its_log(copied: Run, m
     """And a process that is stopped until then leaves the old run."""
     before = everything(copied.folder)
     with monkeypatch.context() as patch:
-        patch.setattr("linnet.commands.distill.Task", lambda *_: pytest.fail("it trains"))
+        patch.setattr("linnet.commands.finish.Task", lambda *_: pytest.fail("it trains"))
         patch.setattr("linnet.commands.distill.decode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             linnet.distill(DATA, out=copied.folder, options=TINY, overwrite=True)

@@ -121,7 +121,7 @@ def test_stopped_and_resumed_with_half_a_line_of_metrics(whole, tmp_path: Path, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("linnet.commands.distill.Bar.update", interrupt)
+        patch.setattr("linnet.commands.finish.Bar.update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             linnet.distill(DATA, student="test_resnet", method="kd", out=out, options=OPTIONS)
     with (out / "metrics.jsonl").open("a") as file:

@@ -17,7 +17,7 @@ from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, writ
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.evaluation.score import write_predictions
-from linnet.evaluation.verdict import find_labels_only, in_words, judge_accuracy, judge_teacher, verdict
+from linnet.evaluation.verdict import find_labels_only, in_words, judge_accuracy, judge_teacher, read_named, verdict
 from linnet.run import Run
 from linnet.step import TeacherOutput
 from linnet.teachers.answers import Answers
@@ -194,6 +194,16 @@ def test_other_images_are_not_compared(run: Run, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO):
         judge_teacher(CONFIG, run, answers(150, val, val_NE=None), val, val)
     assert "labels alone" not in caplog.text
+
+
+def test_damaged_predictions_are_not_compared(run: Run):
+    val, ce = rows(40), Run(run.folder.parent / "ce")
+    made_run(ce.folder, val, 30)
+    file = ce.predictions_of("val")
+    assert read_named(file) is not None
+    file.write_bytes(file.read_bytes()[:100])
+    assert read_named(file) is None
+    assert "labels alone" not in str(judge_teacher(CONFIG, run, answers(20, val, val_NE=None), val, val))
 
 
 # --- after training ---

@@ -10,40 +10,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from linnet import methods
 from linnet.commands.checks import check_run
+from linnet.commands.finish import check_end, train_and_finish
+from linnet.commands.without_data import distill_without_data, prepare_copy
 from linnet.config import Config
 from linnet.data.batches import TrainLoader, decode
-from linnet.data.load import load_manifest, scored_part
+from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import as_csv, counts, report
 from linnet.defaults import default_folder, settings, with_precision
-from linnet.deploy.export import check_exportable, check_opset, export_onnx
-from linnet.environment import version
+from linnet.deploy.export import check_opset
 from linnet.errors import UserError
-from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
+from linnet.evaluation.base_novel import NovelTest
 from linnet.evaluation.long_tail import score_groups
-from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
-from linnet.evaluation.verdict import judge_accuracy, judge_teacher, said, verdict
+from linnet.evaluation.score import Evaluation
+from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
-from linnet.files import cache_folder, check_space, given_path, readable
-from linnet.methods.base import Context, Method
-from linnet.metrics import top_k_accuracy
+from linnet.files import cache_folder, given_path
+from linnet.methods.base import Context
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
-from linnet.progress import Bar
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.answers import Answers, ask, class_head, classifier_logits
+from linnet.teachers.answers import Answers, ask, class_head
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.prompts import class_templates, prompt_templates, with_room
 from linnet.teachers.texts import check_class_texts, text_bank
-from linnet.training import Task, TrainResult, train
 
 log = logging.getLogger("linnet")
 
@@ -96,7 +92,7 @@ def distill(
         with accelerator.local_main_process_first():
             story = partial(_distill, load_manifest(given.data))
     else:
-        story = partial(_distill_without_data, _prepare_copy(given, accelerator))
+        story = partial(distill_without_data, prepare_copy(given, accelerator))
     resolved, more = _precise(given, run if resume else None, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -144,29 +140,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         if config.data.texts:
             run.pin(texts=manifest.texts_hash)
-    # a teacher that has to know the classes is loaded, and one that is fine-tuned is not, before the student's weights
-    # are fetched; an embedding head waits for the teacher's texts
-    is_tuned = bool(config.teacher.id) and find_kind(config.teacher.id).fine_tuned
-    teacher = None if is_tuned else _teacher(config, rows, accelerator)
-    if isinstance(teacher, ClassifierTeacher):
-        class_head(teacher, rows.classes, ())  # refuses other classes than its own
-    student = None if names_as_text else student_of(config, rows.classes)
-    if is_tuned:
-        teacher = _teacher(config, rows, accelerator)
-    encoder = _text_encoder(config, teacher, run, accelerator)
-    named = manifest.classes if names_as_text else rows.classes
-    if isinstance(teacher, VisionLanguageTeacher) and methods.needs_class_texts(config):
-        check_class_texts(teacher, named, class_templates(config))
-    if student is None:
-        assert isinstance(teacher, VisionLanguageTeacher)
-        if manifest.novel:  # they, too, meet the context vectors at the end
-            config = with_room(config, teacher, manifest.classes)
-        student = student_of(config, rows.classes, text_bank(teacher, rows.classes, config.teacher.templates))
-        if config.shots.use == "finetune":
-            novel_names = [manifest.classes[i].name for i in manifest.novel]
-            check_start(student, Path(str(config.student.pretrained)), novel_names)
+    config, teacher, encoder, student = _networks(config, manifest, rows, run, accelerator)
     if accelerator.is_main_process:
-        _check_end(config, run, student, len(manifest))
+        check_end(config, run, student, len(manifest))
     with accelerator.local_main_process_first():  # the others find everything in the caches
         images = decode(config, splits)
         answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
@@ -194,7 +170,43 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
     about |= {**method.about(), **groups.about, **counts(problems)}
     evaluation = Evaluation(splits, images, logits, about, groups.classes)
-    _train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
+    train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
+
+
+def _networks(
+    config: Config, manifest: Manifest, rows: Manifest, run: Run, accelerator: Any
+) -> tuple[Config, Teacher | None, TextEncoder | None, Student]:
+    """The teacher, what reads texts, and the student; they fit each other and the classes.
+
+    Args:
+        rows: the part of the manifest that is trained on.
+
+    Returns:
+        The configuration, with room for novel classes in learned prompts, before the three.
+    """
+    names_as_text = methods.student_head(config.method) == "embedding"
+    # a teacher that has to know the classes is loaded, and one that is fine-tuned is not, before the student's weights
+    # are fetched; an embedding head waits for the teacher's texts
+    is_tuned = bool(config.teacher.id) and find_kind(config.teacher.id).fine_tuned
+    teacher = None if is_tuned else _teacher(config, rows, accelerator)
+    if isinstance(teacher, ClassifierTeacher):
+        class_head(teacher, rows.classes, ())  # refuses other classes than its own
+    student = None if names_as_text else student_of(config, rows.classes)
+    if is_tuned:
+        teacher = _teacher(config, rows, accelerator)
+    encoder = _text_encoder(config, teacher, run, accelerator)
+    named = manifest.classes if names_as_text else rows.classes
+    if isinstance(teacher, VisionLanguageTeacher) and methods.needs_class_texts(config):
+        check_class_texts(teacher, named, class_templates(config))
+    if student is None:
+        assert isinstance(teacher, VisionLanguageTeacher)
+        if manifest.novel:  # they, too, meet the context vectors at the end
+            config = with_room(config, teacher, manifest.classes)
+        student = student_of(config, rows.classes, text_bank(teacher, rows.classes, config.teacher.templates))
+        if config.shots.use == "finetune":
+            novel_names = [manifest.classes[i].name for i in manifest.novel]
+            check_start(student, Path(str(config.student.pretrained)), novel_names)
+    return config, teacher, encoder, student
 
 
 def _text_encoder(config: Config, teacher: Teacher | None, run: Run, accelerator: Any) -> TextEncoder | None:
@@ -210,164 +222,6 @@ def _text_encoder(config: Config, teacher: Teacher | None, run: Run, accelerator
     if accelerator.is_main_process:
         run.pin(**{"text encoder": encoder.fingerprint()})
     return encoder
-
-
-class Copy(NamedTuple):
-    """What a method without data works with: all of it is checked before the run folder is touched."""
-
-    teacher: ClassifierTeacher
-    student: Student
-    method: Method
-    scored: dict[str, Manifest]
-
-
-def _prepare_copy(config: Config, accelerator: Any) -> Copy:
-    """Classes are the teacher's, images the method's own; data only score."""
-    teacher = load_teacher(config.teacher.id)
-    assert isinstance(teacher, ClassifierTeacher)
-    student = student_of(config, teacher.classes)
-    scored = scored_part(config, student.classes) if config.data.eval else {}
-    if config.train.channels_last:
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teacher.to(accelerator.device)
-    seed_everything(config.seed)
-    method, shapes = methods.build(config.method, config.options), student.map_shapes()
-    method.prepare(Context(config, student.classes, student.width, teacher, None, student_maps=shapes))
-    return Copy(teacher, student, method, scored)
-
-
-def _distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any) -> None:
-    teacher, student, method, scored = copy
-    run.pin(teacher=teacher.fingerprint())
-    _check_end(config, run, student, sum(map(len, scored.values())))
-    log.info("data: none; %s knows %d classes", teacher.id, len(student.classes))
-    about: dict[str, Any] = {"teacher.id": teacher.id, "teacher.views": "center", "teacher.head": "classifier"}
-    problems = next(iter(scored.values())).problems if scored else ()
-    report(problems, run.problems)
-    run.write_problems(as_csv(problems) if problems else None)
-    about |= counts(problems)
-    images, logits = decode(config, scored) if scored else {}, {}
-    for part, rows in scored.items():
-        logits[part] = classifier_logits(teacher, rows, part, config.teacher.cache, accelerator.device)
-        top1 = top_k_accuracy(logits[part], rows.labels)
-        log.info("scored on: %d %s images of %s (teacher %.1f %%)", len(rows), part, config.data.eval, 100 * top1)
-        about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
-    if "val" in scored:
-        about |= said(*judge_accuracy(teacher.id, logits["val"], scored["val"].labels))
-    _train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
-
-
-def _check_end(config: Config, run: Run, student: Student, images: int) -> None:
-    """What only the last steps need is tried before the first.
-
-    Args:
-        images: how many there are, whose predictions are written.
-
-    Raises:
-        UserError: the student cannot be exported, or the disk has no room for the run.
-    """
-    weights = 4 * count_parameters(student)
-    moments = 1 if config.train.optimizer == "sgd" else 2
-    last = (1 + moments) * weights
-    # at an epoch's end two checkpoints and the best student; at the run's end one, model/, model.onnx and the logits
-    needed = max(2 * last + weights, last + 3 * weights + 4 * images * len(student.classes))
-    there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())
-    check_space(run.folder, needed - there, "the run")
-    if config.export:
-        check_exportable(student, config.opset)
-
-
-def _train_and_finish(
-    config: Config,
-    run: Run,
-    accelerator: Any,
-    student: Student,
-    method: Method,
-    loader: TrainLoader | None,
-    evaluation: Evaluation,
-    novel: NovelTest | None = None,
-) -> None:
-    device, splits, images = accelerator.device, evaluation.splits, evaluation.images
-
-    def validate(now: Student) -> float | None:
-        if "val" not in splits:
-            return None
-        return top_k_accuracy(student_logits(now, images["val"], device), splits["val"].labels)
-
-    def note(row: dict[str, Any]) -> str:
-        val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
-        return f"loss {row['loss']:.3f}{val}"
-
-    if accelerator.is_main_process:
-        run.begin()
-    task = Task(student, method, config.train.precision).to(device)
-    if config.train.channels_last:
-        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with Bar(f"{config.method} -> {config.student.name}", config.train.epochs) as bar:
-        result = train(
-            task,
-            method.batches(loader, student),
-            config.train,
-            run,
-            accelerator,
-            config.seed,
-            validate,
-            on_epoch=lambda row: bar.update(row["epoch"], note(row)),
-            keep_last=LAST_EPOCHS if novel else 0,
-            on_step=lambda step, steps: bar.inside(step / steps, f"step {step} of {steps}"),
-        )
-    if accelerator.is_main_process:
-        _finish(config, run, result, evaluation, novel, device)
-
-
-def _finish(
-    config: Config,
-    run: Run,
-    result: TrainResult,
-    evaluation: Evaluation,
-    novel: NovelTest | None,
-    device: torch.device,
-) -> None:
-    """Score the kept student on val and, once, on test; save and export it; write summary.json last."""
-    try:
-        student = Student.load(run.best_student).to(device)
-    except UserError as error:
-        raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
-    student.save(run.model)
-    summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
-    summary |= {
-        "data.source": config.data.source and readable(config.data.source),
-        "teacher.id": None,
-        **evaluation.teacher,
-    }
-    counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
-    summary |= {"classes": len(student.classes), **counts}
-    summary |= score(student, evaluation, run, device)
-    if novel:
-        summary |= score_novel(novel, student, run)
-        log.info("%s", in_words(summary))
-    summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}
-    summary |= {"train.epochs": config.train.epochs, "train.best_epoch": result.best_epoch}
-    summary |= {"train.seconds": round(result.seconds, 2)}
-    summary |= {"train.images_per_second": round(result.images_per_second, 1), "linnet.version": version("linnet")}
-    if config.export:
-        try:  # compared with the student on val images (or test images; without any, on noise)
-            images = evaluation.images.get("val", evaluation.images.get("test"))
-            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
-        except UserError as error:
-            log.warning("model.onnx was not written: %s", error)
-    summary |= verdict(run, config, summary)
-    run.write_summary(summary)
-    if config.train.checkpoint == "drop":
-        run.last_checkpoint.unlink(missing_ok=True)
-    log.info("%s: %s", readable(run.folder), _in_words(summary))
-
-
-def _in_words(summary: Mapping[str, Any]) -> str:
-    parts = [f"val top-1 {100 * summary['val.top1']:.1f} %"] if "val.top1" in summary else []
-    if "test.top1" in summary:
-        return ", ".join([*parts, f"test top-1 {100 * summary['test.top1']:.1f} % on {summary['images.test']} images"])
-    return f"{parts[0]} (val only: there is no test split)" if parts else "not scored: there are no labelled images"
 
 
 def _teacher(config: Config, manifest: Manifest, accelerator: Any) -> Teacher | None:
