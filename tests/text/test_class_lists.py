@@ -15,6 +15,9 @@ def test_names_that_are_typed():
     assert read_names("a" * 5000 + ",b") == ["a" * 5000, "b"]  # longer than a file name can be
     assert read_names("red owl\n#1 wren\n") == ["red owl", "#1 wren"]  # "$(cat names.txt)"
     assert read_names("\ufeffrose,tulip") == ["rose", "tulip"]
+    assert read_names("ro\u00adse\u200b,\u202atulip\u202c") == ["rose", "tulip"]  # out of pages and windows
+    assert read_names("['rose', 'tulip']") == read_names('["rose","tulip"]') == ["rose", "tulip"]
+    assert read_names("[rose],{tulip}") == ["[rose]", "{tulip}"]
     assert read_names("St. Bernard,001.Laysan_Albatross,B.1.1.7,pickup/van") == [
         *("St. Bernard", "001.Laysan_Albatross", "B.1.1.7", "pickup/van"),
     ]
@@ -37,6 +40,8 @@ ROSES = ["rose", "tulip"]
         (b"rose, tulip", ROSES),
         (b"rose, red\ntulip, white", ["rose, red", "tulip, white"]),
         (b'"rose, red"\n"tulip"', ["rose, red", "tulip"]),
+        (b'["rose",\n "tulip"]\n', ROSES),
+        (b"- rose\n- tulip\n", ROSES),
         (b'5" gun\n6" gun', ['5" gun', '6" gun']),
         ("rosé\nçiçek".encode(), ["rosé", "çiçek"]),
         (b"\xef\xbb\xbfrose\n\xef\xbb\xbftulip", ROSES),  # two files behind one another
@@ -96,6 +101,7 @@ def test_names_from_a_list_in_json_or_yaml(tmp_path: Path):
         (["owl"], "'owl' is one class alone"),
         ("owl\n", "'owl' is one class alone"),
         ("owl,wren, owl", "'owl' is named twice"),
+        ("class\nowl\nwren\n", "what was typed begins with 'class', the header"),
     ],
 )
 def test_bad_names(given: str | list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -114,6 +120,9 @@ def test_bad_names(given: str | list[str], message: str, tmp_path: Path, monkeyp
         ("names.csv", "class\nrose\n", "'rose' is one class alone"),
         ("names.txt", "class\nrose\ntulip", "begins with 'class', the header of a table"),
         ("names.txt", "id,name\n0,rose\n1,tulip", "begins with 'id,name', the header of a table"),
+        ("names.txt", "rose\t3\ntulip\t4", r"has several columns, as in 'rose\\t3'"),
+        ("names.jsonl", '{"name": "rose"}\n{"name": "tulip"}', "not valid YAML or JSON"),
+        ("names.csv", "class,count", "no class names"),
         ("names.txt", "rose\ntulip\nrose\n", "'rose' is named twice"),
         ("names.csv", "0,rose\n1,tulip", "has several columns, as in '0,rose': put a header"),
         ("names.csv", "rose\ntulip, red", "has several columns, as in 'tulip, red'"),

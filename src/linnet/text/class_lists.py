@@ -32,6 +32,7 @@ HEADERS = (
 TABLES = (".csv", ".tsv")
 STRUCTURED = (".json", ".yaml", ".yml")
 FILES = (".txt", ".list", ".names", *TABLES, *STRUCTURED)
+UNSEEN = "\ufeff\u200b\u2060\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # copied along from pages and editors
 
 
 def read_names(given: str | Path | Sequence[str]) -> list[str]:
@@ -49,7 +50,7 @@ def read_names(given: str | Path | Sequence[str]) -> list[str]:
         names = _read(names[0])
     elif files := [name for name in names if name.lower().endswith(FILES)]:
         raise UserError(f"'{files[0]}' is one of several class names: {FORMS}, one file alone")
-    names = [composed(" ".join(name.replace("\ufeff", "").split())) for name in names]
+    names = [composed(" ".join(name.translate(dict.fromkeys(map(ord, UNSEEN))).split())) for name in names]
     names = [name for name in names if name]
     if not names:
         raise UserError(f"no class names in '{given}': {FORMS}")
@@ -68,10 +69,10 @@ def _read(value: str) -> list[str]:
             raise UserError(f"{path} is a folder: {FORMS}")
         names = _from_file(path)
         if names:  # so that a header that was taken for a class can be seen
-            log.info("%s: %d class name(s), from '%s' to '%s'", path, len(names), names[0], names[-1])
+            log.info("%s: %d class name(s), from %.60r to %.60r", path, len(names), names[0], names[-1])
         return names
-    if "\n" in value:  # "$(cat names.txt)"
-        return _from_lines(value)
+    if "\n" in value or _structured(value):  # "$(cat names.txt)"
+        return _from_text("what was typed", value)
     alone = "," not in value and re.search(r"[/\\]|\.\w*[A-Za-z]\w*$", value.strip())
     if alone or value.strip().lower().endswith(FILES):
         folder = path.parent if _exists(path.parent) else Path()
@@ -94,10 +95,27 @@ def _from_file(path: Path) -> list[str]:
         return _from_structure(path, text)
     if suffix in TABLES:
         return _from_table(path, text)
+    return _from_text(path, text)
+
+
+def _from_text(where: object, text: str) -> list[str]:
+    """Lines, unless they are a list in JSON or YAML, whatever the file is called."""
+    if _structured(text):
+        return _from_structure(where, text)
     names = _from_lines(text)
     if names and any(_plain(cell) in HEADERS for cell in re.split(r"[,;\t]", names[0])):
-        raise UserError(f"{path} begins with '{names[0]}', the header of a table: leave it out, or call the file .csv")
+        raise UserError(f"{where} begins with '{names[0]}', the header of a table: leave it out, or call the file .csv")
+    if columns := next((name for name in names if "\t" in name), None):
+        raise UserError(f"{where} has several columns, as in {columns!r}: leave the class names alone, one per line")
     return names
+
+
+def _structured(text: str) -> bool:
+    """Whether a text begins as a list of JSON does, or each of its lines as those of YAML do."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return bool(re.match(r"\s*[\[{]\s*[\"'{]", text)) or (
+        len(lines) > 1 and all(line.startswith("- ") for line in lines)
+    )
 
 
 def _from_lines(text: str) -> list[str]:
@@ -109,19 +127,19 @@ def _from_lines(text: str) -> list[str]:
 
 
 def _from_table(path: Path, text: str) -> list[str]:
-    """A column of a table: the only one, or the one that the header tells. A table of one row is a,b,c."""
+    """A column of a table: the only one, or the one that the header tells. A table of one row without one is a,b,c."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)  # of equals the first
     try:
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise UserError(f"{path} is no table that can be read ({error}): {FORMS}") from error
-    if len(rows) == 1:
-        return rows[0]
     header = [_plain(cell) for cell in rows[0]] if rows else []
     column = next((header.index(name) for name in HEADERS if name in header), None)
     if column is not None:
         return [row[column] for row in rows[1:] if len(row) > column]
+    if len(rows) == 1:
+        return rows[0]
     if widest := next((row for row in rows if len(row) > 1), None):
         raise UserError(
             f"{path} has several columns, as in '{delimiter.join(widest)}': put a header above them that calls one "
@@ -130,19 +148,19 @@ def _from_table(path: Path, text: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _from_structure(path: Path, text: str) -> list[str]:
+def _from_structure(where: object, text: str) -> list[str]:
     """A list of names, or of objects with a name, as in a run's model/classes.json."""
     import yaml
 
     try:
         loaded: Any = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML or JSON: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where} is not valid YAML or JSON: {' '.join(str(error).split())}") from error
     rows = loaded if isinstance(loaded, list) else [loaded]
     names = [row.get("name") if isinstance(row, Mapping) else row for row in rows]
     if not isinstance(loaded, list) or not all(isinstance(name, str) for name in names):
         bad = next((row for row, name in zip(rows, names, strict=True) if not isinstance(name, str)), loaded)
-        raise UserError(f"{path} must hold a list of class names, each a text, not {bad!r:.60}")
+        raise UserError(f"{where} must hold a list of class names, each a text, not {bad!r:.60}")
     return names  # type: ignore[return-value]
 
 
