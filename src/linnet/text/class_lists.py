@@ -113,9 +113,8 @@ def _from_text(where: object, text: str) -> list[str]:
 def _structured(text: str) -> bool:
     """Whether a text begins as a list of JSON does, or each of its lines as those of YAML do."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return bool(re.match(r"\s*[\[{]\s*[\"'{]", text)) or (
-        len(lines) > 1 and all(line.startswith("- ") for line in lines)
-    )
+    dashes = len(lines) > 1 and all(line.startswith("- ") for line in lines)
+    return dashes or re.match(r"\s*[\[{]\s*[\"'{]", text) is not None
 
 
 def _from_lines(text: str) -> list[str]:

@@ -159,6 +159,9 @@ def test_class_names_from_folders(folders: dict[int, list[str]], names: list[str
         ("classes.txt", "Boeing 707\nBoeing 727\nBoeing 737\n", ["Boeing 727", "Boeing 737"]),  # numbers, but no labels
         ("classes.txt", "Airbus 2\nBoeing 1\nTupolev 1\n", ["Boeing 1", "Tupolev 1"]),
         ("class_names.txt", "red owl 2\nwren 1\ngull 0\n", ["wren", "red owl"]),
+        ("classes.txt", "2 red owl\n1 wren\n0 gull\n", ["wren", "red owl"]),
+        ("classes.txt", '2,"red owl"\n1,wren\n', ["wren", "red owl"]),
+        ("classes.txt", "# birds\ngull\nwren\nred owl\n", ["wren", "red owl"]),
         ("categories.json", '[{"id": 2, "name": "Strix aluco"}, {"id": 1, "name": "Troglodytes troglodytes"}]', ["Troglodytes troglodytes", "Strix aluco"]),
         ("categories.json", '{"categories": [{"id": 2, "name": "b"}, {"id": 1, "name": "a"}]}', ["a", "b"]),
     ],
@@ -175,6 +178,8 @@ def test_class_names_from_a_file_beside_the_lists(file: str, content: str, names
     ("file", "content", "message"),
     [
         ("classes.txt", "owl\nwren\n", "classes.txt has no name for 1 of 2 labels, such as 2"),
+        ("classes.txt", "Class\nowl\nwren\n", "begins with 'Class', the header of a table: leave it out"),
+        ("classes.txt", "id,name\n1,owl\n2,wren\n", "begins with 'id,name', the header of a table"),
         ("classes.txt", "owl\n\nwren\n", "no name for 1 of 2 labels, such as 1"),
         ("categories.json", '[{"id": 1, "name": "a"}]', "no name for 1 of 2 labels, such as 2"),
         ("categories.json", '{"birds": 3}', "must hold a list of categories"),

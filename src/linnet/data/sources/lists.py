@@ -27,6 +27,7 @@ from linnet.data.sources.base import Source
 from linnet.data.sources.folder import SPLIT_FOLDERS as SPLIT_WORDS
 from linnet.errors import UserError
 from linnet.files import read_text
+from linnet.text.class_lists import HEADERS
 from linnet.text.classes import ClassInfo, class_table, composed
 
 log = logging.getLogger("linnet")
@@ -307,17 +308,24 @@ def _pick(file: Path, names: Mapping[int, str], table: Sequence[int]) -> list[st
 
 
 def _read_names(file: Path, table: Sequence[int]) -> dict[int, str]:
-    """Label -> name. In a text file a line is 'name label', or line i, from 0, is the name of label i."""
+    """Label -> name. In a text file a line is 'name label' or 'label name', or line i, from 0, is the name of label i.
+
+    Raises:
+        UserError: the file has another form, or begins with the header of a table.
+    """
     if file.suffix == ".json":
         loaded = _load_json(file)
         try:
             return _category_names(loaded["categories"] if isinstance(loaded, Mapping) else loaded)
         except (KeyError, TypeError) as error:
             raise UserError(f"{file} must hold a list of categories, each with its id and name") from error
-    lines = [" ".join(line.split()) for line in read_text(file).rstrip().splitlines()]
-    pairs = [line.rpartition(" ") for line in lines]
-    if all(name and label.isdecimal() for name, _, label in pairs):
-        by_label = {int(label): name for name, _, label in pairs}
+    lines = [" ".join(line.split()) for line in read_text(file).rstrip().splitlines() if not line.startswith("# ")]
+    cells = [cell.strip('" ').lower() for cell in re.split(r"[,; ]", lines[0])] if lines else []
+    if cells and {*cells} <= {*HEADERS, "id", "index"}:  # as a line of its own it would shift all names by one
+        raise UserError(f"{file} begins with '{lines[0]}', the header of a table: leave it out")
+    for form in (r"(?P<name>.+?)[ ,;]+(?P<label>\d+)", r"(?P<label>\d+)[ ,;:]+(?P<name>.+)"):
+        pairs = [found for line in lines if (found := re.fullmatch(form, line))]
+        by_label = {int(found["label"]): found["name"].strip('"') for found in pairs}
         if len(by_label) == len(lines) and by_label.keys() >= set(table):
             return by_label
     return dict(enumerate(lines))
