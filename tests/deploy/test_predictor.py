@@ -129,7 +129,18 @@ def test_one_image_or_many_of_any_kind(tiny_run: Path):
     with paths[0].open("rb") as file, tempfile.NamedTemporaryFile() as temporary:
         temporary.write(files[0])
         temporary.seek(0)
-        for one in (paths[0], str(paths[0]), images[0], arrays[0], files[0], file, temporary):
+        column = np.array(str(paths[0]))  # what is left of a table's column of one
+        for one in (
+            paths[0],
+            str(paths[0]),
+            images[0],
+            arrays[0],
+            files[0],
+            memoryview(files[0]),
+            file,
+            temporary,
+            column,
+        ):
             same(predictor.predict(one), expected[:1])
     assert predictor.predict(str(paths[0]))[0].path == paths[0]
     assert predictor.predict(arrays[0])[0].as_dict()["path"] is None
@@ -166,6 +177,7 @@ def test_what_cannot_be_read_is_told_in_its_place(tiny_run: Path, tmp_path: Path
         str(tmp_path),
         "https://a.b/c.jpg",
         "a\0b",
+        Image.new("RGB", (0, 5)),  # cut out beyond a border
     ]
     predictions = load(tiny_run / "run").predict([good, *bad, good])
     assert [p.error is None for p in predictions] == [True, *[False] * len(bad), True]
@@ -181,6 +193,7 @@ def test_what_cannot_be_read_is_told_in_its_place(tiny_run: Path, tmp_path: Path
         (["a.jpg", " "], "the path of an image is empty"),
         (torch.zeros(3, 40, 40), "not Tensor"),
         ([["a.jpg"]], "not list"),
+        (io.StringIO("a.jpg"), "opened as text is no image: open it with 'rb'"),
         (np.zeros((3, 40, 50), np.uint8), r"not of the shape \(3, 40, 50\)"),
         (np.zeros(5, np.uint8), "not of the shape"),
         (np.zeros((2, 3, 40, 50), np.uint8), "not of the shape"),

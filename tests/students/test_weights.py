@@ -1,7 +1,9 @@
 import argparse
+import gzip
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,8 @@ def test_mean_and_deviation_come_with_the_weights(tmp_path: Path):
         (lambda own: [own.pop(key) for key in list(own) if "weight" in key], r"'conv1.0.weight' is missing, '.*' is missing, '.*' is missing and \d+ more$"),
         (lambda own: own.clear(), "and .* more$"),
         (lambda own: own["bn1.bias"].fill_(float("nan")), "damaged: 'bn1.bias' holds numbers that are not finite"),
+        (lambda own: own["bn1.running_var"].fill_(float("nan")), "damaged: 'bn1.running_var' holds numbers that are not"),
+        (lambda own: own.update({"bn1.bias": own["bn1.bias"].to_sparse()}), "sparse or quantised: save them as plain tensors"),
         (lambda own: [value.zero_() for value in own.values()], "damaged: whole layers are zero"),
     ],
 )  # fmt: skip
@@ -203,6 +207,8 @@ def damages(content: bytes) -> dict[str, bytes]:
         "a web page": b"<!DOCTYPE html><html>404</html>",
         "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         "words": b"no weights at all",
+        "settings": b'{\n  "architecture": "test_resnet"\n}\n',
+        "compressed": gzip.compress(content),
     }
 
 
@@ -216,12 +222,17 @@ def test_a_damaged_file_is_named(name: str, damage: str, weights: State, tmp_pat
         started_from(file)
     words = {"empty": "is empty", "cut off": "is damaged", "zeros": "zeros", "a web page": "web page", "a pointer": "git lfs pull", "words": "no file of weights"}  # fmt: skip
     assert words.get(damage, "") in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's own words say how to run what code a file holds
 
 
 def test_a_pickled_model_is_not_run(tmp_path: Path):
     torch.save(timm.create_model("test_resnet"), tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"holds code beside tensors.*torch.save\(model.state_dict\(\), FILE\)"):
         started_from(tmp_path / "a.pth")
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "jit.pth")
+        with pytest.raises(UserError, match="holds code beside tensors"):
+            started_from(tmp_path / "jit.pth")
     torch.save([torch.ones(3)], tmp_path / "b.pth")
     with pytest.raises(UserError, match="it holds a list, not a state dict"):
         started_from(tmp_path / "b.pth")

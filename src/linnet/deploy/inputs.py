@@ -37,9 +37,13 @@ def each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Readable]:
 
 def _several(images: Any) -> Iterable[Any]:
     if isinstance(images, np.ndarray):
-        return images if images.ndim == 4 or images.dtype.kind in "OU" else [images]  # paths, as a table's column
-    single = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "read")  # files have lines
-    return images if isinstance(images, Iterable) and not single else [images]
+        if images.dtype.kind in "OU":  # paths, as a table's column
+            return np.atleast_1d(images)
+        return images if images.ndim == 4 else [images]
+    single = str | os.PathLike | bytes | bytearray | memoryview
+    if isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable):  # files have lines
+        return [images]
+    return images
 
 
 def _one(image: object) -> Readable:
@@ -47,12 +51,14 @@ def _one(image: object) -> Readable:
         raise UserError("the path of an image is empty")
     if isinstance(image, str | os.PathLike):
         return Path(image)  # type: ignore[arg-type]
-    if isinstance(image, bytes | bytearray):
+    if isinstance(image, bytes | bytearray | memoryview):
         return io.BytesIO(image)
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
         return from_array(image)
+    if isinstance(image, io.TextIOBase):
+        raise UserError("a file opened as text is no image: open it with 'rb', or give its path")
     if hasattr(image, "read"):
         return image  # type: ignore[return-value]
     raise UserError(
@@ -68,6 +74,8 @@ def to_rgb(image: Readable) -> Image.Image:
     """
     if isinstance(image, Path):
         return read_image(image)
+    if isinstance(image, Image.Image) and not all(image.size):
+        raise UserError(f"cannot read the image (it has no pixels: {image.width} x {image.height})")
     try:
         return cut_extreme(upright_rgb(image) if isinstance(image, Image.Image) else decode(image.read()).image)
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ NO_WEIGHTS = {  # how files begin that are no weights, and what they are
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: fetch it with 'git lfs pull'",
     b"\0\0\0\0\0\0\0\0": "it is damaged: it begins with zeros",
     b"\x89HDF": "it is in Keras' format, which timm does not read",
+    b"\x1f\x8b": "it is compressed: unpack it first",
 }
 
 
@@ -71,16 +73,23 @@ def read_weights(file: Path) -> dict[str, Any]:
         if start[8:9] == b"{":
             return load(file.read_bytes())
         # timm's own checkpoints carry their options
-        with file.open("rb") as opened, torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            file.open("rb") as opened,
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(action="ignore"),
+        ):
             loaded = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each have their own
-        if "weights only load failed" in str(error).lower() and "global" in str(error).lower():
+        words = str(error).lower()
+        if "torchscript" in words or ("weights only load failed" in words and "global" in words):
             raise UserError(
                 f"cannot read the weights at {file}: it holds code beside tensors, as of a whole pickled model; save "
                 "its weights alone with torch.save(model.state_dict(), FILE)"
             ) from error
-        wrong = "it is damaged" if start[:2] == b"PK" or start[8:9] == b"{" else "it is no file of weights"
-        raise UserError(f"cannot read the weights at {file}: {wrong} ({first_line(error)})") from error
+        archive = start[:2] == b"PK" or start[8:9] == b"{"
+        wrong = "it is damaged, or another kind of archive" if archive else "it is no file of weights"
+        why = "" if "weights_only" in words else f" ({first_line(error)})"  # torch says how to read it unsafely
+        raise UserError(f"cannot read the weights at {file}: {wrong}{why}") from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"cannot read the weights at {file}: it holds a {type(loaded).__name__}, not a state dict")
     return dict(loaded)
@@ -179,7 +188,10 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
         fitting = {key: value for key, value in fitting.items() if not key.startswith(heads)}
     if any(key.startswith(heads) and key not in fitting for key in own):
         log.info("weights: %s has no classifier for these classes: it starts anew", file)
-    network.load_state_dict(fitting, strict=False)
+    try:
+        network.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the weights at {file} are sparse or quantised: save them as plain tensors") from error
     check_values(network, file)
     network.pretrained_cfg.update(normalisation(file.parent))
 
@@ -200,7 +212,8 @@ def check_values(network: Any, file: Path) -> None:
         UserError: numbers that no training leaves, as in a file that lost its content.
     """
     own = dict(network.named_parameters())
-    if bad := next((key for key, value in own.items() if not value.isfinite().all()), None):
+    averages = {key: value for key, value in network.named_buffers() if key.endswith(("running_mean", "running_var"))}
+    if bad := next((key for key, value in {**own, **averages}.items() if not value.isfinite().all()), None):
         raise UserError(f"the weights at {file} are damaged: '{bad}' holds numbers that are not finite")
     kernels = [value for value in own.values() if value.ndim > 1]
     if sum(not value.any() for value in kernels) > len(kernels) / 4:
