@@ -1,6 +1,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -243,6 +245,17 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
         main(["distill", "aviary:species=2,images=3", "--method", "ce", *TINY, "--out", str(tmp_path / "run")])
     assert exit.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("linnet: stopped (a training goes on after its last")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_under_what_is_printed_is_told():
+    """``linnet predict RUN IMAGES --csv > named.csv``."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "linnet", "list", "methods"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"linnet: the disk is full: cannot write what is printed; free some space and try again\n"
 
 
 @pytest.mark.parametrize("empty", ["", "  "])

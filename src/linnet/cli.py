@@ -1,5 +1,6 @@
 """The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
 
+import errno
 import io
 import logging
 import os
@@ -287,6 +288,12 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(in_one_line(error))
     except BrokenPipeError:  # `linnet list students | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if error.filename is None:  # `linnet predict ... > named.csv`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(f"the disk is full: cannot write {error.filename or 'what is printed'}; free some space and try again")
     except KeyboardInterrupt as stopped:
         how = str(stopped) or "a training goes on after its last finished epoch with --resume"
         print(f"linnet: stopped ({how})", file=sys.stderr)
