@@ -198,6 +198,12 @@ def test_the_architecture_beside_the_weights_is_named(run: Path):
         started_from(run, "resnet10t")
 
 
+def test_an_empty_path_is_not_the_current_folder(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match="the path of the weights is empty"):
+        find_weights(Path("local-dir:"))
+
+
 def damages(content: bytes) -> dict[str, bytes]:
     return {
         "empty": b"",

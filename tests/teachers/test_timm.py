@@ -141,8 +141,6 @@ def test_a_network_with_the_weights_of_a_file(timm_folder: Path, tmp_path: Path)
 def test_bad_weights_of_a_teacher_are_named(damage, message: str, timm_folder: Path):
     damage(timm_folder / "model.safetensors")
     for id in (f"timm:local-dir:{timm_folder}", f"timm:test_resnet:{timm_folder / 'model.safetensors'}"):
-        if "another architecture" in message and "local-dir" not in id:
-            message = "the weights at {file} have no classifier"
         with pytest.raises(UserError, match=message.format(file=timm_folder / "model.safetensors")):
             load(id)
 
@@ -151,12 +149,19 @@ def cut_head(file: Path) -> None:
     save_file({key: value for key, value in load_file(file).items() if not key.startswith("fc.")}, file)
 
 
+EMPTY = ("timm:local-dir", "timm:resnet18", "timm:hf-hub", "open_clip:local-dir")  # of an unset variable
+
+
 def test_teachers_that_are_not_there(tmp_path: Path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
     for id, message in (
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),
         (f"timm:local-dir:{tmp_path}", "has no config.json"),
+        (f"timm:local-dir:{tmp_path / 'run'}", f"no config.json .*: it is a run, give run:{tmp_path / 'run'}"),
+        (f"timm:{tmp_path / 'run'}", f"for weights of your own give timm:ARCHITECTURE:{tmp_path / 'run'}"),
+        *((f"{empty}:", f"behind the last colon of the teacher '{empty}:'") for empty in EMPTY),
         ("timm:test_resnet", r"or give weights of your own, as timm:test_resnet:FILE or timm:local-dir:PATH"),
     ):
         with pytest.raises(UserError, match=message):

@@ -262,6 +262,7 @@ def _to_onnx(
     with evaluating(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
                 module,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from linnet.errors import UserError, did_you_mean, first_line
+from linnet.files import given_path
 from linnet.run import model_folder
 
 log = logging.getLogger("linnet")
@@ -38,7 +39,7 @@ def find_weights(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = Path(str(path).removeprefix("local-dir:"))
+    path = given_path(str(path).removeprefix("local-dir:"), "the path of the weights")
     if not path.is_dir():
         if not path.exists():
             beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -186,7 +187,7 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
     fitting = {key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape}
     if others:
         fitting = {key: value for key, value in fitting.items() if not key.startswith(heads)}
-    if any(key.startswith(heads) and key not in fitting for key in own):
+    if classes and any(key.startswith(heads) and key not in fitting for key in own):
         log.info("weights: %s has no classifier for these classes: it starts anew", file)
     try:
         network.load_state_dict(fitting, strict=False)

@@ -26,6 +26,8 @@ def find_kind(id: str | None) -> Kind:
         suggestion = "" if kind in KINDS else did_you_mean(kind, KINDS)
         forms = ", ".join(form for own in KINDS.values() for form in own.forms)
         raise UserError(f"unknown teacher '{id}': expected {forms}.{suggestion}")
+    if colon and not id.rpartition(":")[2].strip():  # a path that is empty is the current folder
+        raise UserError(f"nothing stands behind the last colon of the teacher '{id}' (an unset variable of the shell?)")
     return KINDS[kind]
 
 

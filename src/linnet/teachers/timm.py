@@ -66,9 +66,12 @@ def check_name(name: str) -> None:
     source, _, place = name.partition(":")
     if source == "local-dir":
         if not Path(place, "config.json").is_file():
-            raise UserError(f"the teacher folder {place} has no config.json (timm's layout)")
+            run = f": it is a run, give run:{place}" if Path(place, "model").is_dir() else ""
+            raise UserError(f"the teacher folder {place} has no config.json (timm's layout){run}")
     elif source != "hf-hub":
         plain, known = source.split(".")[0], architectures()
+        if plain not in known and Path(name).exists():
+            raise UserError(f"timm has no model '{name}': for weights of your own give timm:ARCHITECTURE:{name}")
         if plain not in known:
             raise UserError(f"timm has no model '{source}'.{did_you_mean(plain, known)}")
         if place:
@@ -121,6 +124,7 @@ def _from_file(id: str, name: str, path: Path) -> Any:
     file, last = find_weights(path), classifiers(network)[0]
     rows = state_for(network, read_weights(file)).get(f"{last}.weight")
     if rows is None:
+        load_weights(network, file)  # which says whether they are of another architecture
         raise UserError(
             f"the weights at {file} have no classifier ('{last}.weight'), so they cannot teach as they are: train one "
             f"on your data, as in 'linnet distill DATA --method ce --student {name} --student.pretrained {path} --out "
