@@ -26,7 +26,7 @@ from linnet.files import cache_folder, write_atomically
 from linnet.progress import Bar
 
 NAMED = 10  # images in an error; a file has all
-VERSION = 1  # part of every file's name: raise it when other images can be read
+VERSION = 2  # part of every file's name: raise it when other images can be read
 
 Findings = dict[bytes, "Finding"]  # by digest, of images with which something is wrong
 
