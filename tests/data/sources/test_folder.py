@@ -45,6 +45,25 @@ def test_loose_images_are_not_dropped_without_a_word(make_folder: Callable[..., 
         load_manifest(DataConfig(source=str(root)))
 
 
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train",)])
+def test_images_beside_the_splits_are_counted(make_folder: Callable[..., Path], splits: tuple[str, ...]):
+    root = make_folder(images=4, splits=splits)
+    shutil.copy(root / "train/red_bird/000.jpg", root / "overview.jpg")
+    problems = load_manifest(DataConfig(source=str(root))).problems
+    assert [(own.path, own.detail) for own in problems if own.kind == "unused"] == [
+        (root / "overview.jpg", "beside the splits, in none of them")
+    ]
+
+
+def test_all_class_folders_without_images_are_named_at_once(make_folder: Callable[..., Path]):
+    root = make_folder(images=4)
+    (root / "wandb").mkdir()
+    (root / "grey_bird").mkdir()
+    (root / "grey_bird/notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"2 class folders hold no images \(.*grey_bird, .*wandb\): 1 file was not"):
+        load_manifest(DataConfig(source=str(root)))
+
+
 def a_run(folder: Path, *names: str) -> None:
     """What a run leaves in its folder, with a picture."""
     for name in names or ("config.yaml", "env.json", "gallery.png", "model/config.json", "mine.txt"):
