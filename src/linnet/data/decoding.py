@@ -146,15 +146,28 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the range of its pixels is not known; Pillow has others for bad files.
     """
-    tiles = getattr(image, "tile", ())  # of an opened file; the first word of the layout is the one about the bits
-    layout = tiles[0].args if tiles else None
+    upper_bits = _has_upper_bits(image)
     image.load()
     upright = _upright(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright)
-    elif str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N")):
+    elif upper_bits:
         _check_upper_bits(upright)
     return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+
+
+def _has_upper_bits(image: Image.Image) -> bool:
+    """Whether colours have 16 bits in the file, of which Pillow will keep the upper 8."""
+    tiles = getattr(image, "tile", ())  # of an opened file; the first word of the layout is the one about the bits
+    layout = tiles[0].args if tiles else None
+    return str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N"))
+
+
+def has_sixteen_bits(content: bytes) -> bool:
+    """Whether the pixels of an image file have 16 bits or more."""
+    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        return image.mode.startswith("I") or _has_upper_bits(image)
+    return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
