@@ -45,6 +45,22 @@ def test_loose_images_are_not_dropped_without_a_word(make_folder: Callable[..., 
         load_manifest(DataConfig(source=str(root)))
 
 
+def test_a_folder_around_the_classes_is_named_whatever_lies_beside_it(make_folder: Callable[..., Path], tmp_path: Path):
+    make_folder(images=4, root=tmp_path / "birds/images")
+    (tmp_path / "birds/labels").mkdir()
+    (tmp_path / "birds/labels/boxes.xml").write_text("x")
+    with pytest.raises(UserError, match=r"one class folder images/ with images: .* give .*birds/images as DATA"):
+        load_manifest(DataConfig(source=str(tmp_path / "birds")))
+
+
+def test_folders_around_the_classes_of_each_split_are_moved_up(make_folder: Callable[..., Path], tmp_path: Path):
+    """To give one of them as DATA would lose the splits."""
+    for split in ("train", "val"):
+        make_folder(images=4, root=tmp_path / "birds" / split / "images")
+    with pytest.raises(UserError, match=r"images/ in each split: .* move them up, as in train/blue_bird/"):
+        load_manifest(DataConfig(source=str(tmp_path / "birds")))
+
+
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train",)])
 def test_images_beside_the_splits_are_counted(make_folder: Callable[..., Path], splits: tuple[str, ...]):
     root = make_folder(images=4, splits=splits)

@@ -50,8 +50,6 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     names = sorted({composed(folder.name) for _, folder in by_class})
     if not names:
         raise UserError(f"{root} holds no class folders below {', '.join(f.name + '/' for f in by_split.values())}")
-    if len(names) == 1:
-        _check_wrapper(root, by_class[0][1])
     number = {name: i for i, name in enumerate(names)}
     paths, labels, splits, empty = [], [], [], []
     for split, folder in by_class:
@@ -62,6 +60,9 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
         paths += found.images
         labels += [number[composed(folder.name)]] * len(found.images)
         splits += [split] * len(found.images)
+    full = [folder for _, folder in by_class if folder not in dict(empty)]
+    if len({composed(folder.name) for folder in full}) == 1:
+        _check_wrapper(root, full)
     if empty:
         raise UserError(_no_images(empty))
     labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
@@ -138,13 +139,20 @@ def _around_splits(folder: Path) -> Path | None:
     return _around_splits(own.folders[0]) if not own.images and len(own.folders) == 1 else None
 
 
-def _check_wrapper(root: Path, folder: Path) -> None:
-    own = list_folder(folder)
-    if not own.images and len(own.folders) > 1:
+def _check_wrapper(root: Path, folders: list[Path]) -> None:
+    """Of the folders that hold all images, one for each split."""
+    first, count = folders[0], len(list_folder(folders[0]).folders)
+    if list_folder(first).images or count < 2:
+        return
+    if len(folders) > 1:
         raise UserError(
-            f"{root} holds the one class folder {folder.name}/: if its {len(own.folders)} folders are the classes, "
-            f"give {folder} as DATA"
+            f"{root} holds the one class folder {first.name}/ in each split: if its {count} folders are the classes, "
+            f"move them up, as in {first.parent.name}/{list_folder(first).folders[0].name}/"
         )
+    raise UserError(
+        f"{root} holds the one class folder {first.name}/ with images: if its {count} folders are the classes, "
+        f"give {first} as DATA"
+    )
 
 
 def _no_images(empty: list[tuple[Path, list[Problem]]]) -> str:
