@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pictures import write_image
+from pictures import write_deep_png, write_image
 from PIL import Image
 
 from linnet.config import DataConfig
@@ -40,6 +41,34 @@ def test_all_that_cannot_be_read_is_named_at_once(make_folder: Callable[..., Pat
         load_manifest(DataConfig(source=str(root)))
     listed = Path(str(error.value).split("all are listed in ")[1].split(".csv")[0] + ".csv").read_text()
     assert all(str(path) in listed for path in bad) and listed.count("\n") == 13
+
+
+@pytest.mark.parametrize("whites", [[16383, 9000], [8191, 8191], [16383, 65535]])
+@pytest.mark.parametrize("colours", [False, True])
+def test_all_images_tell_whether_sixteen_bits_are_used(
+    make_folder: Callable[..., Path], cache: Path, whites: list[int], colours: bool
+):
+    """A camera of 14 bits gives images a quarter as bright; beside a bright one they are dark photos."""
+    root = make_folder(images=6)
+    for i, white in enumerate(whites):
+        values_HW = np.linspace(0, white, 32 * 32).reshape(32, 32).astype(np.uint16)
+        write_deep_png(root / "red_bird" / f"deep{i}.png", values_HW[..., None].repeat(3 if colours else 1, axis=2))
+    if max(whites) > 16383:
+        assert len(load_manifest(DataConfig(source=str(root)))) == 20
+    else:
+        with pytest.raises(UserError, match=r"cannot read 2 of 20 images: .*deep0.png \(like all of 16 bits here"):
+            load_manifest(DataConfig(source=str(root)))
+        assert len(load_manifest(DataConfig(source=str(root), on_error="skip"))) == 18
+
+
+def test_a_class_that_cannot_be_read_at_all_says_why(make_folder: Callable[..., Path]):
+    root = make_folder(images=3)
+    for path in (root / "red_bird").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"no training image of .*'red_bird': .*\(3 images cannot be read and were left"
+    ):
+        load_manifest(DataConfig(source=str(root), on_error="skip"))
 
 
 def test_one_that_cannot_be_read_is_named(make_folder: Callable[..., Path]):
@@ -155,5 +184,5 @@ def test_pixels_come_out_as_they_would_without_the_check(tmp_path: Path):
     from linnet.data.images import read_image
 
     path = write_image(tmp_path / "x.jpg", (1, 2, 3), seed=0, size=(400, 300))
-    assert checking._examine(path) is None
+    assert checking._examine(path)[0] is None
     assert read_image(path).size == (400, 300)

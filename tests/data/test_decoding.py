@@ -150,6 +150,30 @@ def test_padding_behind_a_jpeg_is_no_damage(photo: Image.Image):
     assert not decode(whole + bytes(4096)).incomplete
 
 
+@pytest.mark.parametrize(
+    "behind", [b"ftyp\xff\xda\0\x0c\x03", b"\xff\xd8\xff\xda"], ids=["a film", "a picture cut off"]
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_phones_append_to_a_jpeg_is_not_its_end(photo: Image.Image, behind: bytes, progressive: bool):
+    """The bytes of a film hold every marker of a JPEG somewhere."""
+    whole = saved(photo, "JPEG", progressive=progressive)
+    assert not decode(whole + behind).incomplete
+    assert decode(whole[:-1]).incomplete
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"quality": 90}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize("left", [0.2, 0.5, 0.8])
+def test_a_file_that_was_not_copied_to_its_end_is_refused(
+    photo: Image.Image, kind: str, options: dict[str, object], left: float
+):
+    """It has the right size and ends in zeros, which are pixels, too."""
+    whole = saved(photo, kind, **options)
+    kept = int(left * len(whole))
+    with pytest.raises(ValueError, match="it ends in zeros"):
+        decode(whole[:kept] + bytes(len(whole) - kept))
+    assert not decode(whole + bytes(100)).incomplete
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO"])
 def test_of_several_pictures_the_first_one_is_enough(photo: Image.Image, kind: str):
     whole = saved(photo, kind, save_all=True, append_images=[photo.rotate(90), photo.rotate(180)])

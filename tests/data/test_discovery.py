@@ -19,7 +19,7 @@ from linnet.errors import UserError
 
 @pytest.mark.parametrize(
     "name",
-    ["@eaDir", "__MACOSX", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".git", ".mine", ".Trash-1000", ".ipynb_checkpoints"],
+    ["@eaDir", "__MACOSX", "#recycle", "@Recycle", "$RECYCLE.BIN", "$Recycle.Bin", "RECYCLER", "FOUND.000", "Network Trash Folder", "Temporary Items", "LOST.DIR", "lost+found", "System Volume Information", ".git", ".mine", ".Trash-1000", ".ipynb_checkpoints"],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["", "red_bird", "red_bird/old"])
 def test_folders_of_systems_are_no_classes_and_hold_no_photos(make_folder: Callable[..., Path], name: str, place: str):
@@ -35,7 +35,8 @@ def test_folders_of_systems_are_no_classes_and_hold_no_photos(make_folder: Calla
 
 
 @pytest.mark.parametrize(
-    "name", ["__background__", "_other", "@home", "#1", "~other", "(empty)", "$5", "lost and found"]
+    "name",
+    ["__background__", "_other", "@home", "#1", "~other", "(empty)", "$5", "lost and found", "recycler", "found"],
 )
 def test_unusual_classes_are_classes(make_folder: Callable[..., Path], name: str):
     root = make_folder(images=4)
@@ -47,7 +48,7 @@ def test_what_is_no_photo_is_counted_by_its_reason(make_folder: Callable[..., Pa
     root = make_folder(images=4)
     for name in ("notes.txt", "red_bird/notes.txt", "red_bird/boxes.xml", "red_bird/video.mp4"):
         (root / name).write_text("x")
-    for name in ("._000.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+    for name in ("._000.jpg", ".DS_Store", "THUMBS.DB", "Desktop.ini"):
         (root / "red_bird" / name).write_text("x")
     shutil.copy(root / "red_bird/000.jpg", root / "red_bird/photo")
     if ".heic" not in suffixes():
@@ -63,7 +64,7 @@ def test_what_is_no_photo_is_counted_by_its_reason(make_folder: Callable[..., Pa
             "1 not images (.xml)",
             "1 hidden",
             "1 made by macOS (.DS_Store)",
-            "Windows (Thumbs.db)",
+            "Windows (THUMBS.DB)",
         ),
         *("1 with an image inside, but not by name (no suffix)", "1 behind dangling links"),
     ):

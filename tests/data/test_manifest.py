@@ -42,6 +42,14 @@ def test_a_photo_in_two_classes_is_named_in_both(make_folder: Callable[..., Path
     }
 
 
+def test_a_photo_that_is_listed_twice_is_named_once(make_folder: Callable[..., Path]):
+    root = make_folder(images=4)
+    shutil.copy(root / "red_bird/001.jpg", root / "blue_bird/x.jpg")
+    manifest = load_manifest(DataConfig(source=str(root)))
+    rows = np.arange(len(manifest)).repeat(2)
+    assert len(in_two_classes(manifest.take(rows))) == 2
+
+
 def test_digests_identify_bytes(make_folder: Callable[..., Path]):
     manifest = load_manifest(DataConfig(source=str(make_folder(images=6))))
     assert manifest.digests.shape == (18, 16)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 
-from linnet.data.decoding import decode, suffixes
+from linnet.data.decoding import decode, has_sixteen_bits, suffixes
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
@@ -26,7 +26,7 @@ from linnet.files import cache_folder, write_atomically
 from linnet.progress import Bar
 
 NAMED = 10  # images in an error; a file has all
-VERSION = 1  # part of every file's name: raise it when other images can be read
+VERSION = 2  # part of every file's name: raise it when other images can be read
 
 Findings = dict[bytes, "Finding"]  # by digest, of images with which something is wrong
 
@@ -43,6 +43,8 @@ class Finding(NamedTuple):
 
 
 INCOMPLETE = "its last bytes are missing"
+FOURTEEN_BITS = 63  # the largest value of 14 of 16 bits in an image of 8
+DARK = "like all of 16 bits here it uses 14 of them or fewer, which does not say what is white: convert it to 8 bits"
 
 
 def examine(manifest: Manifest) -> Findings:
@@ -54,29 +56,37 @@ def examine(manifest: Manifest) -> Findings:
     with suppress(OSError, ValueError, AttributeError):  # a damaged file is made again
         return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
     found: Findings = {}
+    deep: dict[bytes, int] = {}  # images of 16 bits -> the largest value, of 255
     items = list(distinct.items())
     with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(items), CHUNK):
             part = items[start : start + CHUNK]
-            findings = pool.map(_examine, (path for _, path in part))
-            found |= {digest: finding for (digest, _), finding in zip(part, findings, strict=True) if finding}
+            examined = pool.map(_examine, (path for _, path in part))
+            for (digest, _), (finding, largest) in zip(part, examined, strict=True):
+                found |= {digest: finding} if finding else {}
+                deep |= {digest: largest} if largest else {}
             bar.update(start + len(part))
+    if deep and max(deep.values()) <= FOURTEEN_BITS:
+        found |= {digest: Finding(DARK) for digest in deep}
     if all(finding.lasting for finding in found.values()):
         write_atomically(file, json.dumps({digest.hex(): finding.reason for digest, finding in found.items()}))
     return found
 
 
-def _examine(path: Path) -> Finding | None:
+def _examine(path: Path) -> tuple[Finding | None, int]:
+    """What is wrong with an image; of one of 16 bits the largest value, brought to 8."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Finding(error.strerror or str(error), lasting=False)
+        return Finding(error.strerror or str(error), lasting=False), 0
     try:
-        return Finding(INCOMPLETE) if decode(content, small=True).incomplete else None
+        image, incomplete = decode(content, small=True)
+        largest = max(high for _, high in image.getextrema()) if has_sixteen_bits(content) else 0  # type: ignore[misc]
+        return Finding(INCOMPLETE) if incomplete else None, largest
     except MemoryError:
-        return Finding("it does not fit into memory", lasting=False)
+        return Finding("it does not fit into memory", lasting=False), 0
     except Exception as error:
-        return Finding(" ".join(str(error).split()) or type(error).__name__)
+        return Finding(" ".join(str(error).split()) or type(error).__name__), 0
 
 
 def without_unreadable(manifest: Manifest, findings: Findings) -> Manifest:

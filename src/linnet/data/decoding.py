@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow warns of is mended here, or refused in our words
 
 TWELVE_BITS, SIXTEEN_BITS = 4095, 65535
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # of a PNG; all others say something about it
 NO_PIXELS = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # segments of a JPEG: what applications and people wrote into it
@@ -102,20 +102,35 @@ def decode(content: bytes, small: bool = False) -> Decoded:
 
 def _whole_or_mended(content: bytes, small: bool) -> Decoded:
     try:
-        if content.startswith(JPEG_START) and content.endswith(bytes(64)):
+        if _ends_in_zeros(content):
             raise ValueError("it ends in zeros: it was not copied to its end")
-        cut_off = content.startswith(JPEG_START) and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)
-        return Decoded(_decoded(content, small), incomplete=cut_off)
+        return Decoded(_decoded(content, small), incomplete=_lacks_its_end(content))
     except Image.DecompressionBombError:
         raise
     except Exception:
-        if content.startswith(PNG_START):
+        if content.startswith(PNG_START) and not _ends_in_zeros(content):
             return Decoded(_decoded(b"".join([PNG_START, *_pixel_chunks(content)])))
         if content.startswith(JPEG_START):
             return _mended_jpeg(content)
-        if content.startswith(b"RIFF") and (bitstream := _webp_bitstream(content)):
+        if content.startswith(b"RIFF") and not _ends_in_zeros(content) and (bitstream := _webp_bitstream(content)):
             return Decoded(_decoded(bitstream))
         raise
+
+
+def _ends_in_zeros(content: bytes) -> bool:
+    """Whether pixels may be missing that Pillow would make up without a word; a JPEG is looked at again."""
+    if content.startswith(PNG_START):
+        return content.endswith(bytes(64)) and PNG_END not in content
+    if content.startswith(b"RIFF"):
+        return (_webp_bitstream(content) or b"").endswith(bytes(64))
+    return content.startswith(JPEG_START) and content.endswith(bytes(64))
+
+
+def _lacks_its_end(content: bytes) -> bool:
+    """Whether a JPEG ends before its pixels do. What is appended to it (a film, a second picture) may look like one."""
+    if not content.startswith(JPEG_START) or content.rfind(JPEG_END) > content.rfind(JPEG_SCAN):
+        return False
+    return JPEG_END not in _pixel_segments(content)[1]
 
 
 def _decoded(content: bytes, small: bool = False) -> Image.Image:
@@ -131,15 +146,28 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the range of its pixels is not known; Pillow has others for bad files.
     """
-    tiles = getattr(image, "tile", ())  # of an opened file; the first word of the layout is the one about the bits
-    layout = tiles[0].args if tiles else None
+    upper_bits = _has_upper_bits(image)
     image.load()
     upright = _upright(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright)
-    elif str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N")):
+    elif upper_bits:
         _check_upper_bits(upright)
     return upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB")
+
+
+def _has_upper_bits(image: Image.Image) -> bool:
+    """Whether colours have 16 bits in the file, of which Pillow will keep the upper 8."""
+    tiles = getattr(image, "tile", ())  # of an opened file; the first word of the layout is the one about the bits
+    layout = tiles[0].args if tiles else None
+    return str(layout[0] if isinstance(layout, tuple) else layout).endswith((";16B", ";16L", ";16N"))
+
+
+def has_sixteen_bits(content: bytes) -> bool:
+    """Whether the pixels of an image file have 16 bits or more."""
+    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        return image.mode.startswith("I") or _has_upper_bits(image)
+    return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

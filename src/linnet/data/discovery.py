@@ -13,7 +13,7 @@ from linnet.data.problems import Problem
 from linnet.errors import UserError
 from linnet.run import is_run
 
-SYSTEM_NAMES = {  # what systems make beside the files of people, by its exact name -> who makes it
+SYSTEM_NAMES = {  # what systems make beside the files of people, by its exact name -> who makes it; see _maker
     "@eaDir": "Synology",
     "@tmp": "Synology",
     "#recycle": "Synology",
@@ -23,12 +23,18 @@ SYSTEM_NAMES = {  # what systems make beside the files of people, by its exact n
     ".@__thumb": "QNAP",
     ".snapshot": "NetApp",
     "~snapshot": "NetApp",
-    "$RECYCLE.BIN": "Windows",
-    "System Volume Information": "Windows",
-    "Thumbs.db": "Windows",
+    "$recycle.bin": "Windows",
+    "RECYCLER": "Windows",
+    "FOUND.000": "Windows",
+    "system volume information": "Windows",
+    "thumbs.db": "Windows",
     "ehthumbs.db": "Windows",
     "desktop.ini": "Windows",
+    "ehthumbs_vista.db": "Windows",
     "__MACOSX": "macOS",
+    "Network Trash Folder": "macOS",
+    "Temporary Items": "macOS",
+    "TheVolumeSettingsFolder": "macOS",
     ".DS_Store": "macOS",
     ".AppleDouble": "macOS",
     ".Spotlight-V100": "macOS",
@@ -36,6 +42,7 @@ SYSTEM_NAMES = {  # what systems make beside the files of people, by its exact n
     ".fseventsd": "macOS",
     "Icon\r": "macOS",
     "lost+found": "Linux",
+    "LOST.DIR": "Android",
     ".thumbnails": "Linux",
     "__pycache__": "Python",
     ".ipynb_checkpoints": "Jupyter",
@@ -126,8 +133,8 @@ def holds_only_runs(folder: Path) -> bool:
 
 def _left_out(path: Path, is_folder: bool, is_file: bool) -> str:
     """Why a file or folder is left out whatever is in it, or nothing."""
-    if path.name in SYSTEM_NAMES:
-        return f"made by {SYSTEM_NAMES[path.name]} ({path.name.strip()})"
+    if maker := _maker(path.name):
+        return f"made by {maker} ({path.name.strip()})"
     if path.name.startswith("."):
         return "hidden"
     if is_folder:
@@ -135,6 +142,11 @@ def _left_out(path: Path, is_folder: bool, is_file: bool) -> str:
     if not is_file:
         return "behind dangling links" if os.path.islink(path) else "neither file nor folder"
     return ""
+
+
+def _maker(name: str) -> str | None:
+    """Names of Windows that stand in small letters come in any case: its disks do not tell it apart."""
+    return SYSTEM_NAMES.get(name) or SYSTEM_NAMES.get(name.lower())
 
 
 def _why_no_image(path: Path) -> str:

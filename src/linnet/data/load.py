@@ -17,6 +17,7 @@ from linnet.data.checking import Findings, checked, examine, without_unreadable
 from linnet.data.long_tail import thin_out
 from linnet.data.manifest import Manifest
 from linnet.data.novel import novel_classes
+from linnet.data.problems import Kind, in_words
 from linnet.data.sources import find_source
 from linnet.data.splits import carve, limit_per_class
 from linnet.errors import UserError
@@ -24,6 +25,8 @@ from linnet.text.captions import ImageTable, read_texts
 from linnet.text.classes import ClassInfo, composed, described
 
 log = logging.getLogger("linnet")
+
+LEFT_OUT: tuple[Kind, ...] = ("missing", "unreadable")  # images that data.on_error leaves out
 
 
 def load_manifest(config: DataConfig, training: bool = True) -> Manifest:
@@ -120,6 +123,7 @@ def _check(manifest: Manifest, source: str, training: bool) -> None:
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
             "add images or remove the class"
             + (", or leave the test split out with --data.test none" if _only_in_test(manifest, missing[0]) else "")
+            + "".join(f" ({in_words(own)})" for kind in LEFT_OUT if (own := manifest.problems_of(kind)))
         )
     prompts = Counter(info.prompt_name for info in manifest.classes)
     if twice := [name for name, count in prompts.items() if count > 1]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.data.problems import Problem
+from linnet.data.problems import Kind, Problem
 from linnet.text.classes import ClassInfo
 
 DIGEST_BYTES = 16
@@ -51,6 +51,9 @@ class Manifest:
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split, ascending."""
         return np.flatnonzero(self.splits == split)
+
+    def problems_of(self, kind: Kind) -> list[Problem]:
+        return [problem for problem in self.problems if problem.kind == kind]
 
     def take(self, rows: np.ndarray) -> "Manifest":
         texts = None if self.texts is None else tuple(self.texts[i] for i in rows)
@@ -104,7 +107,7 @@ def in_two_classes(manifest: Manifest) -> list[Problem]:
             other = next((one for one in rows if manifest.labels[one] != manifest.labels[row]), None)
             if other is not None:
                 found.append(Problem("two classes", manifest.paths[row], f"also {manifest.paths[other]}"))
-    return found
+    return list(dict.fromkeys(found))  # a list may name an image twice
 
 
 def digest_files(paths: list[Path]) -> np.ndarray:

@@ -45,6 +45,41 @@ def test_loose_images_are_not_dropped_without_a_word(make_folder: Callable[..., 
         load_manifest(DataConfig(source=str(root)))
 
 
+def test_a_folder_around_the_classes_is_named_whatever_lies_beside_it(make_folder: Callable[..., Path], tmp_path: Path):
+    make_folder(images=4, root=tmp_path / "birds/images")
+    (tmp_path / "birds/labels").mkdir()
+    (tmp_path / "birds/labels/boxes.xml").write_text("x")
+    with pytest.raises(UserError, match=r"one class folder images/ with images: .* give .*birds/images as DATA"):
+        load_manifest(DataConfig(source=str(tmp_path / "birds")))
+
+
+def test_folders_around_the_classes_of_each_split_are_moved_up(make_folder: Callable[..., Path], tmp_path: Path):
+    """To give one of them as DATA would lose the splits."""
+    for split in ("train", "val"):
+        make_folder(images=4, root=tmp_path / "birds" / split / "images")
+    with pytest.raises(UserError, match=r"images/ in each split: .* move them up, as in train/blue_bird/"):
+        load_manifest(DataConfig(source=str(tmp_path / "birds")))
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train",)])
+def test_images_beside_the_splits_are_counted(make_folder: Callable[..., Path], splits: tuple[str, ...]):
+    root = make_folder(images=4, splits=splits)
+    shutil.copy(root / "train/red_bird/000.jpg", root / "overview.jpg")
+    problems = load_manifest(DataConfig(source=str(root))).problems
+    assert [(own.path, own.detail) for own in problems if own.kind == "unused"] == [
+        (root / "overview.jpg", "beside the splits, in none of them")
+    ]
+
+
+def test_all_class_folders_without_images_are_named_at_once(make_folder: Callable[..., Path]):
+    root = make_folder(images=4)
+    (root / "wandb").mkdir()
+    (root / "grey_bird").mkdir()
+    (root / "grey_bird/notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"2 class folders hold no images \(.*grey_bird, .*wandb\): 1 file was not"):
+        load_manifest(DataConfig(source=str(root)))
+
+
 def a_run(folder: Path, *names: str) -> None:
     """What a run leaves in its folder, with a picture."""
     for name in names or ("config.yaml", "env.json", "gallery.png", "model/config.json", "mine.txt"):

@@ -8,7 +8,7 @@ import numpy as np
 from linnet.config import DataConfig
 from linnet.data.discovery import Listing, find_images, holds_only_runs, list_folder, look_through
 from linnet.data.manifest import Manifest, digest_files
-from linnet.data.problems import Problem, in_words
+from linnet.data.problems import SHOWN, Problem, in_words
 from linnet.data.sources.base import Source
 from linnet.errors import UserError
 from linnet.text.classes import class_table, composed
@@ -36,6 +36,8 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     top = _class_folders(root)
     by_split = _splits(root, top.folders, training, config.test == "none")
     problems, by_class = list(top.unused), []
+    if root not in by_split.values():
+        problems += [Problem("unused", image, "beside the splits, in none of them") for image in top.images]
     for split, split_folder in by_split.items():
         own = top if split_folder == root else _class_folders(split_folder)
         problems += [] if own is top else own.unused
@@ -48,18 +50,21 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     names = sorted({composed(folder.name) for _, folder in by_class})
     if not names:
         raise UserError(f"{root} holds no class folders below {', '.join(f.name + '/' for f in by_split.values())}")
-    if len(names) == 1:
-        _check_wrapper(root, by_class[0][1])
     number = {name: i for i, name in enumerate(names)}
-    paths, labels, splits = [], [], []
+    paths, labels, splits, empty = [], [], [], []
     for split, folder in by_class:
         found = look_through(folder)
         problems += found.unused
         if not found.images:
-            raise UserError(_no_images(folder, found.unused))
+            empty.append((folder, found.unused))
         paths += found.images
         labels += [number[composed(folder.name)]] * len(found.images)
         splits += [split] * len(found.images)
+    full = [folder for _, folder in by_class if folder not in dict(empty)]
+    if len({composed(folder.name) for folder in full}) == 1:
+        _check_wrapper(root, full)
+    if empty:
+        raise UserError(_no_images(empty))
     labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
     digests, classes = digest_files(paths), class_table(names)
     return Manifest(tuple(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
@@ -134,19 +139,29 @@ def _around_splits(folder: Path) -> Path | None:
     return _around_splits(own.folders[0]) if not own.images and len(own.folders) == 1 else None
 
 
-def _check_wrapper(root: Path, folder: Path) -> None:
-    own = list_folder(folder)
-    if not own.images and len(own.folders) > 1:
+def _check_wrapper(root: Path, folders: list[Path]) -> None:
+    """Of the folders that hold all images, one for each split."""
+    first, count = folders[0], len(list_folder(folders[0]).folders)
+    if list_folder(first).images or count < 2:
+        return
+    if len(folders) > 1:
         raise UserError(
-            f"{root} holds the one class folder {folder.name}/: if its {len(own.folders)} folders are the classes, "
-            f"give {folder} as DATA"
+            f"{root} holds the one class folder {first.name}/ in each split: if its {count} folders are the classes, "
+            f"move them up, as in {first.parent.name}/{list_folder(first).folders[0].name}/"
         )
+    raise UserError(
+        f"{root} holds the one class folder {first.name}/ with images: if its {count} folders are the classes, "
+        f"give {first} as DATA"
+    )
 
 
-def _no_images(folder: Path, unused: list[Problem]) -> str:
-    if unused:
-        return f"the class folder {folder} holds no images: {in_words(unused)}"
-    return f"the class folder {folder} holds no images: add some or remove it"
+def _no_images(empty: list[tuple[Path, list[Problem]]]) -> str:
+    unused = [problem for _, own in empty for problem in own]
+    why = in_words(unused) if unused else f"add some or remove {'it' if len(empty) == 1 else 'them'}"
+    if len(empty) == 1:
+        return f"the class folder {empty[0][0]} holds no images: {why}"
+    shown = ", ".join(str(folder) for folder, _ in empty[:SHOWN])
+    return f"{len(empty)} class folders hold no images ({shown}{', ...' if len(empty) > SHOWN else ''}): {why}"
 
 
 def some_images(data: str, count: int) -> list[Path]:
