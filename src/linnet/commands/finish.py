@@ -68,6 +68,7 @@ def train_and_finish(
 
     if accelerator.is_main_process:
         run.begin()
+    accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
     task = Task(student, method, config.train.precision).to(device)
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
