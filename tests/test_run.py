@@ -255,7 +255,7 @@ def test_a_weight_that_changed_on_the_disk_is_noticed(copied: Run):
     weights = bytearray((run.best_student / "model.safetensors").read_bytes())
     weights[-100:] = bytes(100)
     (run.best_student / "model.safetensors").write_bytes(weights)
-    with pytest.raises(linnet.UserError, match="safetensors is damaged .* to train again, delete .*checkpoints"):
+    with pytest.raises(linnet.UserError, match="safetensors is damaged .* to train again, give --overwrite instead"):
         linnet.distill(out=copied.folder, resume=True)
 
 
@@ -302,6 +302,9 @@ def test_a_finished_run_needs_no_last_checkpoint(copied: Run):
         again.summary().items() >= {key: value for key, value in before.items() if key != "onnx.max_difference"}.items()
     )
     shutil.rmtree(run.checkpoints)
+    with pytest.raises(linnet.UserError, match="finished and its checkpoints were deleted"):
+        linnet.distill(out=copied.folder, resume=True)
+    copied.summary_file.unlink()
     with pytest.raises(linnet.UserError, match="finished and its checkpoints were deleted"):
         linnet.distill(out=copied.folder, resume=True)
     assert again.onnx.exists()

@@ -263,7 +263,8 @@ class Run:
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
                 "resume it with its own, or choose another --out"
             )
-        if self.is_finished and not (self.last_checkpoint.exists() or self.best_student.is_dir()):
+        was_trained = self.is_finished or self.model.exists()  # or its summary was deleted, or is damaged
+        if was_trained and not (self.last_checkpoint.exists() or self.best_student.is_dir()):
             raise UserError(
                 f"{self.folder} is finished and its checkpoints were deleted: there is nothing to go on from; start "
                 "again with --overwrite, or choose another --out"

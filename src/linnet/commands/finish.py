@@ -101,7 +101,7 @@ def _finish(
     try:
         student = Student.load(run.best_student).to(device)
     except UserError as error:
-        raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
+        raise UserError(f"{error}; to train again, give --overwrite instead of --resume") from error
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
     summary |= {
