@@ -167,6 +167,31 @@ def test_what_happens_before_a_run_replaces_another_is_in_its_log(copied: Run, m
     assert not (run.folder / ".train.log").exists()
 
 
+@pytest.mark.parametrize("group", ["teacher", "student"])
+def test_a_run_does_not_replace_what_it_is_made_from(copied: Run, group: str):
+    before = everything(copied.folder)
+    needs = {"teacher": {"teacher.id": f"run:{copied.folder}", "method": "kd"}}
+    needs["student"] = {"student.pretrained": str(copied.model)}
+    with pytest.raises(linnet.UserError, match=rf"--overwrite would delete .*copied.* \({group}\."):
+        linnet.distill(DATA, out=copied.folder, options={**TINY, **needs[group]}, overwrite=True)
+    assert everything(copied.folder) == before
+
+
+def test_a_run_goes_on_or_is_replaced(copied: Run):
+    with pytest.raises(linnet.UserError, match="give one of them"):
+        linnet.distill(DATA, out=copied.folder, resume=True, overwrite=True)
+
+
+def test_that_there_is_nothing_to_go_on_with_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with pytest.raises(linnet.UserError, match="nothing in .*misspelt to go on with, and no data are given"):
+        linnet.distill(out=tmp_path / "misspelt", resume=True)
+    caplog.set_level(logging.INFO, "linnet")
+    for said in (True, False):
+        linnet.distill(DATA, out=tmp_path / "run", options={**TINY, "train.epochs": 1}, resume=True)
+        assert ("a new one begins" in caplog.text) is said
+        caplog.clear()
+
+
 def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     config, _ = settings("aviary", method="ce")
     run = Run.create(tmp_path / "run", config)
@@ -230,7 +255,7 @@ def test_a_weight_that_changed_on_the_disk_is_noticed(copied: Run):
     weights = bytearray((run.best_student / "model.safetensors").read_bytes())
     weights[-100:] = bytes(100)
     (run.best_student / "model.safetensors").write_bytes(weights)
-    with pytest.raises(linnet.UserError, match="safetensors is damaged .* to train again, delete .*checkpoints"):
+    with pytest.raises(linnet.UserError, match="safetensors is damaged .* to train again, give --overwrite instead"):
         linnet.distill(out=copied.folder, resume=True)
 
 
@@ -279,6 +304,9 @@ def test_a_finished_run_needs_no_last_checkpoint(copied: Run):
     shutil.rmtree(run.checkpoints)
     with pytest.raises(linnet.UserError, match="finished and its checkpoints were deleted"):
         linnet.distill(out=copied.folder, resume=True)
+    copied.summary_file.unlink()
+    with pytest.raises(linnet.UserError, match="finished and its checkpoints were deleted"):
+        linnet.distill(out=copied.folder, resume=True)
     assert again.onnx.exists()
 
 
@@ -317,6 +345,8 @@ def test_a_run_is_resumed_from_elsewhere_and_with_its_data_moved(
     make_folder(images=7, root=tmp_path / "others")
     with pytest.raises(linnet.UserError, match="the data changed since"):
         linnet.distill(tmp_path / "others", out=home / "runs" / "x", resume=True)
+    assert Run(home / "runs" / "x").settings().data.source == str(tmp_path / "moved")  # a refused one changes nothing
+    linnet.distill(out=home / "runs" / "x", resume=True)
     assert Run(home / "runs" / "x").is_finished
 
 

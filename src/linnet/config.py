@@ -10,6 +10,7 @@ A group of settings is one dataclass here and one field of :class:`Config`: the 
 
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -313,24 +314,31 @@ PLACES = {  # settings that are paths, or names such as list:PATH with paths in 
     "student": ("pretrained",),
     "teacher": ("id", "text_encoder", "cache"),
 }
+# run:PATH, hf:PATH, timm:local-dir:PATH, timm:NAME:FILE; mini-clip and timm:resnet50 are names, whatever lies there
+TEACHER_PATH = re.compile(r"((?:run|hf|\w+:local-dir|timm:(?!hf-hub:)[^:]+):)(.+)")
 
 
 def moved_from(folder: Path, config: Config) -> Config:
     """The configuration with every path that is not found from here, but from ``folder``, as one that is."""
 
-    def found(value: Any) -> Any:
+    def there(part: str) -> str:
+        lies_there = part and not os.path.exists(part) and (folder / part).exists()
+        return str(folder / part) if lies_there else part
+
+    def found(group: str, value: Any) -> Any:
         if not isinstance(value, str | Path):
             return value
+        if group == "teacher" and isinstance(value, str):
+            match = TEACHER_PATH.fullmatch(value)
+            return match[1] + there(match[2]) if match else value
+        if there(str(value)) != str(value):
+            return type(value)(there(str(value)))
         *kind, rest = str(value).split(":", 1)
-        parts = [
-            str(folder / part) if part and not os.path.exists(part) and (folder / part).exists() else part
-            for part in rest.split(":")
-        ]
-        return type(value)(":".join([*kind, *parts]))
+        return type(value)(":".join([*kind, *map(there, rest.split(":"))]))
 
     for group, names in PLACES.items():
         own = getattr(config, group)
-        config = replace(config, **{group: replace(own, **{name: found(getattr(own, name)) for name in names})})
+        config = replace(config, **{group: replace(own, **{name: found(group, getattr(own, name)) for name in names})})
     return config
 
 

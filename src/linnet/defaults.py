@@ -91,7 +91,12 @@ def settings(
     if resume and out is not None and config is None and Run(Path(out)).config.exists():
         file = to_dict(Run(Path(out)).settings())
         file["train"]["precision"] = AUTO  # :func:`with_precision` takes it from there, and says so
-    chosen = coerce(merge(file, arguments).get("method", Config.method), str, "method")
+    merged = merge(file, arguments)
+    chosen = coerce(merged.get("method", Config.method), str, "method")
+    if resume and not file and methods.needs_data(chosen) and "source" not in merged.get("data", {}):
+        raise UserError(
+            f"there is nothing in {out} to go on with, and no data are given: check --out, or give DATA too"
+        )
     parts = [id for id, _ in methods.parse(chosen)]
     if isinstance(file.get("options"), Mapping):
         # the file of a kd run also starts its ce row: kd's options stay behind

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
+from linnet.config import PLACES, Config, difference, moved_from, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -141,6 +141,11 @@ class Run:
         return [path for path in self.folder.glob("*") if not path.name.startswith(".")]
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing is here that is gone on with or replaced."""
+        return not self._resumes and not self.has_results
+
+    @property
     def has_results(self) -> bool:
         """Whether anything is here that took a training to make."""
         before = {self.config, self.inputs, self.environment, self.prompts, self.problems, self.log}
@@ -167,6 +172,20 @@ class Run:
         below = [Path(root) for path in contents if not path.is_symlink() for root, _, _ in os.walk(path)]
         if locked := [path for path in (self.folder, *below) if path.is_dir() and not os.access(path, os.W_OK)]:
             raise UserError(f"{locked[0]} cannot be written: change its permissions, or choose another --out")
+
+    def check_kept(self, config: Config) -> None:
+        """
+        Raises:
+            UserError: the run would delete what it is made from, its teacher for example.
+        """
+        for group, names in PLACES.items():
+            for name in names:
+                for part in str(getattr(getattr(config, group), name)).split(":"):
+                    if part and os.path.exists(part) and Path(part).resolve().is_relative_to(self.folder.resolve()):
+                        raise UserError(
+                            f"--overwrite would delete {part}, which the run needs ({group}.{name}): choose another "
+                            "--out"
+                        )
 
     def _clear(self) -> None:
         """Delete what linnet wrote; env.json goes last, so that a kill leaves the folder recognisable."""
@@ -244,7 +263,8 @@ class Run:
                 f"{self.folder} was made with other settings ({'; '.join(changed)}): "
                 "resume it with its own, or choose another --out"
             )
-        if self.is_finished and not (self.last_checkpoint.exists() or self.best_student.is_dir()):
+        was_trained = self.is_finished or self.model.exists()  # or its summary was deleted, or is damaged
+        if was_trained and not (self.last_checkpoint.exists() or self.best_student.is_dir()):
             raise UserError(
                 f"{self.folder} is finished and its checkpoints were deleted: there is nothing to go on from; start "
                 "again with --overwrite, or choose another --out"
@@ -278,7 +298,9 @@ class Run:
         with suppress(OSError):
             self._early_log.unlink()
         handler = logging.FileHandler(
-            self.log if self._waiting is None else self._early_log, encoding="utf-8", errors="backslashreplace"
+            self.log if self._resumes or self._waiting is None else self._early_log,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("linnet")

@@ -99,17 +99,23 @@ def test_processes_can_train_twice_and_nobody_waits_for_one_that_failed(
 ):
     script = tmp_path / "twice.py"
     script.write_text(f"""
-import sys, linnet
+import sys, time, linnet
+from linnet.run import Run
+begin = Run.begin
+def slowly(run):
+    time.sleep(1)
+    begin(run)
+Run.begin = slowly
 words = dict(method="ce", student="test_resnet")
 options = {{"student.image_size": 32, "student.pretrained": False, "train.epochs": 1, "train.batch_size": 8, "train.precision": "fp32", "export": False}}
-for name in ("one", "two"):
-    run = linnet.distill({str(make_folder(images=10))!r}, **words, out={str(tmp_path)!r} + "/" + name, options=options)
+for name in ("one", "two", "one"):  # the second time it is replaced
+    run = linnet.distill({str(make_folder(images=10))!r}, **words, out={str(tmp_path)!r} + "/" + name, options=options, overwrite=True)
     print("top1", run.summary()["test.top1"], flush=True)
 linnet.distill({str(tmp_path / "nowhere")!r}, **words, out={str(tmp_path)!r} + "/three", options=options)
 """)
     done = torchrun(str(script))
     assert done.returncode != 0
-    assert done.stdout.count("top1") == 4  # two runs, two processes
+    assert done.stdout.count("top1") == 6  # three runs, two processes
     assert "nowhere" in done.stderr
 
 

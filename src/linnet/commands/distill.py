@@ -76,6 +76,8 @@ def distill(
     Raises:
         UserError: anything the user can mend, in one sentence.
     """
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them")
     named = {"teacher": teacher, "student": student, "method": method, "seed": seed}
     resolve = partial(settings, data, **named, config=config, options=options, timed=False)  # type: ignore[arg-type]
     run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
@@ -86,6 +88,8 @@ def distill(
         log.setLevel(logging.ERROR)  # one process tells the story
     if not resume:
         run.check_free(overwrite)
+    if overwrite:
+        run.check_kept(given)
     check_run(given, accelerator.num_processes)
     story: Callable[[Config, Run, Any], None]
     if methods.needs_data(given.method):
@@ -99,8 +103,10 @@ def distill(
             run = Run.open(run.folder, resolved, resume=resume, overwrite=overwrite)
     handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
     try:
-        if accelerator.is_main_process and (resume or not run.has_results):  # else not before all is ready
+        if accelerator.is_main_process and run.is_new:  # else not before all is ready
             run.begin()
+        if resume and run.is_new:
+            log.info("there is no run in %s to go on with: a new one begins", run.folder)
         for reason in [*reasons, *more]:
             log.info("auto: %s", reason)
         story(resolved, run, accelerator)
@@ -265,7 +271,7 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
             *(config.teacher.id, config.train.epochs, teacher.how_to_tune()),
         )
         again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
-        again(config.data.source, resume=not damaged, overwrite=damaged)
+        again(config.data.source, resume=not damaged and Run(folder).config.exists(), overwrite=damaged)
     log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
     return folder
 

@@ -68,6 +68,7 @@ def train_and_finish(
 
     if accelerator.is_main_process:
         run.begin()
+    accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
     task = Task(student, method, config.train.precision).to(device)
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,7 +101,7 @@ def _finish(
     try:
         student = Student.load(run.best_student).to(device)
     except UserError as error:
-        raise UserError(f"{error}; to train again, delete {run.checkpoints} and give --resume") from error
+        raise UserError(f"{error}; to train again, give --overwrite instead of --resume") from error
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
     summary |= {
