@@ -7,6 +7,7 @@ Shapes: C classes, E embedding width.
 
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -105,6 +106,8 @@ def _reason(group: list[int], texts: Sequence[Sequence[str]], read: Sequence[tup
         return f"their text is the same ('{_short(own[0])}')"
     if any(unknown in row for row in read[group[0]]):
         return "its tokenizer does not know their letters"
-    if len({re.sub(r"[\W_]+", "", text.casefold()) for text in own}) < len(own):
-        return "they differ only in capital letters or marks"
+    # apart from their marks, the letters without their accents
+    letters = [re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", text.casefold())) for text in own]
+    if len(set(letters)) < len(own):
+        return "they differ only in capital letters, accents or marks"
     return "it reads only the beginning of a text, and theirs is the same"
