@@ -141,8 +141,6 @@ def test_a_network_with_the_weights_of_a_file(timm_folder: Path, tmp_path: Path)
 def test_bad_weights_of_a_teacher_are_named(damage, message: str, timm_folder: Path):
     damage(timm_folder / "model.safetensors")
     for id in (f"timm:local-dir:{timm_folder}", f"timm:test_resnet:{timm_folder / 'model.safetensors'}"):
-        if "another architecture" in message and "local-dir" not in id:
-            message = "the weights at {file} have no classifier"
         with pytest.raises(UserError, match=message.format(file=timm_folder / "model.safetensors")):
             load(id)
 
@@ -152,7 +150,13 @@ def cut_head(file: Path) -> None:
 
 
 def test_teachers_that_are_not_there(tmp_path: Path):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"architecture": "test_resnet"}')
     for id, message in (
+        (f"timm:local-dir:{tmp_path / 'clip'}", "names no architecture: expected timm's layout"),
+        (f"timm:local-dir:{tmp_path / 'bare'}", "no weights at"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),
