@@ -234,6 +234,17 @@ def test_a_student_above_its_teacher_is_no_success_of_the_teacher(run: Run, capl
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+def test_a_student_who_gained_by_its_teacher_may_be_above_it(run: Run, caplog: pytest.LogCaptureFixture):
+    val = rows(200)
+    made_run(run.folder.parent / "ce", val, 140)
+    write_predictions(run.predictions_of("val"), val, logits_with(170, val), logits_with(160, val))
+    with caplog.at_level(logging.INFO, logger="linnet"):
+        said = verdict(run, replace(CONFIG, method="kd"), {"val.top1": 0.85})
+    assert "above its teacher and 15.0 points" in said["verdict"]
+    assert "a teacher should be" not in said["verdict"]
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
 def test_differences_in_words():
     assert in_words((0.023, 0.004, 0.042)) == "2.3 points (95 % interval 0.4 to 4.2) above"
     assert in_words((-0.023, -0.042, -0.004)) == "2.3 points (95 % interval 0.4 to 4.2) below"

@@ -123,6 +123,8 @@ def test_runs_and_folders(run: Path, tmp_path: Path):
         UserError, match=r"expected model.safetensors or one other .*, not several: other.pth, weights.pth"
     ):
         find_weights(tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="no path behind 'local-dir:'"):
+        find_weights(Path("local-dir:"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no weights at .*, not none"):
         find_weights(tmp_path / "empty")

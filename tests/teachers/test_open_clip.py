@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from linnet.errors import UserError
-from linnet.teachers import load_teacher
+from linnet.teachers import check_teacher, load_teacher
 from linnet.teachers.answers import class_head
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.open_clip import OpenClipTeacher
@@ -91,6 +91,10 @@ def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[s
         ("open_clip:ViT-B-16", "needs a tag, as in open_clip:ViT-B-16/TAG: openai"),
         ("open_clip:local-dir:/nowhere", "has no open_clip_config.json"),
         ("opn_clip:x", "unknown teacher 'opn_clip:x'.*Did you mean 'open_clip'"),
+        *[
+            (id, f"unknown teacher '{id}'")
+            for id in ("timm:local-dir:", "open_clip:local-dir: ", "timm:resnet18:", "run:")
+        ],
         ("mini_clip", "unknown teacher 'mini_clip'.*Did you mean 'mini-clip'"),
         ("run:/nowhere", "no saved student"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
@@ -108,8 +112,17 @@ def test_a_folder_with_broken_weights_is_refused(open_clip_folder: Callable[...,
     with pytest.raises(UserError, match="could not be loaded"):
         load_teacher(f"open_clip:local-dir:{folder}")
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(UserError, match="could not be loaded"):
-        load_teacher(f"open_clip:local-dir:{folder}")
+    for look in (load_teacher, check_teacher):  # the latter before any data
+        with pytest.raises(UserError, match=r"has no weights: expected open_clip_model.safetensors"):
+            look(f"open_clip:local-dir:{folder}")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_cfg": {}}', '{"model_cfg": null}'])
+def test_a_damaged_configuration_is_named_before_any_data(content: str, open_clip_folder: Callable[..., Path]):
+    folder = open_clip_folder()
+    (folder / "open_clip_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"open_clip_config.json is damaged"):
+        check_teacher(f"open_clip:local-dir:{folder}")
 
 
 def test_hub_ids_reach_open_clips_hub_loader(monkeypatch: pytest.MonkeyPatch):

@@ -154,7 +154,13 @@ EMPTY = ("timm:local-dir", "timm:resnet18", "timm:hf-hub", "open_clip:local-dir"
 
 def test_teachers_that_are_not_there(tmp_path: Path):
     (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"architecture": "test_resnet"}')
     for id, message in (
+        (f"timm:local-dir:{tmp_path / 'clip'}", "names no architecture: expected timm's layout"),
+        (f"timm:local-dir:{tmp_path / 'bare'}", "no weights at"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),

@@ -84,6 +84,8 @@ def prompt_names(*names: str) -> list[str]:
         (["1 rose", "2 tulip"], ["rose", "tulip"]),
         (["1. rose", "2. black-footed cat"], ["rose", "black-footed cat"]),
         (["1 - rose", "2 - tulip"], ["rose", "tulip"]),
+        (["1 – rose", "2 – tulip"], ["rose", "tulip"]),
+        (["1—rose", "2—tulip"], ["rose", "tulip"]),
         (["1_玫瑰", "2_Ähre"], ["玫瑰", "Ähre"]),
     ],
 )
@@ -122,6 +124,10 @@ def test_a_number_that_only_counts_the_classes_is_dropped(names: list[str], expe
 )
 def test_a_number_that_belongs_to_a_name_stays(names: list[str]):
     assert prompt_names(*names) == [" ".join(name.replace("_", " ").split()) for name in names]
+
+
+def test_no_prompt_is_left_without_a_name():
+    assert prompt_names("__", "_", "1_rose") == ["__", "_", "1 rose"]
 
 
 def test_a_number_that_belongs_to_a_name_finds_no_class():

@@ -18,7 +18,11 @@ from linnet.text.twins import check_read_apart, warn_of_twins
 
 LONG = "a bird with a long tail and a red crest and a grey crown " * 12
 TEMPLATES = ("a photo of a {}.",)
-CUT, CASE, UNKNOWN = "reads only the beginning", "only in capital letters or marks", "does not know their letters"
+CUT, CASE, UNKNOWN = (
+    "reads only the beginning",
+    "only in capital letters, accents or marks",
+    "does not know their letters",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,24 @@ def test_names_that_read_the_same_are_refused(kind: str, encoders: Callable[[str
         check(encoder, "wren", "Owl", "owl")
     with pytest.raises(UserError, match="their text is the same .'a photo of a red owl.'"):
         check(encoder, "red_owl", "red owl")
+
+
+def test_a_tokenizer_without_its_files_is_told(caplog: pytest.LogCaptureFixture):
+    classes = class_table(["owl", "wren"])
+
+    def tokens(texts: list[str]) -> list[tuple[int, ...]]:
+        return [(2, *(1 for _ in text.split()), 3) for text in texts]
+
+    with pytest.raises(UserError, match="'owl' and 'wren' read the same, as do all words: are files of its tokenizer"):
+        check_read_apart("e", classes, [["owl"], ["wren"]], tokens, unknown=1)
+    check_read_apart("e", classes, [["owl"], ["grey wren"]], tokens, unknown=1)
+    assert "knows nothing that tells 'owl' and 'wren' apart" in caplog.text
+
+
+def test_names_that_differ_in_accents_only(encoders: Callable[[str], TextEncoder]):
+    """BERT's tokenizer drops accents, and no name is cut off."""
+    with pytest.raises(UserError, match=f"'cafe' and 'café' .*{CASE}"):
+        check(encoders("bert"), "cafe", "café", "owl")
 
 
 @pytest.mark.parametrize("kind", ["siglip", "align", "bert"])

@@ -192,9 +192,10 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
     if not words:
         return {}
     sentence = f"on {len(student.right_N)} {part} images the student is {' and '.join(words)}"
-    if over_teacher and over_teacher[0] > 0:
+    over_labels_alone = facts.get("verdict.minus_labels_only", [0.0])[0]
+    if over_teacher and over_teacher[0] > 0 >= over_labels_alone:  # one who gained by it may well be above it
         sentence += f"; {BE_BETTER}"
-    is_loss = BE_BETTER in sentence or facts.get("verdict.minus_labels_only", [0.0])[0] < 0
+    is_loss = BE_BETTER in sentence or over_labels_alone < 0
     log.log(logging.WARNING if is_loss else logging.INFO, "verdict: %s", sentence)
     return {"verdict": sentence, **facts}
 

@@ -169,7 +169,7 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
     """
     file = find_weights(path)
     own, state = network.state_dict(), state_for(network, read_weights(file))
-    known = _settings_beside(file.parent).get("label_names")
+    known = settings_beside(file.parent).get("label_names")
     others = bool(classes and known) and list(classes) != known
     heads = () if whole else tuple(f"{name}." for name in classifiers(network))
     if _misfits(own, state, heads):
@@ -221,7 +221,7 @@ def check_values(network: Any, file: Path) -> None:
         raise UserError(f"the weights at {file} are damaged: whole layers are zero")
 
 
-def _settings_beside(folder: Path) -> dict[str, Any]:
+def settings_beside(folder: Path) -> dict[str, Any]:
     """What config.json, in timm's layout, says about the weights beside it."""
     with suppress(OSError, ValueError):
         loaded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -231,11 +231,11 @@ def _settings_beside(folder: Path) -> dict[str, Any]:
 
 
 def _said_beside(file: Path) -> str:
-    name = _settings_beside(file.parent).get("architecture")
+    name = settings_beside(file.parent).get("architecture")
     return f" ('{name}')" if name else ""
 
 
 def normalisation(folder: Path) -> dict[str, tuple[float, ...]]:
     """Mean and standard deviation of the pixels that the weights expect, where config.json says so."""
-    settings = _settings_beside(folder).get("pretrained_cfg", {})
+    settings = settings_beside(folder).get("pretrained_cfg", {})
     return {key: tuple(settings[key]) for key in ("mean", "std") if len(settings.get(key) or ()) == 3}

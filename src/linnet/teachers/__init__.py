@@ -22,7 +22,8 @@ def find_kind(id: str | None) -> Kind:
     if not id:
         raise UserError("no teacher given: name one of 'linnet list teachers'")
     kind, colon, name = id.partition(":")
-    if kind not in KINDS or bool(name) != KINDS[kind].named or bool(colon) != bool(name):
+    is_cut = bool(colon) and not id.rpartition(":")[2].strip()  # "timm:local-dir:" would be the current folder
+    if kind not in KINDS or bool(name) != KINDS[kind].named or is_cut:
         suggestion = "" if kind in KINDS else did_you_mean(kind, KINDS)
         forms = ", ".join(form for own in KINDS.values() for form in own.forms)
         raise UserError(f"unknown teacher '{id}': expected {forms}.{suggestion}")

@@ -1,6 +1,7 @@
 """Teachers from open_clip: any CLIP-like model by architecture and tag, from the Hugging Face hub or from a local
 folder."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from linnet.errors import UserError, did_you_mean, require
+from linnet.files import read_text
 from linnet.hub import reach_hub, reason
 from linnet.students.network import Normalize
 from linnet.teachers.base import Kind, VisionLanguageTeacher
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 class OpenClipTeacher(VisionLanguageTeacher):
@@ -157,12 +161,7 @@ def _parse(name: str) -> tuple[str, str | None]:
     import open_clip
 
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(
-                f"the teacher folder {folder} has no open_clip_config.json: "
-                "expected it beside open_clip_model.safetensors"
-            )
+        _check_folder(Path(name.removeprefix("local-dir:")))
         return name, None
     if name.startswith("hf-hub:"):
         return name, None
@@ -178,6 +177,22 @@ def _parse(name: str) -> tuple[str, str | None]:
             f"{', '.join(tags) or 'it has none'}"
         )
     return architecture, tag
+
+
+def _check_folder(folder: Path) -> None:
+    file = folder / "open_clip_config.json"
+    if not file.is_file():
+        raise UserError(
+            f"the teacher folder {folder} has no open_clip_config.json: expected it beside open_clip_model.safetensors"
+        )
+    try:
+        is_whole = {"embed_dim", "vision_cfg", "text_cfg"} <= set(json.loads(read_text(file))["model_cfg"])
+    except (ValueError, TypeError, KeyError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{file} is damaged, or no configuration of an open_clip model: copy it again")
+    if not any(other.suffix in WEIGHTS for other in folder.iterdir()):
+        raise UserError(f"the teacher folder {folder} has no weights: expected open_clip_model.safetensors")
 
 
 def _check_extra(architecture: str) -> None:

@@ -18,6 +18,7 @@ from linnet.students.weights import (
     find_weights,
     load_weights,
     read_weights,
+    settings_beside,
     state_for,
 )
 from linnet.teachers.base import ClassifierTeacher, Kind
@@ -68,6 +69,12 @@ def check_name(name: str) -> None:
         if not Path(place, "config.json").is_file():
             run = f": it is a run, give run:{place}" if Path(place, "model").is_dir() else ""
             raise UserError(f"the teacher folder {place} has no config.json (timm's layout){run}")
+        if not isinstance(settings_beside(Path(place)).get("architecture"), str):
+            raise UserError(
+                f"the config.json of the teacher folder {place} names no architecture: expected timm's layout, as in "
+                "the model/ of a run"
+            )
+        find_weights(Path(place))
     elif source != "hf-hub":
         plain, known = source.split(".")[0], architectures()
         if plain not in known and Path(name).exists():
@@ -124,7 +131,7 @@ def _from_file(id: str, name: str, path: Path) -> Any:
     file, last = find_weights(path), classifiers(network)[0]
     rows = state_for(network, read_weights(file)).get(f"{last}.weight")
     if rows is None:
-        load_weights(network, file)  # which says whether they are of another architecture
+        load_weights(_built(id, name, 0), file)  # refuses those of another architecture
         raise UserError(
             f"the weights at {file} have no classifier ('{last}.weight'), so they cannot teach as they are: train one "
             f"on your data, as in 'linnet distill DATA --method ce --student {name} --student.pretrained {path} --out "

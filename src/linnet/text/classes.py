@@ -13,7 +13,7 @@ from linnet.errors import UserError, did_you_mean
 from linnet.files import read_text, readable
 
 # a number and what parts it from a name; "1.5 litre" and "1-2 persons" go on with a digit
-INDEX = re.compile(r"(\d+)(?:(?<=0\d\d)\.|[\s_]+(?:-[\s_]++(?!\d))?|[.)-][\s_]*+(?!\d))")
+INDEX = re.compile(r"(\d+)(?:(?<=0\d\d)\.|[\s_]+(?:[-–—][\s_]++(?!\d))?|[.)–—-][\s_]*+(?!\d))")
 
 
 class ClassInfo(NamedTuple):
@@ -34,7 +34,8 @@ def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
     names = [composed(readable(name)) for name in names]
     plain = _without_index(names)
     return tuple(
-        ClassInfo(name, " ".join(words.replace("_", " ").split())) for name, words in zip(names, plain, strict=True)
+        ClassInfo(name, " ".join(words.replace("_", " ").split()) or name)
+        for name, words in zip(names, plain, strict=True)
     )
 
 
