@@ -147,20 +147,24 @@ def test_good_class_texts_are_not_warned_of(run: Run):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "level"),
-    [(150, 180, logging.WARNING), (150, 150, logging.WARNING), (190, 150, logging.INFO)],
+    ("teacher", "student", "words", "level"),
+    [
+        (150, 180, "15.0 points (95 % interval", logging.WARNING),
+        (150, 150, "as good (95 % interval", logging.WARNING),
+        (190, 150, "20.0 points (95 % interval", logging.INFO),
+    ],
 )
 def test_a_teacher_is_compared_with_the_labels_alone(
-    teacher: int, student: int, level: int, run: Run, caplog: pytest.LogCaptureFixture
+    teacher: int, student: int, words: str, level: int, run: Run, caplog: pytest.LogCaptureFixture
 ):
     val = rows(200)
     made_run(run.folder.parent / "ce", val, student)
     with caplog.at_level(logging.INFO):
         facts = judge_teacher(CONFIG, run, answers(teacher, val, val_NE=None), val, val)
     (record,) = [record for record in caplog.records if "labels alone" in record.message]
-    side = "above" if teacher >= student else "below"
-    assert f"on val the teacher fake is {abs(teacher - student) / 2:.1f} points (95 %" in record.message
-    assert f"{side} net on the labels alone ({run.folder.parent / 'ce'}" in record.message
+    side = "as" if teacher == student else "above" if teacher > student else "below"
+    assert f"on val the teacher fake is {words}" in record.message
+    assert f" {side} net on the labels alone ({run.folder.parent / 'ce'}" in record.message
     assert record.levelno == level
     assert ("clearly better than the student alone" in str(facts)) == (level == logging.WARNING)
 
@@ -247,6 +251,7 @@ def test_a_student_who_gained_by_its_teacher_may_be_above_it(run: Run, caplog: p
 
 def test_differences_in_words():
     assert in_words((0.023, 0.004, 0.042)) == "2.3 points (95 % interval 0.4 to 4.2) above"
+    assert in_words((0.0, -0.03, 0.03)) == "as good (95 % interval -3.0 to 3.0 points) as"
     assert in_words((-0.023, -0.042, -0.004)) == "2.3 points (95 % interval 0.4 to 4.2) below"
     assert in_words((-0.01, -0.03, 0.01)) == "1.0 points (95 % interval -1.0 to 3.0, which may be chance) below"
 

@@ -92,10 +92,11 @@ def test_bad_templates(open_clip_folder: Callable[..., Path], templates: tuple[s
         ("open_clip:local-dir:/nowhere", "has no open_clip_config.json"),
         ("opn_clip:x", "unknown teacher 'opn_clip:x'.*Did you mean 'open_clip'"),
         *[
-            (id, f"unknown teacher '{id}'")
+            (id, "nothing stands behind the last colon")
             for id in ("timm:local-dir:", "open_clip:local-dir: ", "timm:resnet18:", "run:")
         ],
         ("mini_clip", "unknown teacher 'mini_clip'.*Did you mean 'mini-clip'"),
+        (str(Path(__file__).parent), f"Did you mean 'run:{Path(__file__).parent}'"),
         ("run:/nowhere", "no saved student"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         ("timm:local-dir:/nowhere", "no config.json"),

@@ -87,6 +87,7 @@ def prompt_names(*names: str) -> list[str]:
         (["1 – rose", "2 – tulip"], ["rose", "tulip"]),
         (["1—rose", "2—tulip"], ["rose", "tulip"]),
         (["1_玫瑰", "2_Ähre"], ["玫瑰", "Ähre"]),
+        (["n02085620-Chihuahua", "n02086240-Shih-Tzu"], ["Chihuahua", "Shih-Tzu"]),
     ],
 )
 def test_a_number_that_only_counts_the_classes_is_dropped(names: list[str], expected: list[str]):
@@ -116,6 +117,8 @@ def test_a_number_that_only_counts_the_classes_is_dropped(names: list[str], expe
         ["1.a", "2.a"],  # would no longer be unique
         ["1_320", "2_200"],  # nothing with letters is left
         ["1_rose"],  # one name cannot be counted
+        ["n02085620-crane", "n02086240-crane"],
+        ["n02085620-crane", "tench"],
         ["1_", "2_"],
         ["0", "1"],
         ["T-shirt", "Spider-Man", "BlackFootedAlbatross"],

@@ -203,7 +203,9 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
 def in_words(apart: Difference) -> str:
     """``2.3 points (95 % interval 0.4 to 4.2) above``."""
     value, low, high = apart
-    side, low, high = ("above", low, high) if value >= 0 else ("below", -high, -low)
+    if value == 0:
+        return f"as good (95 % interval {_percent(low)} to {_percent(high)} points) as"
+    side, low, high = ("above", low, high) if value > 0 else ("below", -high, -low)
     chance = ", which may be chance" if low <= 0 else ""
     return f"{_percent(abs(value))} points ({_interval(low, high)}{chance}) {side}"
 

@@ -1,5 +1,7 @@
 """KINDS: every kind of teacher. A kind is one file here and one line in this dictionary."""
 
+import os
+
 from linnet.errors import UserError, did_you_mean
 from linnet.teachers import hf, mini_clip, open_clip, run, timm
 from linnet.teachers.base import KIND_WORDS, Kind, Teacher, TextEncoder, VisionLanguageTeacher
@@ -22,13 +24,14 @@ def find_kind(id: str | None) -> Kind:
     if not id:
         raise UserError("no teacher given: name one of 'linnet list teachers'")
     kind, colon, name = id.partition(":")
-    is_cut = bool(colon) and not id.rpartition(":")[2].strip()  # "timm:local-dir:" would be the current folder
-    if kind not in KINDS or bool(name) != KINDS[kind].named or is_cut:
-        suggestion = "" if kind in KINDS else did_you_mean(kind, KINDS)
-        forms = ", ".join(form for own in KINDS.values() for form in own.forms)
-        raise UserError(f"unknown teacher '{id}': expected {forms}.{suggestion}")
     if colon and not id.rpartition(":")[2].strip():  # a path that is empty is the current folder
         raise UserError(f"nothing stands behind the last colon of the teacher '{id}' (an unset variable of the shell?)")
+    if kind not in KINDS or bool(name) != KINDS[kind].named:
+        suggestion = "" if kind in KINDS else did_you_mean(kind, KINDS)
+        if os.path.exists(id):
+            suggestion = f" Did you mean 'run:{id}', or another kind before the path?"
+        forms = ", ".join(form for own in KINDS.values() for form in own.forms)
+        raise UserError(f"unknown teacher '{id}': expected {forms}.{suggestion}")
     return KINDS[kind]
 
 

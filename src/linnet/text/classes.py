@@ -42,9 +42,13 @@ def class_table(names: Sequence[str]) -> tuple[ClassInfo, ...]:
 def _without_index(names: Sequence[str]) -> list[str]:
     """The names without the number in front, if it only counts the classes: all of them have one, the numbers are
     distinct and go from 0 or 1 on without a gap, or look like ``001.``, and what is left has letters and is unique.
+    A WordNet id in front of every name (``n02085620-Chihuahua``) goes, too.
 
     So ``1957 Chevrolet``, ``747-400`` and ``2-door`` keep their numbers.
     """
+    words = [re.sub(r"^n\d{8}[-_\s]+", "", name) for name in names]
+    if all(len(left) < len(name) for left, name in zip(words, names, strict=True)) and len({*words}) == len(names):
+        return words if all(any(map(str.isalpha, left)) for left in words) else list(names)
     fronts = [INDEX.match(name) for name in names]
     numbers = [front[1] for front in fronts if front]
     left = [name[front.end() :] for name, front in zip(names, fronts, strict=True) if front]
