@@ -123,7 +123,7 @@ def test_runs_and_folders(run: Path, tmp_path: Path):
         UserError, match=r"expected model.safetensors or one other .*, not several: other.pth, weights.pth"
     ):
         find_weights(tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="no path behind 'local-dir:'"):
+    with pytest.raises(UserError, match="the path of the weights is empty"):
         find_weights(Path("local-dir:"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no weights at .*, not none"):
