@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,17 @@ def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path: Path, caplog:
     assert files(run) == {"config.yaml", "env.json"}
     assert (tmp_path / "elsewhere" / "last.pt").read_text() == "precious"
     assert "checkpoints is a link: what it points to" in caplog.text
+
+
+def test_a_run_whose_data_moved_says_what_to_give(make_folder: Callable[..., Path], tmp_path: Path):
+    photos, options = make_folder(images=4), {**TINY, "student.pretrained": False}
+    run = linnet.distill(photos, out=tmp_path / "run", options=options)
+    there = photos.rename(tmp_path / "there")
+    with pytest.raises(linnet.UserError, match="no such folder; if the data have moved, give DATA, too"):
+        linnet.distill(out=run.folder, resume=True)
+    linnet.distill(there, out=run.folder, resume=True)
+    with pytest.raises(linnet.UserError, match="no such folder$"):
+        linnet.distill(photos, out=tmp_path / "new", options=options)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'[{"python": '])

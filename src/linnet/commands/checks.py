@@ -16,8 +16,11 @@ from linnet.text.classes import class_sentences, class_table, read_descriptions
 TWO = class_table(["a", "b"])
 
 
-def check_run(config: Config, processes: int = 1) -> None:
+def check_run(config: Config, processes: int = 1, resume: bool = False) -> None:
     """
+    Args:
+        resume: an earlier run goes on, whose data may have moved.
+
     Raises:
         UserError: data, files, a student or a teacher that are not there, or settings that the method has no use for.
     """
@@ -27,7 +30,11 @@ def check_run(config: Config, processes: int = 1) -> None:
     methods.build(config.method, config.options).check_settings(config)
     for source, training in ((data.source, True), (data.eval, False)):
         if source and not find_source(source).is_there(source):
-            find_source(source).read(source, training, data)  # says what is wrong
+            try:
+                find_source(source).read(source, training, data)
+            except UserError as error:
+                moved = "; if the data have moved, give DATA, too" if resume and training else ""
+                raise UserError(f"{error}{moved}") from error
     if data.texts is not None and not data.texts.is_file():
         raise UserError(f"data.texts: there is no file {data.texts}")
     if data.descriptions is not None:

@@ -90,7 +90,7 @@ def distill(
         run.check_free(overwrite)
     if overwrite:
         run.check_kept(given)
-    check_run(given, accelerator.num_processes)
+    check_run(given, accelerator.num_processes, resume)
     story: Callable[[Config, Run, Any], None]
     if methods.needs_data(given.method):
         with accelerator.local_main_process_first():
