@@ -180,7 +180,7 @@ def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.Captu
     printed = yaml.safe_load(text)
     assert printed["train"]["epochs"] == 3
     assert printed["train"]["clip_norm"] is None
-    own = {"temperature": 5.0, "alpha": None, "weight": None, "standardize": False, "deviation": "population"}
+    own = {"temperature": 5.0, "alpha": None, "weight": None, "standardize": False, "deviation": None}
     assert printed["options"] == {"kd": own}
     assert printed["teacher"]["id"] == "mini-clip"
     assert "# teacher.id = mini-clip: it knows drawn birds" in text

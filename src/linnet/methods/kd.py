@@ -24,9 +24,9 @@ class KDOptions:
     al.)."""
     standardize: bool = False
     """Bring each image's logits to mean 0 and variance 1, the student's and the teacher's, before softening."""
-    deviation: Literal["population", "sample"] = "population"
-    """What standardize divides by: the root of the mean square over the C logits, or over C - 1 (the code of Sun et
-    al.)."""
+    deviation: Literal["population", "sample"] | None = None
+    """What standardize divides by: the root of the squares' sum over C, the number of classes, or over C - 1 (the code
+    of Sun et al.); auto: population."""
 
 
 class KnowledgeDistillation(Method):
@@ -52,7 +52,7 @@ class KnowledgeDistillation(Method):
     def check_settings(self, config: Config) -> None:
         if self.options.alpha is not None and self.options.weight is not None:
             raise UserError("kd.alpha and kd.weight both weigh the distillation term: leave one out")
-        if self.options.deviation == "sample" and not self.options.standardize:
+        if self.options.deviation and not self.options.standardize:
             raise UserError("kd.deviation has no effect without kd.standardize true: add it, or leave this out")
 
     def prepare(self, context: Context) -> None:
