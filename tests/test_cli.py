@@ -135,10 +135,8 @@ def test_the_help_of_distill_offers_every_setting_once_and_nothing_else(
     names = {f"--{dotted.replace('_', '-')}" for dotted in settings}
     short = {"--teacher": "--teacher.id", "--student": "--student.name", "--shots": "--shots.count"}
     shown = [short.get(option, option) for option in offered if option.startswith("--") and option not in OWN]
-    assert (
-        set(shown) - {"--train.no-nesterov", "--train.no-channels-last", "--eval", "--image-size", "--text-encoder"}
-        == names
-    )
+    switched_off = {f"--train.no-{name}" for name in ("nesterov", "channels-last", "sync-batch-norm")}
+    assert set(shown) - switched_off - {"--eval", "--image-size", "--text-encoder"} == names
     assert "--data" not in shown
 
 
@@ -184,7 +182,8 @@ def test_dry_run_prints_settings_that_can_be_used_as_a_file(capsys: pytest.Captu
     printed = yaml.safe_load(text)
     assert printed["train"]["epochs"] == 3
     assert printed["train"]["clip_norm"] is None
-    assert printed["options"] == {"kd": {"temperature": 5.0, "alpha": None, "standardize": False}}
+    own = {"temperature": 5.0, "alpha": None, "weight": None, "standardize": False, "deviation": None}
+    assert printed["options"] == {"kd": own}
     assert printed["teacher"]["id"] == "mini-clip"
     assert "# teacher.id = mini-clip: it knows drawn birds" in text
     (tmp_path / "c.yaml").write_text(text)

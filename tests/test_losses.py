@@ -95,14 +95,18 @@ def test_cross_entropy_of_no_labels_is_zero_and_not_nan():
     assert (student.grad == 0).all()
 
 
-def test_standardize_is_the_naive_z_score_and_survives_constant_logits():
+@pytest.mark.parametrize("correction", [0, 1])
+def test_standardize_is_the_naive_z_score_and_survives_constant_logits(correction: int):
     student = logits(0)
-    for row, shown in zip(student.tolist(), standardize(student).tolist(), strict=True):
+    for row, shown in zip(student.tolist(), standardize(student, correction).tolist(), strict=True):
         mean = sum(row) / len(row)
-        variance = sum((v - mean) ** 2 for v in row) / len(row)
+        variance = sum((v - mean) ** 2 for v in row) / (len(row) - correction)
         assert shown == pytest.approx([(v - mean) / math.sqrt(variance + 1e-6) for v in row], rel=1e-9)
+    # the released form divides by std(unbiased) + 1e-7
+    released = (student - student.mean(1, keepdim=True)) / (student.std(1, correction=1, keepdim=True) + 1e-7)
+    assert torch.allclose(standardize(student, 1), released, rtol=1e-6)
     constant = torch.full((2, 5), 3.0, requires_grad=True)
-    standardize(constant)[:, 0].sum().backward()
+    standardize(constant, correction)[:, 0].sum().backward()
     assert constant.grad is not None
     assert torch.isfinite(constant.grad).all()
 
@@ -227,7 +231,8 @@ def test_decoupled_kl_survives_certainty_and_two_classes():
 def naive_correlation(a: list[float], b: list[float]) -> float:
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     over = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
-    return over / math.sqrt(sum((x - mean_a) ** 2 for x in a) * sum((y - mean_b) ** 2 for y in b))
+    norms = math.sqrt(sum((x - mean_a) ** 2 for x in a)) * math.sqrt(sum((y - mean_b) ** 2 for y in b))
+    return over / (norms + 1e-8)  # as the released code has it
 
 
 @settings(deadline=None, max_examples=20)
@@ -247,8 +252,11 @@ def test_correlation_knows_no_scale_and_no_mean():
     value = correlation_loss(a, b)
     assert 0 < value < 2
     assert correlation_loss(7 * a + 3, b).item() == pytest.approx(value.item())
-    assert correlation_loss(a, 0.1 * a - 5).item() == pytest.approx(0, abs=1e-12)
+    assert correlation_loss(a, 0.1 * a - 5).item() == pytest.approx(0, abs=1e-7)
     assert correlation_loss(a, -a).item() == pytest.approx(2)
+    # rows so small that the product of their norms is 1e-8 count half, as in the released code
+    small = a[:1] * (1e-4 / (a[:1] - a[:1].mean()).norm())
+    assert correlation_loss(small, small).item() == pytest.approx(0.5)
     constant = torch.ones(2, 5, dtype=torch.float64, requires_grad=True)
     correlation_loss(constant, b[:2]).backward()
     assert correlation_loss(constant, b[:2]) == 1

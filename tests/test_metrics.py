@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, top_k_accuracy_score
 
+from linnet.deploy.predictor import largest
 from linnet.metrics import (
     agreement,
     all_metrics,
@@ -10,6 +11,7 @@ from linnet.metrics import (
     expected_calibration_error,
     near_chance,
     paired_difference,
+    right,
     softmax,
     top_k_accuracy,
     wilson_interval,
@@ -56,10 +58,30 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(always, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.3)
 
 
-def test_constant_logits_score_nothing():
-    """A broken student that says the same of every class must not be right by the order of classes."""
-    assert top_k_accuracy(np.zeros((4, 3)), np.zeros(4, int)) == 0.0
-    assert top_k_accuracy(np.full((4, 3), np.nan), np.zeros(4, int)) == 0.0
+def test_of_equal_logits_the_first_is_named_and_counted():
+    """In float16 many logits tie. What is counted is what predict names, whatever asks."""
+    logits = np.random.default_rng(0).integers(0, 3, size=(200, 6)).astype(np.float16)
+    labels = np.random.default_rng(1).integers(0, 6, size=200)
+    ranked = np.argsort(-logits, axis=1, kind="stable")
+    assert [largest(row, 1)[0] for row in logits] == ranked[:, 0].tolist()
+    for k in (1, 2, 5):
+        assert right(logits, labels, k).tolist() == (ranked[:, :k] == labels[:, None]).any(axis=1).tolist()
+    named = logits.argmax(axis=1) == labels
+    assert 0 < named.mean() < 1
+    ours = all_metrics(logits, labels)
+    assert ours["top1"] == named.mean()
+    assert ours["mean_per_class"] == pytest.approx(np.mean([named[labels == c].mean() for c in range(6)]))
+    assert class_accuracies(logits, labels)[2] == pytest.approx(named[labels == 2].mean())
+    assert agreement(logits, np.eye(6)[labels]) == named.mean()
+
+
+def test_constant_logits_name_the_first_class_and_nan_names_none():
+    assert top_k_accuracy(np.zeros((4, 3)), np.array([0, 1, 2, 0])) == 0.5
+    assert top_k_accuracy(np.zeros((4, 3)), np.array([0, 1, 2, 0]), 2) == 0.75
+    for logits in (np.full((4, 3), np.nan), np.array([[0.0, np.nan, 1.0]] * 4)):
+        for label in range(3):
+            assert top_k_accuracy(logits, np.full(4, label)) == 0.0
+            assert class_accuracies(logits, np.full(4, label))[label] == 0.0
 
 
 def test_mean_per_class_differs_from_top1_on_unbalanced_data():
@@ -72,10 +94,10 @@ def test_agreement():
     assert agreement(np.eye(3), np.eye(3)[[0, 1, 1]]) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (1, 1), (24, 272), (500, 1000)])
-def test_an_interval_of_a_share_is_wilsons(right: int, total: int):
-    low, high = wilson_interval(right, total)
-    expected = binomtest(right, total).proportion_ci(method="wilson")
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (10, 10), (1, 1), (24, 272), (500, 1000)])
+def test_an_interval_of_a_share_is_wilsons(count: int, total: int):
+    low, high = wilson_interval(count, total)
+    expected = binomtest(count, total).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import timm
+import yaml
 
 from linnet.config import Config
 from linnet.data.novel import novel_classes
@@ -22,7 +23,12 @@ TEMPLATES = {
     "dogs": "a photo of {}, a type of dog",
     "pets": "a photo of {}, a type of pet",
 }
-STUDENTS = {"resnet18": "resnet18.tv_in1k", "mobilenetv2": "mobilenetv2_100.ra_in1k"}
+STUDENTS = {  # name and weights, all of them torchvision's
+    "resnet18": ("resnet18.tv_in1k", True),
+    "mobilenetv2": ("mobilenetv2_100", Path("mobilenet_v2-b0353104.pth")),
+}
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPERS = [
     (f"{method}_{data}_{student}", method, data, student)
     for method in ("pand", "vl2lite")
@@ -65,7 +71,9 @@ def test_every_recipe_resolves_and_says_how_it_is_started(path: Path, resolve: C
         assert teacher in architectures()
     else:
         assert name in timm.list_pretrained()
-    assert config.student.name in (timm.list_pretrained() if config.student.pretrained else architectures())
+    assert config.student.name in (timm.list_pretrained() if config.student.pretrained is True else architectures())
+    if isinstance(config.student.pretrained, Path):  # fetched by the first of two commands
+        assert f"/{config.student.pretrained}\n" in path.read_text()
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"--config recipes/{path.name}" in line for line in comment)
     assert any("on val" in line for line in comment)
@@ -80,9 +88,10 @@ def test_settings_of_the_papers(name: str, method: str, data: str, student: str,
     assert teacher.id == "open_clip:convnext_xxlarge/laion2b_s34b_b82k_augreg_soup"
     assert (teacher.views, teacher.head) == ("online", "prompt" if pand else "zero-shot")
     assert teacher.templates == (TEMPLATES[data],)
-    assert config.student.name == STUDENTS[student]
-    assert config.student.pretrained is True
+    assert (config.student.name, config.student.pretrained) == STUDENTS[student]
     assert (config.student.image_size, config.student.crop_mode) == (224, "squash")
+    assert (config.student.mean, config.student.std) == CLIP
+    assert (train.precision, train.sync_batch_norm) == ("fp32", True)
     assert (train.epochs, train.batch_size) == (300, 128 if pand else 512)
     assert (train.optimizer, train.lr, train.weight_decay) == ("adamw", 1e-4, 1e-4 if pand else 0.0)
     assert (train.warmup, train.clip_norm, train.label_smoothing) == (0.0, None, 0.0)
@@ -121,34 +130,77 @@ def test_settings_of_open_vocabulary(resolve: Callable[[Path], Config]):
     assert config.prompts.vectors == 8
 
 
-CIFAR100 = [  # recipe, teacher, learning rate
-    ("resnet20", "resnet56", 0.05),
-    ("resnet32", "resnet110", 0.05),
-    ("resnet8x4", "resnet32x4", 0.05),
-    ("wrn_16_2", "wrn_40_2", 0.05),
-    ("vgg8", "vgg13_cifar", 0.05),
-    ("mobilenetv2", "vgg13_cifar", 0.01),
-    ("shufflenetv1", "resnet32x4", 0.01),
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_precision_is_the_authors(path: Path, resolve: Callable[[Path], Config]):
+    """None is known of VLM-KD, whose recipes leave it open, and of DFKD-FGVC, whose recipes say fp32."""
+    written = yaml.safe_load(path.read_text())["train"].get("precision")
+    assert written == (None if path.stem.startswith("vlmkd") else "fp32") or path.stem.startswith("openvocab")
+
+
+@pytest.mark.parametrize("method", ["pand", "vl2lite"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_aircraft_is_trained_on_the_official_train_and_named_by_its_makers(method: str, student: str):
+    text = next(path for path in RECIPES if path.stem == f"{method}_aircraft_{student}").read_text()
+    assert "images_variant_train.txt (3,334), _val.txt (3,333)" in text
+    assert '"Boeing 737-300"' in text
+    assert "a tenth of train" not in text
+
+
+PAIRS = [  # FiGKD's ten: recipe, student, teacher, learning rate, DKD's beta
+    ("resnet32", "resnet32", "resnet110", 0.05, 2.0),
+    ("resnet8x4", "resnet8x4", "resnet32x4", 0.05, 8.0),
+    ("wrn_16_2", "wrn_16_2", "wrn_40_2", 0.05, 6.0),
+    ("wrn_40_1", "wrn_40_1", "wrn_40_2", 0.05, 6.0),
+    ("vgg8", "vgg8_cifar", "vgg13_cifar", 0.05, 6.0),
+    ("shufflenetv1_wrn_40_2", "shufflenetv1_cifar", "wrn_40_2", 0.01, 8.0),
+    ("shufflenetv1_resnet32x4", "shufflenetv1_cifar", "resnet32x4", 0.01, 8.0),
+    ("mobilenetv2_resnet50", "mobilenetv2_cifar", "resnet50_cifar", 0.01, 8.0),
+    ("mobilenetv2_vgg13", "mobilenetv2_cifar", "vgg13_cifar", 0.01, 6.0),
+    ("shufflenetv2", "shufflenetv2_cifar", "resnet32x4", 0.01, 8.0),
+]
+SMALL = {  # data: views, size, mean and std
+    "cifar100": ("paper:cifar", 32, ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))),
+    "tinyimagenet": ("paper:tiny-imagenet-crop", 64, IMAGENET),
+}
+CASES = [
+    *((f"figkd_{data}_{name}", data, *rest) for data in SMALL for name, *rest in PAIRS),
+    ("dkd_cifar100_resnet20", "cifar100", "resnet20", "resnet56", 0.05, 2.0),
 ]
 
 
-@pytest.mark.parametrize(("student", "teacher", "lr"), CIFAR100, ids=[row[0] for row in CIFAR100])
-def test_settings_of_the_cifar_benchmark(student: str, teacher: str, lr: float, resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == f"figkd_cifar100_{student}"))
-    train = config.train
-    assert config.teacher.id == f"run:runs/cifar100-{teacher}"
-    assert (config.teacher.views, config.data.views, config.student.image_size) == ("online", "paper:cifar", 32)
-    assert (config.student.name, config.student.pretrained) in [(student, False), (f"{student}_cifar", False)]
+def test_figkds_recipes_are_the_pairs_that_its_author_reports():
+    small = {case[0] for case in CASES if case[0].startswith("figkd")}
+    large = {f"figkd_{data}_resnet18" for data in ("cub200", "mit67", "stanford40", "dogs")}
+    assert {path.stem for path in RECIPES if path.stem.startswith("figkd")} == small | large
+
+
+@pytest.mark.parametrize(("name", "data", "student", "teacher", "lr", "beta"), CASES, ids=[case[0] for case in CASES])
+def test_settings_of_the_small_benchmarks(
+    name: str, data: str, student: str, teacher: str, lr: float, beta: float, make_folder: Callable[..., Path]
+):
+    path, folder = next(path for path in RECIPES if path.stem == name), make_folder(images=3)
+    config, _ = settings(folder, config=path)
+    train, (views, side, pixels) = config.train, SMALL[data]
+    assert config.method == name.partition("_")[0]
+    assert config.teacher.id == f"run:runs/{data}-{teacher}"
+    assert f"--student {teacher} " in path.read_text()
+    assert (config.teacher.views, config.data.views, config.student.image_size) == ("online", views, side)
+    assert (config.student.name, config.student.pretrained) == (student, False)
+    assert (config.student.mean, config.student.std) == pixels
     assert (train.optimizer, train.nesterov, train.lr, train.weight_decay) == ("sgd", False, lr, 5e-4)
     assert (train.epochs, train.batch_size, train.schedule, train.decay) == (240, 64, "step", 0.1)
     assert [milestone * 240 for milestone in train.milestones] == [150, 180, 210]
     assert (train.warmup, train.clip_norm, train.label_smoothing) == (0.0, None, 0.0)
+    dkd, _ = settings(folder, config=path, method="dkd")
+    assert dkd.options == {"dkd": {"temperature": 4.0, "alpha": 1.0, "beta": beta, "warmup": 20 / 240}}
 
 
 def test_settings_of_the_tiny_imagenet_benchmark(resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == "figkd_tinyimagenet_mobilenetv2"))
-    train = config.train
+    config = resolve(next(path for path in RECIPES if path.stem == "kd_tinyimagenet_mobilenetv2"))
+    train, own = config.train, config.options["kd"]
+    assert (config.method, own["temperature"], own["alpha"]) == ("kd", 4.0, 0.9)
     assert (config.student.name, config.student.image_size) == ("mobilenetv2_tinyimagenet", 64)
+    assert (config.student.mean, config.student.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
     assert config.data.views == "paper:tiny-imagenet"
     assert (train.optimizer, train.nesterov, train.lr, train.weight_decay) == ("sgd", False, 0.2, 5e-4)
     assert (train.epochs, train.batch_size, train.schedule, train.decay) == (200, 256, "step", 0.1)
@@ -181,11 +233,14 @@ def test_settings_of_imagenet_lt(epochs: int, resolve: Callable[[Path], Config])
     assert (own["text_weight"], own["temperature"], own["vision_weight"], own["hide"]) == (0.5, 0.07, 0.0, "none")
 
 
-@pytest.mark.parametrize("data", ["cub200", "cars", "aircraft", "dogs"])
-def test_fine_grained_recipes_start_from_a_teacher_of_other_classes(data: str, resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == f"figkd_{data}_resnet18"))
-    assert config.teacher.id == "timm:resnet34.tv_in1k"
-    assert (config.student.name, config.student.image_size) == ("resnet18.tv_in1k", 224)
+@pytest.mark.parametrize("data", ["cub200", "mit67", "stanford40", "dogs"])
+def test_fine_grained_recipes_start_from_scratch_as_their_teacher_does(data: str, resolve: Callable[[Path], Config]):
+    path = next(path for path in RECIPES if path.stem == f"figkd_{data}_resnet18")
+    config = resolve(path)
+    assert (config.teacher.id, config.teacher.views) == (f"run:runs/{data}-resnet34-scratch", "online")
+    assert (config.student.name, config.student.pretrained, config.student.image_size) == ("resnet18", False, 224)
+    assert "--method ce --student resnet34 --out" in path.read_text()
+    assert "is not known to us" in path.read_text()
 
 
 LONG_TAILS = [path for path in RECIPES if path.stem.startswith(("vlmkd", "ltkd"))]

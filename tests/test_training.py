@@ -1,4 +1,5 @@
 import itertools
+import logging
 import math
 import os
 import random
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from linnet.step import Batch, Progress, TeacherOutput
 from linnet.students.student import Student
 from linnet.teachers.base import ClassHead
 from linnet.text.classes import class_table
-from linnet.training import Task, learning_rate, make_optimizer
+from linnet.training import Task, learning_rate, make_optimizer, synchronise_batch_norm
 
 DATA = "aviary:species=4,images=16"
 
@@ -278,3 +280,72 @@ def test_losses_are_float32_under_bf16(method: str):
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert set(seen) <= {torch.float32}
     assert len(seen) == (0 if method == "kd" else 4)
+
+
+def several(device: str, processes: int) -> SimpleNamespace:
+    return SimpleNamespace(device=torch.device(device), num_processes=processes)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "resnet10t"])  # layers of timm, with activations, and of torch
+def test_synchronised_batch_norm_is_the_same_student(name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    student = Student(name, class_table(["a", "b"]), 32)
+    for module in student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()  # type: ignore[operator]
+    images = torch.rand(2, 3, 32, 32)
+    before, parameters = student.eval()(images).logits_BC, dict(student.named_parameters())
+    layers = sum(isinstance(module, torch.nn.BatchNorm2d) for module in student.modules())
+    synchronise_batch_norm(student, several("cuda", 4))
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in student.modules()) == layers > 0
+    after = dict(student.named_parameters())
+    assert all(after[name] is value for name, value in parameters.items())
+    assert len(after) == len(parameters)
+    assert torch.equal(student.eval()(images).logits_BC, before)
+    student.save(tmp_path)
+    assert torch.equal(Student.load(tmp_path)(images).logits_BC, before)
+
+
+@pytest.mark.parametrize(
+    ("student", "place", "words"),
+    [
+        ("test_resnet", several("cuda", 1), "one process sees the whole batch"),
+        ("test_resnet", several("cpu", 2), "no effect without GPUs"),
+        ("test_vit", several("cuda", 2), "has no BatchNorm layers"),
+    ],
+    ids=["one process", "no GPU", "no layers"],
+)
+def test_synchronised_batch_norm_without_effect_is_said(
+    student: str, place: SimpleNamespace, words: str, caplog: pytest.LogCaptureFixture
+):
+    network = Student(student, class_table(["a", "b"]), 32)
+    with caplog.at_level(logging.INFO, logger="linnet"):
+        synchronise_batch_norm(network, place)
+    assert words in caplog.text
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in network.modules())
+
+
+def test_mean_and_deviation_of_the_pixels_are_resumed_exported_and_saved(
+    tmp_path: Path, killed_after, caplog: pytest.LogCaptureFixture
+):
+    pixels = {"student.mean": [0.5, 0.4, 0.3], "student.std": (0.3, 0.3, 0.2), "train.sync_batch_norm": True}
+    options = {**OPTIONS, **pixels, "train.epochs": 3, "export": True}
+    words = {"method": "ce", "student": "test_resnet"}
+    with killed_after(2):
+        linnet.distill(DATA, **words, out=tmp_path / "run", options=options)
+    with caplog.at_level(logging.INFO, logger="linnet"):
+        run = linnet.distill(DATA, **words, out=tmp_path / "run", options=options, resume=True)
+    assert "sync_batch_norm has no effect: one process" in caplog.text
+    assert run.settings().student.mean == (0.5, 0.4, 0.3)
+    student = Student.load(run.model)
+    assert student.normalize.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert student.normalize.std.flatten().tolist() == pytest.approx([0.3, 0.3, 0.2])
+    assert run.summary()["onnx.max_difference"] < 1e-4
+    plain = linnet.distill(DATA, **words, out=tmp_path / "plain", options={**OPTIONS, "train.epochs": 3})
+    assert plain.metrics()[0]["loss"] != run.metrics()[0]["loss"]
+
+
+@pytest.mark.parametrize("value", [(0.5,), (0.5, 0.5), (0.1, 0.2, 0.3, 0.4)])
+def test_mean_and_deviation_are_three_numbers(value: tuple[float, ...]):
+    with pytest.raises(linnet.UserError, match=r"student.std must be three numbers, of red, green and blue, not [124]"):
+        settings(DATA, options={"student.std": value})

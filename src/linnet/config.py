@@ -62,12 +62,21 @@ class DataConfig:
     seed: Annotated[int, Bounds(0)] = 0
     """Drives splits, limits, novel classes and views, so that rows of a comparison see the same data."""
     views: Annotated[
-        Literal["none", "light", "standard", "paper:vl2lite", "paper:openvocab", "paper:cifar", "paper:tiny-imagenet"],
+        Literal[
+            "none",
+            "light",
+            "standard",
+            "paper:vl2lite",
+            "paper:openvocab",
+            "paper:cifar",
+            "paper:tiny-imagenet",
+            "paper:tiny-imagenet-crop",
+        ],
         Auto,
     ] = AUTO
     """How training images are varied: light is crop and flip, standard adds rotation and colour, paper:vl2lite is that
     of VL2Lite and PAND, paper:openvocab that of Li et al., paper:cifar and paper:tiny-imagenet are those of the
-    mdistiller benchmark."""
+    mdistiller benchmark, paper:tiny-imagenet-crop that of FiGKD's author."""
     store_limit_gb: NonNegative = 20.0
     """Decoded images are kept on disk up to this size for each split; a larger split is decoded again
     in every epoch."""
@@ -149,6 +158,10 @@ class StudentConfig:
     """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
     crop_mode: Literal["center", "squash"] = "center"
     """What evaluation and prediction see of an image that is not square: its centre, or all of it, squashed."""
+    mean: tuple[Annotated[float, Bounds(0.0, 1.0)], ...] | None = None
+    """Mean of each colour that is subtracted from pixels in [0, 1], three numbers; auto: what the weights expect."""
+    std: tuple[Annotated[float, Bounds(0.001, 10.0)], ...] | None = None
+    """What pixels are divided by after that, three numbers; auto: what the weights expect."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,9 @@ class TrainConfig:
     hardware has it."""
     channels_last: Annotated[bool, Auto] = AUTO
     """Keep channels last in memory, which makes convolutions faster."""
+    sync_batch_norm: bool = False
+    """BatchNorm layers of the student see the batch of all processes (SyncBatchNorm), not each their own part; GPUs
+    only."""
     checkpoint: Literal["keep", "drop"] = "keep"
     """What becomes of checkpoints/last.pt, which is about three times as large as the student, when the run is
     finished."""

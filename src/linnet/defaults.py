@@ -124,6 +124,9 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     else:
         resolved, reasons = _resolve_with_data(config)
     _check_long_tail(resolved)
+    for name in ("mean", "std"):
+        if (value := getattr(resolved.student, name)) is not None and len(value) != 3:
+            raise UserError(f"student.{name} must be three numbers, of red, green and blue, not {len(value)}")
     if resolved.teacher.id:  # also of a method that needs none: an id that is not understood is a mistake
         methods.check_teacher(resolved, find_kind(resolved.teacher.id).gives)
     if resolved.shots.count is not None and methods.student_head(resolved.method) != "embedding":

@@ -70,15 +70,19 @@ def softened_kl(student_BC: torch.Tensor, teacher_BC: torch.Tensor, temperature:
     return temperature**2 * divergence(teacher_BC.detach() / temperature, student_BC / temperature)
 
 
-def standardize(logits_BC: torch.Tensor) -> torch.Tensor:
-    """Each image's logits with mean 0 and (population) variance 1; constant logits become 0, with finite gradients.
+def standardize(logits_BC: torch.Tensor, correction: int = 0) -> torch.Tensor:
+    """Each image's logits with mean 0 and variance 1; constant logits become 0, with finite gradients.
+
+    Args:
+        correction: the variance divides by C - correction: 0 for that of the population, 1 for that of a sample.
 
     Reference:
-        Sun et al.: Logit Standardization in Knowledge Distillation, CVPR 2024, equation 6. The 1e-6 under the root is
-        linnet's.
+        Sun et al.: Logit Standardization in Knowledge Distillation, CVPR 2024, equation 6; the released code divides by
+        the deviation of a sample. The 1e-6 under the root is linnet's.
     """
     centred = logits_BC - logits_BC.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    variance = centred.square().sum(dim=1, keepdim=True) / (logits_BC.shape[1] - correction)
+    return centred / (variance + 1e-6).sqrt()
 
 
 def nearest_neighbours(teacher_BC: torch.Tensor, neighbours: int) -> torch.Tensor:
@@ -150,10 +154,16 @@ def decoupled_kl(
 
 
 def correlation_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """1 - Pearson's correlation of corresponding rows, mean over the rows: between 0 and 2, blind to a row's scale and
-    mean. A constant row correlates with nothing: its loss is 1, its gradient finite."""
+    """1 - Pearson's correlation of corresponding rows, mean over the rows: between 0 and 2, blind to a row's mean and,
+    but for very small ones, to its scale.
+
+    A constant row correlates with nothing: its loss is 1, its gradient finite. As in the released code of DIST, the
+    product of the norms is raised by 1e-8, so that rows whose product is about as small hardly count either: those of
+    classes to which both networks give less than about 1e-5 throughout the batch.
+    """
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    return 1 - F.cosine_similarity(a, b, dim=1, eps=1e-8).mean()
+    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return 1 - ((a * b).sum(dim=1) / (norms + 1e-8)).mean()
 
 
 def relation_losses(
@@ -358,5 +368,6 @@ def class_balance(logits_BC: torch.Tensor) -> torch.Tensor:
     Reference:
         Chen et al.: Data-Free Learning of Student Networks (DAFL), ICCV 2019, the information entropy loss.
     """
-    mean_C = logits_BC.softmax(dim=1).mean(dim=0)
-    return -torch.special.entr(mean_C).sum()
+    # by the logarithm: of a class whose probability underflows, that of the probability itself has no gradient
+    log_mean_C = F.log_softmax(logits_BC, dim=1).logsumexp(dim=0) - math.log(len(logits_BC))
+    return (log_mean_C.exp() * log_mean_C).sum()

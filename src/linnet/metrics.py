@@ -16,11 +16,12 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 
 
 def right(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
-    """(N,) bool: the images whose class is among the k largest logits. A tie counts against the image, so constant
-    logits score 0."""
-    own = logits_NC[np.arange(len(labels_N)), labels_N]
-    at_least = (~(logits_NC < own[:, None])).sum(axis=1)  # NaN counts against the image too
-    return at_least <= k
+    """(N,) bool: the images whose class is among the k largest logits, of equals the first, as prediction names them:
+    with k = 1 those whose class is the argmax. A NaN counts against the image."""
+    own = logits_NC[np.arange(len(labels_N)), labels_N][:, None]
+    earlier = np.arange(logits_NC.shape[1]) < labels_N[:, None]
+    before = ~(logits_NC <= own) | ((logits_NC == own) & earlier)
+    return (before.sum(axis=1) < k) & ~np.isnan(own[:, 0])
 
 
 def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> float:
@@ -65,10 +66,10 @@ def mean_per_class_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> floa
 def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
     """Weighted mean of |accuracy - confidence| over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
     probabilities = softmax(logits_NC)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels_N
+    confidence, right_N = probabilities.max(axis=1), right(logits_NC, labels_N)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        abs(right[index == b].mean() - confidence[index == b].mean()) * (index == b).mean() for b in np.unique(index)
+        abs(right_N[index == b].mean() - confidence[index == b].mean()) * (index == b).mean() for b in np.unique(index)
     ]
     return float(np.sum(gaps))
 
@@ -80,10 +81,10 @@ def agreement(first_NC: np.ndarray, second_NC: np.ndarray) -> float:
 
 def class_accuracies(logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """(C,) share of each class's images that are right, NaN for a class without images."""
-    right = logits_NC.argmax(axis=1) == labels_N
+    right_N = right(logits_NC, labels_N)
     totals = np.bincount(labels_N, minlength=logits_NC.shape[1])
     with np.errstate(invalid="ignore"):
-        return np.bincount(labels_N, weights=right, minlength=logits_NC.shape[1]) / totals
+        return np.bincount(labels_N, weights=right_N, minlength=logits_NC.shape[1]) / totals
 
 
 def all_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ seeded again at each epoch, the learning rate is a function of the step. A run t
 same weights as one that was not: to the last bit on a CPU, on a GPU as far as its kernels are deterministic.
 """
 
+import logging
 import math
 import time
 import zipfile
@@ -27,6 +28,8 @@ from linnet.report.gallery import add_row, is_moment
 from linnet.run import Run
 from linnet.step import Batch, Progress
 from linnet.students.student import Student
+
+log = logging.getLogger("linnet")
 
 
 class Task(nn.Module):
@@ -84,6 +87,23 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(groups)
 
 
+def synchronise_batch_norm(student: Student, accelerator: Any) -> None:
+    """Let the BatchNorm layers see the batch of all processes; where that would change nothing, or cannot be, it is
+    said. The weights, their names and evaluation stay the same."""
+    layers = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+    if not layers:
+        log.info("train.sync_batch_norm has no effect: this student has no BatchNorm layers")
+    elif accelerator.num_processes == 1:
+        log.info("train.sync_batch_norm has no effect: one process sees the whole batch")
+    elif accelerator.device.type != "cuda":
+        log.warning("train.sync_batch_norm has no effect without GPUs: each process normalises its own part of a batch")
+    else:
+        from timm.layers import convert_sync_batchnorm  # torch's own would lose the activations of timm's layers
+
+        student.backbone = convert_sync_batchnorm(student.backbone)
+        log.info("train.sync_batch_norm: %d layers see the batch of all processes", layers)
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """``best_epoch`` is the one with the best val top-1 (of equals, the last), or with ``select: last`` the last; its
@@ -120,6 +140,8 @@ def train(
     if run.is_finished and not run.last_checkpoint.exists():  # it was not to be kept
         summary = run.summary()
         return TrainResult(*(summary[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
+    if config.sync_batch_norm:
+        synchronise_batch_norm(task.student, accelerator)
     optimizer = make_optimizer(task, config)
     state = load_checkpoint(run.last_checkpoint, task, optimizer)
     if accelerator.is_main_process:

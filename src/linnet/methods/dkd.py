@@ -18,7 +18,8 @@ class DKDOptions:
     alpha: NonNegative = 1.0
     """Weight of the part about the true class against all others."""
     beta: NonNegative = 8.0
-    """Weight of the part about the other classes among themselves."""
+    """Weight of the part about the other classes among themselves; in the released settings 2, 6 or 8 by the pair of
+    networks."""
     warmup: Annotated[float, Bounds(0.0, 1.0)] = 20 / 240
     """Share of the epochs over which both weights rise linearly."""
 

@@ -6,7 +6,7 @@ are the benchmark's; where timm has another network of that name, ``_cifar`` is 
 Reference:
     ResNet for CIFAR: He et al. 2016, section 4.2 (as in the benchmark, with 1 x 1 convolutions in the shortcuts that
     change shape). WRN: Zagoruyko and Komodakis 2016. VGG: Simonyan and Zisserman 2015, with batch norm and one linear
-    layer. MobileNetV2: Sandler et al. 2018. ShuffleNet: Zhang et al. 2018.
+    layer. MobileNetV2: Sandler et al. 2018. ShuffleNet: Zhang et al. 2018; its second version: Ma et al. 2018.
 """
 
 from collections.abc import Callable, Iterable
@@ -197,6 +197,40 @@ def shufflenet(num_classes: int = 100, in_chans: int = 3) -> CifarNet:
     return CifarNet(stages, 960, num_classes)
 
 
+class SplitBlock(nn.Module):
+    """One half of the channels stays, the other goes through 1 x 1, 3 x 3 in each channel, 1 x 1; then all are
+    shuffled. A block that halves has no half that stays: both sides see the whole input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        half = outputs // 2
+        self.halves = stride == 2
+        sees = inputs if self.halves else inputs - half
+        self.left = nn.Sequential(
+            *conv_norm(inputs, inputs, 3, 2, groups=inputs),
+            *conv_norm(inputs, half, 1), nn.ReLU(),
+        ) if self.halves else nn.Identity()  # fmt: skip
+        self.right = nn.Sequential(
+            *conv_norm(sees, half, 1), nn.ReLU(),
+            *conv_norm(half, half, 3, stride, groups=half),
+            *conv_norm(half, half, 1), nn.ReLU(),
+        )  # fmt: skip
+        self.shuffle = nn.ChannelShuffle(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = (x, x) if self.halves else x.chunk(2, dim=1)
+        return self.shuffle(torch.cat([self.left(left), self.right(right)], dim=1))
+
+
+def shufflenet_v2(num_classes: int = 100, in_chans: int = 3) -> CifarNet:
+    """The benchmark's, at width 1, with a 1 x 1 stem and no max-pool."""
+    stages: list[nn.Module] = [nn.Sequential(*conv_norm(in_chans, 24, 1), nn.ReLU())]
+    for inputs, width, count in ((24, 116, 4), (116, 232, 8), (232, 464, 4)):
+        stages.append(blocks(SplitBlock, inputs, width, count, 2))
+    last = nn.Sequential(*conv_norm(464, 1024, 1), nn.ReLU())
+    return CifarNet([*stages, last], 1024, num_classes)
+
+
 def imagenet_resnet(block: type[nn.Module], layers: tuple[int, ...], **options: Any) -> nn.Module:
     """timm's own with a 3 x 3 stem of stride 1 and no max-pool."""
     network: Any = ResNet(block, layers, **options)  # type: ignore[arg-type]
@@ -215,6 +249,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2_cifar": partial(mobilenetv2, False),
     "mobilenetv2_tinyimagenet": partial(mobilenetv2, True),
     "shufflenetv1_cifar": shufflenet,
+    "shufflenetv2_cifar": shufflenet_v2,
     "resnet18_cifar": partial(imagenet_resnet, TimmBasicBlock, (2, 2, 2, 2)),
     "resnet50_cifar": partial(imagenet_resnet, Bottleneck, (3, 4, 6, 3)),
 }

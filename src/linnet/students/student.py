@@ -42,6 +42,7 @@ class Student(nn.Module):
             folder (:func:`linnet.students.weights.find_weights`).
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
         crop_mode: what whoever evaluates this student does to images that are not square.
+        mean, std: of the pixels, where they are not those that the weights expect.
 
     Raises:
         UserError: unknown architecture (with a suggestion), weights that cannot be loaded, a stem that cannot be
@@ -60,6 +61,8 @@ class Student(nn.Module):
         crop_mode: CropMode = "center",
         bank: TextBank | None = None,
         temperature: float = 0.07,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ):
         super().__init__()
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
@@ -72,6 +75,8 @@ class Student(nn.Module):
             self.set_bank(bank)
         if stem == "lowres":
             make_lowres(self.backbone, name)
+        chosen = {"mean": mean, "std": std}
+        self.backbone.pretrained_cfg.update({key: value for key, value in chosen.items() if value is not None})
         self.normalize = normalize_for(self.backbone)
         self.width: int = self.backbone.get_classifier().in_features
         self._try_size()
@@ -219,4 +224,5 @@ def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | 
     """
     own = config.student
     seed_everything(config.seed)
-    return Student(own.name, classes, own.image_size, own.pretrained, own.stem, own.crop_mode, bank)
+    start = own.pretrained, own.stem, own.crop_mode
+    return Student(own.name, classes, own.image_size, *start, bank, mean=own.mean, std=own.std)

@@ -23,6 +23,12 @@ Tensors = dict[str, torch.Tensor]
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar")
 USUAL = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # in a folder of several files
 AVERAGED = ("state_dict_ema", "model_ema", "ema")  # better than the last weights beside them
+# timm's networks whose tensors are torchvision's, in the same order, under other names (a test: the same logits).
+# Others fit in order, too, and are not the same network: torchvision's efficientnet_v2_s normalises otherwise
+IN_TORCHVISIONS_ORDER = (
+    *("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"),
+    *("mnasnet_050", "mnasnet_100", "mobilenetv2_100"),
+)
 NO_WEIGHTS = {  # how files begin that are no weights, and what they are
     b"<": "it is a web page: the download failed",
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: fetch it with 'git lfs pull'",
@@ -158,7 +164,8 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
     """Fill a timm network with the weights at a path, without their classifier if that is for other classes.
 
     Counters and index tables (``num_batches_tracked``) may be missing. What does not fit as it is goes through timm's
-    own translation first, which knows older names and resizes the position embeddings of transformers.
+    own translation first, which knows older names and resizes the position embeddings of transformers; torchvision's
+    files of the networks in IN_TORCHVISIONS_ORDER are fitted in by the order of their tensors.
 
     Args:
         classes: what the network's outputs stand for; weights that say that theirs stand for others lose them.
@@ -177,6 +184,8 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
         with suppress(Exception):  # it was made for certain files only
             translated = translate(dict(state), network) if translate else state
             state = translated if len(_misfits(own, translated, heads)) < len(_misfits(own, state, heads)) else state
+    if _misfits(own, state, heads) and network.pretrained_cfg["architecture"] in IN_TORCHVISIONS_ORDER:
+        state = _in_order(own, state)
     if misfits := _misfits(own, state, heads):
         words = [f"'{key}' {'has another shape' if key in state else 'is missing'}" for key in misfits[:3]]
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
@@ -205,6 +214,19 @@ def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor],
         and not key.startswith(heads)
         and (key not in state or state[key].shape != value.shape)
     ]
+
+
+def _in_order(own: Mapping[str, torch.Tensor], state: Tensors) -> Tensors:
+    """The same tensors under the network's names, if each is what stands at its place: of the same kind (weight, bias,
+    ...) and, but for the classes of the last layer, of the same shape. Counters are left out."""
+    state = {name: value for name, value in state.items() if value.is_floating_point()}
+    names = [name for name, value in own.items() if value.is_floating_point()]
+    places = [(name.rpartition(".")[2], own[name].shape) for name in names]
+    theirs = [(name.rpartition(".")[2], value.shape) for name, value in state.items()]
+    same_kinds = [kind for kind, _ in places] == [kind for kind, _ in theirs]
+    if not same_kinds or places[:-2] != theirs[:-2]:  # the last two are the classifier's weight and bias
+        return state
+    return dict(zip(names, state.values(), strict=True))
 
 
 def check_values(network: Any, file: Path) -> None:

@@ -280,6 +280,7 @@ def test_logit_spread_is_the_share_between_images():
     assert logit_spread(same).item() == pytest.approx(0, abs=1e-12)
     logits = random(5, 6)
     assert 0 < logit_spread(logits).item() <= 1
+    assert logit_spread(torch.zeros(4, 3)).item() == 0  # 0 / 0 would hide a collapse
     shift = torch.arange(5.0, dtype=torch.float64)[:, None]
     assert logit_spread(logits + shift).item() == pytest.approx(logit_spread(logits).item())
     assert logit_spread(100 * logits).item() == pytest.approx(logit_spread(logits).item())

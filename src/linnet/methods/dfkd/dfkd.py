@@ -317,7 +317,8 @@ def attended_distance(
 def logit_spread(logits_BC: torch.Tensor) -> torch.Tensor:
     """Share of the logits' variance that lies between images: 0 where all images are alike, at most 1."""
     centred_BC = logits_BC - logits_BC.mean(dim=1, keepdim=True)
-    return centred_BC.var(dim=0, correction=0).mean() / centred_BC.square().mean()
+    smallest = torch.finfo(centred_BC.dtype).tiny  # constant logits have no spread, not NaN
+    return centred_BC.var(dim=0, correction=0).mean() / centred_BC.square().mean().clamp(min=smallest)
 
 
 def projection(width: int) -> nn.Module:
