@@ -148,6 +148,9 @@ class StudentConfig:
     """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
     crop_mode: Literal["center", "squash"] = "center"
     """What evaluation and prediction see of an image that is not square: its centre, or all of it, squashed."""
+    crop_pct: Annotated[float, Bounds(0.1, 1.0)] = 1.0
+    """Share of the resized image, from its middle, that evaluation and prediction see: with 0.875 and 224 pixels the
+    image is resized to 256, as many papers do it."""
 
 
 @dataclass(frozen=True)

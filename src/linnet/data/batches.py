@@ -133,6 +133,7 @@ def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
             fit if part == "train" else "eval",
             config.data.store_limit_gb,
             student.crop_mode,
+            student.crop_pct,
         )
         for part, rows in splits.items()
     }
