@@ -86,12 +86,19 @@ class TeacherConfig:
     """What reads the texts of vlm-kd: a vision-language teacher, or another text encoder of 'linnet list teachers';
     auto: the teacher."""
     views: Annotated[
-        str, Pattern(r"center|online|replay:[1-9][0-9]{0,3}", "center, online or replay:K, as in replay:4")
+        str,
+        Pattern(r"center|squash|online|replay:[1-9][0-9]{0,3}", "center, squash, online or replay:K, as in replay:4"),
     ] = "center"
-    """center: the teacher's own view of each image, cached; replay:K: K views, cached, that the student sees too, in
-    turn; online: the student's own views, computed in every step."""
+    """center: the teacher's own view of each image, cached; squash: the whole image, squashed to the teacher's size,
+    cached; replay:K: K views, cached, that the student sees too, in turn; online: the student's own views, computed in
+    every step."""
     cache: Path | None = None
     """Where teacher outputs are kept; by default linnet's cache folder."""
+
+    @property
+    def still(self) -> Literal["center", "squash"]:
+        """How it sees images whole: those of val and test, and of train, unless it is shown the student's views."""
+        return "squash" if self.views == "squash" else "center"
 
     @property
     def replay(self) -> int | None:

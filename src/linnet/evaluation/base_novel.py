@@ -76,9 +76,9 @@ class NovelTest:
         return self._labelled(base, novel, student.bank)
 
     def of_teacher(self) -> tuple[Labelled, Labelled]:
-        folder = self.config.teacher.cache
-        base = embeddings(self.teacher, self.known, self.split, folder, self.device)
-        novel = embeddings(self.teacher, self.data.novel, "novel classes", folder, self.device)
+        config = self.config.teacher
+        base = embeddings(self.teacher, self.known, self.split, config, self.device)
+        novel = embeddings(self.teacher, self.data.novel, "novel classes", config, self.device)
         return self._labelled(base, novel, self.bank)
 
     def _labelled(self, base_NE: np.ndarray, novel_NE: np.ndarray, like: TextBank) -> tuple[Labelled, Labelled]:
