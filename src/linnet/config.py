@@ -132,7 +132,8 @@ class ShotsConfig:
     """retrieval: as keys beside the class texts, without training; finetune: in half of each batch, from the weights of
     an earlier run (student.pretrained)."""
     views: Count = 10
-    """Retrieval only: RandAugment views of each image that the teacher looks at."""
+    """Retrieval only: views of each image that the teacher looks at: one of it as it is, the others after
+    RandAugment(2, 9)."""
     form: Literal["mean", "released"] = "mean"
     """Retrieval only: the mean over a class's keys, at the scale of the texts; released: the unscaled sum of the
     authors' code."""
