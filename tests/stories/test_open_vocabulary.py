@@ -125,6 +125,15 @@ def test_each_test_image_passes_once_through_each_student(epochs: int, tmp_path:
         assert {passed[image.numpy().tobytes()] for image in images} == {len(students)}
 
 
+def test_a_teacher_that_squashes_sees_every_image_so(tmp_path: Path):
+    """Those of novel classes, too: two ways to look would be two teachers."""
+    options = {**OPTIONS, "train.epochs": 1, "teacher.views": "squash", "teacher.cache": tmp_path / "cache"}
+    run = linnet.distill(SOURCE, method="openvocab", out=tmp_path / "run", options={**options, "export": False})
+    spaces = [json.loads(path.read_text())["policy"] for path in (tmp_path / "cache").glob("*/space.json")]
+    assert spaces == ["squash"]
+    assert run.summary()["teacher.ood.mean_per_class"] > 0.8
+
+
 def test_two_images_of_novel_classes_are_scored(tmp_path: Path, make_folder: Callable[..., Path]):
     """One of each; they have no neighbourhoods."""
     root = make_folder(images=8)
