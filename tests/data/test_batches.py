@@ -7,7 +7,8 @@ import torch
 from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
-from linnet.data.batches import TrainLoader, class_sample, eval_batches
+from linnet.data.batches import TrainLoader, class_sample, decode, eval_batches
+from linnet.data.images import eval_pixels, read_image, train_pixels
 from linnet.data.manifest import Manifest, digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -147,6 +148,19 @@ def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
 def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
     for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0).epoch(0), strict=True):
         assert torch.equal(a.images, b.images)
+
+
+@pytest.mark.parametrize("views", ["light", "paper:cifar"])
+def test_evaluation_alone_cuts_a_margin_off(paths: list[Path], views: str):
+    """Some views are cut from images of the student's own size, too."""
+    student = StudentConfig(image_size=32, crop_mode="squash", crop_pct=0.8)
+    digests, labels = digest_files(paths), np.arange(len(paths))
+    rows = Manifest(tuple(paths), labels, np.full(len(paths), "x"), digests, class_table(list(map(str, labels))))
+    images = decode(Config(DataConfig(views=views), student), {"train": rows, "val": rows})  # type: ignore[arg-type]
+    image = read_image(paths[0])
+    whole = train_pixels(image, 32) if views == "light" else eval_pixels(image, 32, "squash")
+    assert np.array_equal(images["train"][0], whole)
+    assert np.array_equal(images["val"][0], eval_pixels(image, 32, "squash", 0.8))
 
 
 def test_a_bad_image_in_a_worker_is_one_line(paths: list[Path]):

@@ -38,7 +38,7 @@ SOURCE = "aviary:species=8,images=12,genus=1"
 
 OPTIONS = {
     "student.name": "test_resnet", "student.image_size": 32, "train.epochs": 6, "train.batch_size": 12,
-    "data.novel": 0.5, "data.novel_images": "test",
+    "data.novel": 0.5, "data.novel_images": "test", "student.crop_pct": 0.8,
 }  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def test_each_test_image_passes_once_through_each_student(epochs: int, tmp_path:
     manifest = load_manifest(DataConfig(source=SOURCE, novel=0.5))
     base = base_part(manifest)
     for rows in (base.take(base.rows("test")), novel_part(manifest, DataConfig(novel_images="test"))):
-        images = torch.cat(list(eval_batches(Images(rows.paths, rows.digests, 32, "eval"))))
+        images = torch.cat(list(eval_batches(Images(rows.paths, rows.digests, 32, "eval", crop_pct=0.8))))
         assert {passed[image.numpy().tobytes()] for image in images} == {len(students)}
 
 
@@ -317,7 +317,7 @@ def test_a_killed_run_ends_with_the_same_weights_and_prompts(tmp_path: Path, kil
 
 def test_it_learns_to_name_what_it_never_saw(tmp_path: Path):
     """Eight unrelated birds of sixteen: a network of 120,000 weights names the other eight well above chance (12.5 %)."""
-    options = {**OPTIONS, "train.epochs": 12, "train.batch_size": 32, "export": False}
+    options = {**OPTIONS, "train.epochs": 12, "train.batch_size": 32, "export": False, "student.crop_pct": 1.0}
     run = linnet.distill(
         "aviary:species=16,images=40,genus=1", method="openvocab", out=tmp_path / "run", options=options
     )

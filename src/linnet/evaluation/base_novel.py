@@ -92,8 +92,8 @@ class NovelTest:
         return Labelled(base_NE, self.known.labels, base_CE), Labelled(novel_NE, self.data.novel.labels, novel_CE)
 
     def _decoded(self, rows: Manifest) -> Images:
-        size, crop_mode = self.config.student.image_size, self.config.student.crop_mode
-        return Images(rows.paths, rows.digests, size, "eval", self.config.data.store_limit_gb, crop_mode)
+        own, limit_gb = self.config.student, self.config.data.store_limit_gb
+        return Images(rows.paths, rows.digests, own.image_size, "eval", limit_gb, own.crop_mode, own.crop_pct)
 
     def retrieval(self, val: Seen, base_CE: np.ndarray, novel: Labelled) -> dict[str, float]:
         """Few-shot by keys, on the images that ``ood.*`` is measured on: support images are in neither.
