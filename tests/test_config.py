@@ -118,7 +118,9 @@ def test_every_setting_says_in_one_sentence_what_it_is(kind: type):
     "views", ["replay", "replay:0", "replay:04", "replay:-1", "replay:99999", "Replay:4", "centre", ""]
 )
 def test_views_that_do_not_exist(views: str):
-    with pytest.raises(UserError, match="teacher.views must be center, online or replay:K, as in replay:4, not"):
+    with pytest.raises(
+        UserError, match="teacher.views must be center, squash, online or replay:K, as in replay:4, not"
+    ):
         from_dict(Config, {"teacher": {"views": views}})
 
 

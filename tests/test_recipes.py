@@ -11,6 +11,7 @@ import timm
 import yaml
 
 from linnet.config import Config
+from linnet.data.images import resized_side
 from linnet.data.novel import novel_classes
 from linnet.defaults import settings
 from linnet.students.network import architectures
@@ -127,7 +128,11 @@ def test_settings_of_open_vocabulary(resolve: Callable[[Path], Config]):
     assert train.milestones == pytest.approx([30 / 90, 60 / 90])
     assert {options[f"{name}_weight"] for name in ("cls", "mse", "contrast", "align")} == {1.0}
     assert (options["temperature"], options["texts"], options["filter"]) == (0.07, 256, True)
-    assert config.prompts.vectors == 8
+    assert (config.prompts.vectors, config.prompts.text) == (8, "name")
+    assert (config.teacher.templates, config.teacher.views) == (("a photo of {}",), "squash")
+    assert (config.student.crop_mode, config.student.crop_pct) == ("squash", 0.875)
+    assert resized_side(config.student.image_size, config.student.crop_pct) == 256
+    assert (config.data.views, train.precision, train.clip_norm) == ("paper:openvocab", "fp32", None)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

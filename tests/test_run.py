@@ -375,3 +375,24 @@ def test_what_is_read_after_training_may_change(tmp_path: Path):
     write_yaml(Config(), run.config)
     assert run.changes(replace(Config(), export=False, opset=19)) == []
     assert run.changes(replace(Config(), seed=1)) == ["seed: 0 -> 1"]
+
+
+@pytest.mark.parametrize("views", ["light", "paper:openvocab"])
+def test_a_training_does_not_go_on_with_other_views_than_it_began_with(
+    views: str, tmp_path: Path, killed_after: Callable
+):
+    """Those of light never changed; those of paper:openvocab are of version 2, and an earlier linnet noted no version."""
+    options = {**TINY, "train.epochs": 2, "data.views": views}
+    with killed_after(2):  # after the checkpoint of the first epoch
+        linnet.distill(DATA, method="ce", out=tmp_path / "run", options=options)
+    run = Run(tmp_path / "run")
+    noted = json.loads(run.inputs.read_text())
+    assert noted[f"views {views}"] == {"light": "1", "paper:openvocab": "2"}[views]
+    run.inputs.write_text(json.dumps({name: value for name, value in noted.items() if not name.startswith("views")}))
+    if views == "paper:openvocab":
+        with pytest.raises(linnet.UserError, match=r"begun with version 1 of views paper:openvocab, this linnet has 2"):
+            linnet.distill(out=run.folder, resume=True)
+        run.inputs.write_text(json.dumps(noted))
+    assert linnet.distill(out=run.folder, resume=True).is_finished
+    run.inputs.write_text("{}")
+    assert linnet.distill(out=run.folder, resume=True).is_finished  # nothing is drawn any more

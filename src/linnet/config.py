@@ -96,12 +96,19 @@ class TeacherConfig:
     """What reads the texts of vlm-kd: a vision-language teacher, or another text encoder of 'linnet list teachers';
     auto: the teacher."""
     views: Annotated[
-        str, Pattern(r"center|online|replay:[1-9][0-9]{0,3}", "center, online or replay:K, as in replay:4")
+        str,
+        Pattern(r"center|squash|online|replay:[1-9][0-9]{0,3}", "center, squash, online or replay:K, as in replay:4"),
     ] = "center"
-    """center: the teacher's own view of each image, cached; replay:K: K views, cached, that the student sees too, in
-    turn; online: the student's own views, computed in every step."""
+    """center: the teacher's own view of each image, cached; squash: the whole image, squashed to the teacher's size,
+    cached; replay:K: K views, cached, that the student sees too, in turn; online: the student's own views, computed in
+    every step."""
     cache: Path | None = None
     """Where teacher outputs are kept; by default linnet's cache folder."""
+
+    @property
+    def still(self) -> Literal["center", "squash"]:
+        """How it sees images whole: those of val and test, and of train, unless it is shown the student's views."""
+        return "squash" if self.views == "squash" else "center"
 
     @property
     def replay(self) -> int | None:
@@ -135,7 +142,8 @@ class ShotsConfig:
     """retrieval: as keys beside the class texts, without training; finetune: in half of each batch, from the weights of
     an earlier run (student.pretrained)."""
     views: Count = 10
-    """Retrieval only: RandAugment views of each image that the teacher looks at."""
+    """Retrieval only: views of each image that the teacher looks at: one of it as it is, the others after
+    RandAugment(2, 9)."""
     form: Literal["mean", "released"] = "mean"
     """Retrieval only: the mean over a class's keys, at the scale of the texts; released: the unscaled sum of the
     authors' code."""
@@ -158,6 +166,9 @@ class StudentConfig:
     """lowres: stride 1 in the first convolution and no max-pool, for tiny images; auto: as timm made it."""
     crop_mode: Literal["center", "squash"] = "center"
     """What evaluation and prediction see of an image that is not square: its centre, or all of it, squashed."""
+    crop_pct: Annotated[float, Bounds(0.1, 1.0)] = 1.0
+    """Share of the resized image, from its middle, that evaluation and prediction see: with 0.875 and 224 pixels the
+    image is resized to 256, as many papers do it."""
     mean: tuple[Annotated[float, Bounds(0.0, 1.0)], ...] | None = None
     """Mean of each colour that is subtracted from pixels in [0, 1], three numbers; auto: what the weights expect."""
     std: tuple[Annotated[float, Bounds(0.001, 10.0)], ...] | None = None

@@ -226,7 +226,11 @@ def image_contrast(student_BE: torch.Tensor, teacher_BE: torch.Tensor, temperatu
 
 
 def nearest_text_kl(
-    student_BC: torch.Tensor, teacher_BC: torch.Tensor, texts: int, keep_B: torch.Tensor | None = None
+    student_BC: torch.Tensor,
+    teacher_BC: torch.Tensor,
+    texts: int,
+    keep_B: torch.Tensor | None = None,
+    constant_teacher: bool = True,
 ) -> torch.Tensor:
     """KL(softmax(teacher) || softmax(student)) over the texts that the teacher finds nearest, in nats.
 
@@ -234,13 +238,15 @@ def nearest_text_kl(
     ids); there is no T^2. The mean over the images that are kept; 0 if there are none.
 
     Args:
-        student_BC, teacher_BC: cosines / temperature; the teacher's are constants.
+        student_BC, teacher_BC: cosines / temperature.
         texts: K; all if there are fewer. keep_B: bool, the images that count; None: all.
+        constant_teacher: no gradient reaches whatever the teacher's cosines come from.
 
     Reference:
         Li et al., ICCV 2023, L_vlalign.
     """
-    teacher_BC = teacher_BC.detach()
+    if constant_teacher:
+        teacher_BC = teacher_BC.detach()
     if texts < teacher_BC.shape[1]:
         near_BK = teacher_BC.argsort(dim=1, descending=True, stable=True)[:, :texts]
         student_BC, teacher_BC = student_BC.gather(1, near_BK), teacher_BC.gather(1, near_BK)

@@ -229,14 +229,35 @@ class Run:
         Raises:
             UserError: the data or the teacher is not what the run was started with, or what was noted is damaged.
         """
+        pins = self._read_pins()
+        for name, value in inputs.items():
+            if pins.get(name, value) != value:
+                raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
+        pins |= inputs
+        self._write(self.inputs, json.dumps(pins, indent=1))
+
+    def pin_version(self, name: str, version: int) -> None:
+        """The same for what a newer linnet draws otherwise than an older one: a training does not go on with other
+        draws than it began with. One that began before versions were noted has the first.
+
+        Raises:
+            UserError: it began with another version.
+        """
+        earlier = self._read_pins().get(name, "1" if self.last_checkpoint.exists() else str(version))
+        if self.is_finished:  # nothing is drawn any more
+            return
+        if earlier != str(version):
+            raise UserError(
+                f"{self.folder} was begun with version {earlier} of {name}, this linnet has {version}: go on with the "
+                "linnet of env.json, or start again with --overwrite"
+            )
+        self.pin(**{name: str(version)})
+
+    def _read_pins(self) -> dict[str, str]:
         if self._pins is None:
             advice = "start again with --overwrite; or delete it, to go on without knowing that nothing has changed"
             self._pins = read_json(self.inputs, dict, advice) if self.inputs.exists() else {}
-        for name, value in inputs.items():
-            if self._pins.get(name, value) != value:
-                raise UserError(f"the {name} changed since {self.folder} was started: start again with --overwrite")
-        self._pins |= inputs
-        self._write(self.inputs, json.dumps(self._pins, indent=1))
+        return self._pins
 
     def write_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Keep the calibrated context vectors and the text bank that they give; refuse to resume with others."""

@@ -7,7 +7,8 @@ import torch
 from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
-from linnet.data.batches import TrainLoader, class_sample, eval_batches
+from linnet.data.batches import TrainLoader, class_sample, decode, eval_batches
+from linnet.data.images import eval_pixels, read_image, train_pixels
 from linnet.data.manifest import Manifest, digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -54,23 +55,44 @@ def test_each_epoch_shows_each_image_at_most_once_in_a_new_order_and_view(paths:
     assert len({tuple(order) for order in orders}) == 3
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_few_images_fill_half_of_each_batch(paths: list[Path], count: int):
+@pytest.mark.parametrize(("count", "in_batch", "steps"), [(1, 1, 3), (2, 2, 4), (3, 2, 4), (8, 2, 1)])
+def test_few_images_fill_half_of_each_batch_and_an_epoch_shows_all_others(
+    paths: list[Path], count: int, in_batch: int, steps: int
+):
     few = np.arange(10) < count
     ours = loader(paths, few=few)
     batches = [batch.index.numpy() for batch in ours.epoch(0)]
-    assert len(batches) == len(ours) == 2
+    assert len(batches) == len(ours) == steps
     for rows in batches:
-        assert few[rows].sum() == 2
+        assert len(rows) == len(set(rows)) == 4  # an image beside itself would contradict the contrast
+        assert few[rows].sum() == in_batch
     seen = np.bincount(np.concatenate(batches), minlength=10)
+    assert seen[~few].min() == 1
     assert seen[few].max() - seen[few].min() <= 1  # none is shown twice before all were shown once
     assert seen[~few].max() - seen[~few].min() <= 1
     assert not np.array_equal(batches, [batch.index.numpy() for batch in ours.epoch(1)])
-    if count > 1:
+    if in_batch > 1:
         parts = [[b.index for b in loader(paths, few=few, rank=r, world=2).epoch(0)] for r in range(2)]
         for step, (a, b) in enumerate(zip(*parts, strict=True)):
             assert sorted(torch.cat([a, b]).tolist()) == sorted(batches[step].tolist())
             assert few[a].sum() == few[b].sum() == 1
+
+
+@pytest.mark.parametrize(("base", "support", "steps"), [(4122, 500, 65), (4122, 30, 43), (4096, 500, 64)])
+def test_an_epoch_of_few_shot_finetuning_is_as_long_as_that_of_li_et_al(base: int, support: int, steps: int):
+    """128 a batch on their CUB: 4,122 base images beside 64 (or all) support images in each batch, 65 batches. Where
+    nothing is left over, they have one batch more, of support images alone."""
+    labels = np.repeat([0, 1], [base, support])
+    rows = Manifest(
+        (Path("x"),) * len(labels), labels, np.full(len(labels), "train"), np.zeros((len(labels), 16), np.uint8),
+        class_table(["a", "b"]), novel=(1,),
+    )  # fmt: skip
+    images = Images([], np.empty((0, 16), np.uint8), 32, "train")
+    ours = TrainLoader(Config(train=TrainConfig(batch_size=128)), rows, images, torch.device("cpu"))
+    order = ours._order(0).reshape(len(ours), 128)
+    assert len(ours) == steps
+    assert (order >= base).sum(axis=1).tolist() == [min(64, support)] * steps
+    assert set(range(base)) <= set(order.ravel().tolist())
 
 
 def by_image(ours: TrainLoader, epoch: int) -> dict[int, torch.Tensor]:
@@ -126,6 +148,19 @@ def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
 def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
     for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0).epoch(0), strict=True):
         assert torch.equal(a.images, b.images)
+
+
+@pytest.mark.parametrize("views", ["light", "paper:cifar"])
+def test_evaluation_alone_cuts_a_margin_off(paths: list[Path], views: str):
+    """Some views are cut from images of the student's own size, too."""
+    student = StudentConfig(image_size=32, crop_mode="squash", crop_pct=0.8)
+    digests, labels = digest_files(paths), np.arange(len(paths))
+    rows = Manifest(tuple(paths), labels, np.full(len(paths), "x"), digests, class_table(list(map(str, labels))))
+    images = decode(Config(DataConfig(views=views), student), {"train": rows, "val": rows})  # type: ignore[arg-type]
+    image = read_image(paths[0])
+    whole = train_pixels(image, 32) if views == "light" else eval_pixels(image, 32, "squash")
+    assert np.array_equal(images["train"][0], whole)
+    assert np.array_equal(images["val"][0], eval_pixels(image, 32, "squash", 0.8))
 
 
 def test_a_bad_image_in_a_worker_is_one_line(paths: list[Path]):

@@ -6,7 +6,7 @@ import pytest
 from pictures import write_image
 from PIL import Image
 
-from linnet.data.images import eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
+from linnet.data.images import CropMode, eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy.inputs import to_rgb
@@ -26,6 +26,14 @@ def test_squash_keeps_the_whole_image():
     pixels = eval_pixels(Image.fromarray(np.stack([gradient] * 3, axis=2)), 50, "squash")
     assert pixels.shape == (50, 50, 3)
     assert pixels[:, 0].mean() < 3 and pixels[:, -1].mean() > 196
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_a_share_below_one_cuts_the_middle_out_of_a_larger_image(mode: CropMode):
+    """256 for 224, as papers evaluate."""
+    image = Image.effect_noise((300, 400), 80).convert("RGB")
+    larger = eval_pixels(image, 256, mode)
+    assert np.array_equal(eval_pixels(image, 224, mode, 0.875), larger[16:240, 16:240])
 
 
 @pytest.mark.parametrize("side", [24, 32, 97, 224])

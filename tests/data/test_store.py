@@ -6,7 +6,7 @@ import pytest
 from pictures import write_image
 
 from linnet.data import store as module
-from linnet.data.images import eval_pixels, read_image, train_pixels
+from linnet.data.images import CropMode, eval_pixels, read_image, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -27,6 +27,19 @@ def test_the_store_of_squashed_images_is_another_one(paths: list[Path]):
         assert not np.array_equal(squash[row], center[row])
     train = [Images(paths, digests, 32, "train", crop_mode=mode) for mode in ("center", "squash")]
     assert train[0].file == train[1].file  # training images are stored uncut
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_the_store_of_a_smaller_share_is_another_one(paths: list[Path], mode: CropMode):
+    digests = digest_files(paths)
+    whole, part = (Images(paths, digests, 32, "eval", crop_mode=mode, crop_pct=share) for share in (1.0, 0.8))
+    live = Images(paths, digests, 32, "eval", 0.0, mode, 0.8)
+    for row, path in enumerate(paths):
+        assert np.array_equal(part[row], eval_pixels(read_image(path), 32, mode, 0.8))
+        assert np.array_equal(part[row], live[row])
+        assert not np.array_equal(part[row], whole[row])
+    train = [Images(paths, digests, 32, "train", crop_pct=share) for share in (1.0, 0.8)]
+    assert train[0].file == train[1].file
 
 
 def test_other_pixels_are_another_store(paths: list[Path], monkeypatch: pytest.MonkeyPatch):

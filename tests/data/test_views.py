@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as torchvision
 
 from linnet.data import views
@@ -81,7 +82,7 @@ PINNED = {
 @pytest.mark.parametrize("recipe", list(PINNED))
 def test_the_views_of_version_1_do_not_change(recipe: str):
     """Cached teacher outputs of replayed views, and every earlier run, stand on these numbers."""
-    assert views.VERSION == 1
+    assert views.RECIPES[recipe].version == 1
     images, shapes = [photo(40, 60, 1), photo(50, 33, 2)], np.array([[40, 60], [50, 33]])
     view = views.draw(recipe, digests(2), shapes, view=3, seed=1)
     pixels = views.apply(views.pad(images), shapes, view, 16)[:, :, 3, 5].numpy()
@@ -175,6 +176,58 @@ def test_colour_factors():
     assert np.ptp(flat) < 1e-5
     bright = one_view(image, 16, colour=(1.3, 1.3, 1.3, 0))
     assert 0 <= bright.min() <= bright.max() <= 1
+
+
+# ----------------------------------------------------------------------------------------------------- paper:openvocab
+
+
+def test_boxes_of_li_et_al_are_those_of_torchvisions_random_resized_crop():
+    """Of many draws in a square of 256 pixels: the same areas, widths and heights, in the mean and in the tails. Clipped
+    instead of drawn again, the mean area would be .534 instead of .478."""
+    count, square = 20_000, torch.zeros(3, 256, 256)
+    view = views.draw("paper:openvocab", digests(count), np.tile([40, 60], (count, 1)), view=0, seed=0)
+    left, top, width, height = view.box_B4.T
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = [RandomResizedCrop.get_params(square, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+    their_top, their_left, their_height, their_width = np.array(drawn).T / 256
+    assert all(np.allclose(part * 256, np.round(part * 256)) for part in (left, top, width, height))
+    for ours, theirs in (
+        (width * height, their_width * their_height),
+        (width, their_width),
+        (height, their_height),
+        (width / height, their_width / their_height),
+        (left, their_left),
+        (top, their_top),
+    ):
+        spread = np.sqrt((ours.var() + theirs.var()) / count)
+        assert abs(ours.mean() - theirs.mean()) < 4.5 * spread
+        for share in (0.1, 0.25, 0.5, 0.75, 0.9):  # as many below a bound, which lies between two pixels
+            bound = np.quantile(theirs, share)
+            below = [(values <= bound).mean() for values in (ours, theirs)]
+            assert abs(below[0] - below[1]) < 4.5 * np.sqrt(2 * share * (1 - share) / count)
+    assert (width * height).mean() == pytest.approx(0.478, abs=0.008)
+    assert ((left >= 0) & (top >= 0) & (left + width <= 1 + 1e-12) & (top + height <= 1 + 1e-12)).all()
+    assert 0.48 < view.flip_B.mean() < 0.52
+
+
+def test_a_crop_that_never_fits_is_the_whole_image():
+    recipe = views.RECIPES["paper:openvocab"]
+    none, last = np.full((1, 20), 1.0), np.full((1, 20), 1.0)
+    last[0, 18:] = (0.5, 0.5)  # the tenth try: a share of .54, as wide as high
+    assert views._resized_crop(recipe, none).ravel().tolist() == [1.0, 1.0]
+    assert views._resized_crop(recipe, last).ravel() == pytest.approx(np.sqrt(0.54), abs=1 / 256)
+
+
+def test_a_crop_of_li_et_al_is_that_of_the_squashed_image():
+    image = photo(40, 70)
+    view = views.draw("paper:openvocab", digests(1), np.array([[40, 70]]), view=0, seed=0)
+    left, top, width, height = 256 * view.box_B4[0]
+    squashed = Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)
+    box = (left, top, left + width, top + height)
+    expected = np.asarray(squashed.resize((64, 64), Image.Resampling.BILINEAR, box=box)) / 255
+    ours = views.apply(views.pad([image]), np.array([[40, 70]]), view, 64)[0].permute(1, 2, 0).numpy()
+    assert np.abs(ours - (expected[:, ::-1] if view.flip_B[0] else expected)).max() < 0.03
 
 
 # ------------------------------------------------------------------------------------------------------- paper:vl2lite

@@ -14,6 +14,7 @@ from PIL import Image
 import linnet
 from linnet.commands.distill import distill
 from linnet.commands.export import export as export_run
+from linnet.data.images import CropMode, eval_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy import export
@@ -79,10 +80,31 @@ def test_the_code_in_the_guide_gives_linnets_answer(
         assert capsys.readouterr().out.strip() == load("model.onnx").predict("photo.jpg")[0].classes[0]
 
 
+CLASSES = (ClassInfo("a", "a"), ClassInfo("b", "b"))
+
+
 def test_a_squashing_student_says_so():
-    how = preprocessing(Student("test_resnet", (ClassInfo("a", "a"), ClassInfo("b", "b")), 32, crop_mode="squash"))
+    how = preprocessing(Student("test_resnet", CLASSES, 32, crop_mode="squash"))
     assert how["resize"] == {"both_sides": 32, "interpolation": "bicubic", "antialias": True}
     assert how["crop"] is None
+
+
+@pytest.mark.parametrize(("mode", "side"), [("center", "shorter_side"), ("squash", "both_sides")])
+def test_a_student_that_sees_a_part_of_the_resized_image_says_so(mode: CropMode, side: str, tmp_path: Path):
+    """Whoever follows the metadata gets linnet's own pixels, and so do linnet's two ways to predict."""
+    student = Student("test_resnet", CLASSES, 32, crop_mode=mode, crop_pct=0.8).eval()
+    student.save(tmp_path / "model")
+    export_onnx(student, tmp_path / "model.onnx")
+    how = preprocessing(student)
+    assert (how["resize"][side], how["crop"]["center"]) == (40, [32, 32])
+    image = Image.effect_noise((61, 44), 90).convert("RGB")
+    pixels = eval_pixels(image, 32, mode, 0.8).astype(np.float32) / 255
+    expected = student(torch.from_numpy(pixels).permute(2, 0, 1)[None]).logits_BC.softmax(dim=1)[0]
+    for saved in (tmp_path / "model", tmp_path / "model.onnx"):
+        (prediction,) = load(saved).predict(image)
+        assert prediction.probabilities == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-5)
+    words = {value.name: value.doc_string for value in onnx.load(tmp_path / "model.onnx").graph.input}["images"]
+    assert "40" in words
 
 
 def test_the_opset_is_asked_of_torch_and_checked(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -83,6 +83,31 @@ def test_language_separation_and_margin():
     assert language_margin(TEACHER @ BANK.T, LABELS) == pytest.approx(sum(margins) / N)
 
 
+ALONE = {"coherence.kl", "coherence.agreement", "language.separation"}
+ALONE |= {"language.student_margin", "language.teacher_margin"}
+PAIRS = ALONE | {"consistency.retrieval"}
+ALL = PAIRS | {"consistency.neighbours", "consistency.triplets"}
+
+
+@pytest.mark.parametrize(("images", "keys"), [(1, ALONE), (2, PAIRS), (3, ALL), (4, ALL), (12, ALL), (N, ALL)])
+@pytest.mark.parametrize("classes", [1, 2, C])
+@pytest.mark.parametrize("same", [False, True])
+def test_what_few_images_or_one_class_cannot_measure_is_left_out(images: int, keys: set[str], classes: int, same: bool):
+    teacher = TEACHER[:images]
+    student = teacher if same else STUDENT[:images]
+    seen = consistency(student, teacher, LABELS[:images] % classes, BANK[:classes])
+    assert set(seen) == (keys if classes > 1 else keys - ALONE)
+    assert np.isfinite(list(seen.values())).all()
+    if same:
+        assert all(value == 1 for key, value in seen.items() if key.startswith("consistency"))
+
+
+def test_of_few_images_not_all_others_are_neighbours():
+    """Else the overlap could only be 1."""
+    assert consistency(TEACHER[:12], unit(12, E, seed=9), LABELS[:12], BANK)["consistency.neighbours"] < 1
+    assert consistency(TEACHER[:3], TEACHER[[1, 0, 2]], LABELS[:3], BANK)["consistency.neighbours"] in (0, 1 / 3, 2 / 3)
+
+
 def test_a_student_that_is_its_teacher():
     seen = consistency(TEACHER, TEACHER, LABELS, BANK)
     for key in ("consistency.retrieval", "consistency.neighbours", "consistency.triplets", "coherence.agreement"):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from pictures import write_image
+from torchvision.transforms import RandAugment
 
 from linnet.config import ShotsConfig
+from linnet.data.images import read_image
 from linnet.data.manifest import Manifest, digest_files
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
 from linnet.teachers import load_teacher
@@ -65,3 +67,21 @@ def test_keys_are_the_teachers_views_in_the_order_of_the_classes(tmp_path: Path)
     again = support_keys(teacher, support, 3, 0, tmp_path / "cache", torch.device("cpu"))
     assert np.array_equal(again, keys)
     assert not np.allclose(support_keys(teacher, support, 3, 1, tmp_path / "cache", torch.device("cpu")), keys)
+
+
+def test_one_key_is_of_the_image_as_it_is_and_the_others_of_randaugment_2_9(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made, real = [], RandAugment.__init__
+    monkeypatch.setattr(RandAugment, "__init__", lambda own, *a, **b: (made.append((a, b)), real(own, *a, **b))[1])
+    teacher = load_teacher("mini-clip")
+    assert isinstance(teacher, VisionLanguageTeacher)
+    paths = [write_image(tmp_path / f"{i}.jpg", (80 * i, 200 - 60 * i, 60), seed=i, size=(70, 66)) for i in range(2)]
+    classes = (ClassInfo("a", "a"), ClassInfo("b", "b"))
+    support = Manifest(tuple(paths), np.array([0, 1]), np.array(["train"] * 2), digest_files(paths), classes)
+    keys = support_keys(teacher, support, 10, 0, tmp_path / "cache", torch.device("cpu"))
+    plain = teacher.embed_images(torch.stack([teacher.eval_transform(read_image(path)) for path in paths])).numpy()
+    assert np.allclose(keys[:, 0], plain, atol=2e-3)
+    same = np.isclose(keys[:, 1:], plain[:, None], atol=2e-3).all(axis=2)
+    assert same.mean() < 0.5  # some draws change nothing
+    assert made == [((2, 9), {})] * 9

@@ -144,9 +144,34 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
     assert data.teacher.embedding_BE.grad is None
 
 
+@pytest.mark.parametrize("align_teacher", ["constant", "learned"])
+def test_the_kl_moves_prompts_through_one_side_or_both(align_teacher: str):
+    """learned: the plain formula of the released code, in which nothing is a constant but the images."""
+    data, out = batch(), student()
+    alone = {"cls_weight": 0.0, "mse_weight": 0.0, "contrast_weight": 0.0, "filter": False}
+    made = prepared(learn_prompts=True, align_teacher=align_teacher, texts=3, **alone)
+    term = made(data, out, NOW)["align"]
+    (seen,) = torch.autograd.grad(term, made.context_PW)
+    context = made.context_PW.detach().double().requires_grad_()
+    bank = F.normalize(BANK + context.sum(), dim=1)
+    assert out.embedding_BE is not None
+    teacher, near = (IMAGES @ bank.T / T).topk(3)
+    ours = (F.normalize(out.embedding_BE.detach(), dim=1) @ bank.T / T).gather(1, near)
+    teacher = teacher if align_teacher == "learned" else teacher.detach()
+    divergence = (teacher.softmax(1) * (teacher.log_softmax(1) - ours.log_softmax(1))).sum(1).mean()
+    assert term.item() == pytest.approx(divergence.item(), rel=1e-4)
+    (expected,) = torch.autograd.grad(divergence, context)
+    assert torch.allclose(seen.double(), expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"align_teacher": "learned"}, "align_teacher learned has no effect without learn_prompts"),
+        (
+            {"align_teacher": "learned", "learn_prompts": True, "align_weight": 0.0},
+            "without learn_prompts and an align_w",
+        ),
         ({f"{name}_weight": 0.0 for name in ("cls", "mse", "contrast", "align")}, "nothing to learn"),
         ({"caption_temperature": 0.1}, "no effect without a caption_weight"),
         ({"learn_prompts": True, "cls_weight": 0.0, "align_weight": 0.0}, "nothing to learn from"),

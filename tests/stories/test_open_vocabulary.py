@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ import linnet
 from linnet.cli import main
 from linnet.commands.embed import bank_for
 from linnet.config import DataConfig
+from linnet.data.batches import eval_batches
 from linnet.data.load import load_manifest
 from linnet.data.novel import base_part, novel_part
+from linnet.data.store import Images
 from linnet.deploy.export import export_onnx
 from linnet.deploy.predictor import load
 from linnet.deploy.text_tower import OnnxTextTower
@@ -35,7 +38,7 @@ SOURCE = "aviary:species=8,images=12,genus=1"
 
 OPTIONS = {
     "student.name": "test_resnet", "student.image_size": 32, "train.epochs": 6, "train.batch_size": 12,
-    "data.novel": 0.5, "data.novel_images": "test",
+    "data.novel": 0.5, "data.novel_images": "test", "student.crop_pct": 0.8,
 }  # fmt: skip
 
 
@@ -98,6 +101,55 @@ def test_the_last_epochs_are_kept_and_their_mean_is_reported(run: Run):
         right = np.array([test.class_names.index(p.classes[0]) for p in named]) == test.labels
         scores.append(np.mean([right[test.labels == c].mean() for c in range(4)]))
     assert run.summary()["last5.id.mean_per_class"] == pytest.approx(np.mean(scores))
+
+
+@pytest.mark.parametrize("epochs", [1, 6])
+def test_each_test_image_passes_once_through_each_student(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Through the student that is kept, and for the mean of the last five epochs through the others of them."""
+    passed: Counter[bytes] = Counter()
+    real = Student.forward
+
+    def forward(student: Student, images: torch.Tensor, with_maps: bool = False):
+        if not student.training:
+            passed.update(image.numpy().tobytes() for image in images)
+        return real(student, images, with_maps)
+
+    monkeypatch.setattr(Student, "forward", forward)
+    options = {**OPTIONS, "train.epochs": epochs, "shots.count": 2, "shots.views": 1, "export": False}
+    run = linnet.distill(SOURCE, method="openvocab", out=tmp_path / "run", options=options)
+    students = {run.summary()["train.best_epoch"], *range(max(1, epochs - 4), epochs + 1)}
+    manifest = load_manifest(DataConfig(source=SOURCE, novel=0.5))
+    base = base_part(manifest)
+    for rows in (base.take(base.rows("test")), novel_part(manifest, DataConfig(novel_images="test"))):
+        images = torch.cat(list(eval_batches(Images(rows.paths, rows.digests, 32, "eval", crop_pct=0.8))))
+        assert {passed[image.numpy().tobytes()] for image in images} == {len(students)}
+
+
+def test_a_teacher_that_squashes_sees_every_image_so(tmp_path: Path):
+    """Those of novel classes, too: two ways to look would be two teachers."""
+    options = {**OPTIONS, "train.epochs": 1, "teacher.views": "squash", "teacher.cache": tmp_path / "cache"}
+    run = linnet.distill(SOURCE, method="openvocab", out=tmp_path / "run", options={**options, "export": False})
+    spaces = [json.loads(path.read_text())["policy"] for path in (tmp_path / "cache").glob("*/space.json")]
+    assert spaces == ["squash"]
+    assert run.summary()["teacher.ood.mean_per_class"] > 0.8
+
+
+def test_two_images_of_novel_classes_are_scored(tmp_path: Path, make_folder: Callable[..., Path]):
+    """One of each; they have no neighbourhoods."""
+    root = make_folder(images=8)
+    for old, new in (("red_bird", "pink_bird"), ("blue_bird", "grey_bird")):
+        (root / new).mkdir()
+        first = min((root / old).iterdir())
+        (root / new / first.name).write_bytes(first.read_bytes() + b"another")
+    options = {**OPTIONS, "data.novel": None, "data.novel_classes": ("pink_bird", "grey_bird"), "train.epochs": 1}
+    options |= {"data.novel_images": "all", "export": False, "student.pretrained": False}
+    run = linnet.distill(root, teacher="mini-clip", method="openvocab", out=tmp_path / "run", options=options)
+    summary = run.summary()
+    assert summary["images.ood"] == 2
+    kept = {key for key in summary if key.startswith("ood.consistency")}
+    assert kept == {"ood.consistency.retrieval"}
+    assert "ood.language.separation" in summary
+    assert "2 images of novel classes have no neighbourhoods" in run.log.read_text()
 
 
 def test_novel_images_reach_neither_training_nor_selection(tmp_path: Path, make_folder: Callable[..., Path]):
@@ -265,7 +317,7 @@ def test_a_killed_run_ends_with_the_same_weights_and_prompts(tmp_path: Path, kil
 
 def test_it_learns_to_name_what_it_never_saw(tmp_path: Path):
     """Eight unrelated birds of sixteen: a network of 120,000 weights names the other eight well above chance (12.5 %)."""
-    options = {**OPTIONS, "train.epochs": 12, "train.batch_size": 32, "export": False}
+    options = {**OPTIONS, "train.epochs": 12, "train.batch_size": 32, "export": False, "student.crop_pct": 1.0}
     run = linnet.distill(
         "aviary:species=16,images=40,genus=1", method="openvocab", out=tmp_path / "run", options=options
     )

@@ -313,7 +313,8 @@ def test_a_finished_run_is_resumed_without_training(run: Run):
     assert json.dumps(again.metrics()) == before
 
 
-def test_a_run_is_scored_and_used_with_its_crop_mode(tmp_path: Path):
+@pytest.mark.parametrize("crop_pct", [1.0, 0.8])
+def test_a_run_is_scored_and_used_with_its_crop_mode(tmp_path: Path, crop_pct: float):
     """Val scores of training and the saved student's own predictions are of the same pixels: the whole image."""
     from pictures import write_image
 
@@ -321,7 +322,7 @@ def test_a_run_is_scored_and_used_with_its_crop_mode(tmp_path: Path):
         for i in range(12):
             write_image(tmp_path / "photos" / name / f"{i}.png", colour, seed=i, size=(90, 40))
     options = {
-        **OPTIONS, "student.crop_mode": "squash", "student.pretrained": False, "data.views": "paper:vl2lite",
+        **OPTIONS, "student.crop_mode": "squash", "student.crop_pct": crop_pct, "student.pretrained": False, "data.views": "paper:vl2lite",
         "train.epochs": 1,
     }  # fmt: skip
     run = linnet.distill(tmp_path / "photos", student="test_resnet", method="ce", out=tmp_path / "run", options=options)

@@ -120,19 +120,37 @@ SIZES = [(61, 44), (44, 61), (33, 32), (32, 37), (50, 33), (333, 250), (250, 333
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
-@pytest.mark.parametrize("name", ["test_resnet", "resnet10t", "mobilenetv3_small_050"])
-def test_timm_shows_a_saved_student_the_same_pixels(name: str, crop_mode: CropMode, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "crop_pct"),
+    [
+        ("test_resnet", 1.0),
+        ("resnet10t", 1.0),
+        ("mobilenetv3_small_050", 1.0),
+        ("test_resnet", 0.9),
+        ("resnet10t", 0.875),
+    ],
+)
+def test_timm_shows_a_saved_student_the_same_pixels(name: str, crop_mode: CropMode, crop_pct: float, tmp_path: Path):
     """One rounded side more or less, and every second photo would have other pixels, and some another class."""
-    Student(name, CLASSES, image_size=32, crop_mode=crop_mode).save(tmp_path)
-    assert Student.load(tmp_path).crop_mode == crop_mode
+    Student(name, CLASSES, image_size=32, crop_mode=crop_mode, crop_pct=crop_pct).save(tmp_path)
+    loaded = Student.load(tmp_path)
+    assert (loaded.crop_mode, loaded.crop_pct) == (crop_mode, crop_pct)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     for at_test in (False, True):  # timm's own validation asks for the size and crop of tests
         settings = timm.data.resolve_model_data_config(model, use_test_size=at_test)
         theirs = timm.data.create_transform(**{**settings, "mean": (0, 0, 0), "std": (1, 1, 1)}, is_training=False)
         for size in SIZES:
             image = Image.effect_noise(size, 80).convert("RGB")
-            ours = eval_pixels(image, 32, crop_mode).transpose(2, 0, 1)
+            ours = eval_pixels(image, 32, crop_mode, crop_pct).transpose(2, 0, 1)
             assert np.array_equal(ours, (theirs(image) * 255).round().numpy()), size
+
+
+def test_a_student_of_before_there_was_a_share_sees_all_of_the_resized_image(tmp_path: Path):
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["linnet"]["crop_pct"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Student.load(tmp_path).crop_pct == 1.0
 
 
 def test_the_normalisation_of_the_weights_tag_survives(tmp_path: Path):

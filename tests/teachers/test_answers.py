@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from linnet.config import DataConfig
 from linnet.data.batches import TrainLoader
 from linnet.data.load import load_manifest
-from linnet.data.manifest import Manifest
+from linnet.data.manifest import Manifest, digest_files
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.errors import UserError
@@ -141,6 +142,33 @@ def test_online_says_what_replay_says_of_the_same_view(
         student_loader(room.splits["train"], online, "online").epoch(9)
     )  # a fresh view, beyond any that is cached
     assert torch.allclose(seen[-1], batch.images, atol=1e-5)
+
+
+def test_under_squash_the_teacher_looks_once_at_all_of_each_image(
+    room: Room, open_clip_folder: Callable[..., Path], tmp_path: Path
+):
+    """Of a photo that is not square, too; train, val and test alike, in a space of their own."""
+    rng, parts = np.random.default_rng(0), {}
+    teacher = load_teacher(f"open_clip:local-dir:{open_clip_folder()}")
+    assert isinstance(teacher, VisionLanguageTeacher)
+    for part, rows in room.splits.items():
+        paths = [tmp_path / f"{part}{i}.png" for i in range(len(rows))]
+        for path in paths:
+            Image.fromarray(rng.integers(0, 256, (40, 90, 3)).astype(np.uint8)).save(path)
+        parts[part] = replace(rows, paths=tuple(paths), digests=digest_files(paths))
+    asked = Room(room.folder, parts)
+    said, centred = asked.ask(teacher, "squash"), asked.ask(teacher, "center")
+    assert said.is_cached
+    for part, rows in parts.items():
+        squashed = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in rows.paths]
+        images = torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2).float() / 255
+        expected = said.head(teacher.embed_images(images)).logits_BC.numpy()
+        index = np.arange(len(rows))
+        seen, other = (
+            a.train(index, 7).logits_BC.numpy() if part == "train" else a.logits[part] for a in (said, centred)
+        )
+        assert np.allclose(seen, expected, atol=0.05)
+        assert not np.allclose(seen, other, atol=0.05)
 
 
 def test_asking_again_computes_nothing_and_more_views_compute_the_new_ones(
@@ -317,7 +345,7 @@ def test_a_teacher_of_images_that_are_not_square_has_only_its_own_view(
     assert teacher.image_shape == (32, 48)
     with pytest.raises(
         UserError,
-        match=f"--teacher.views {views} needs a teacher that takes square images, not 32 x 48: use --teacher.views center",
+        match=f"--teacher.views {views} needs a teacher that takes square images, not 32 x 48: use --teacher.views center or squash",
     ):
         room.ask(teacher, views)
     assert room.ask(teacher).logits["val"].shape == (20, 4)

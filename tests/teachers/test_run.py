@@ -42,6 +42,16 @@ def test_the_student_of_a_run_teaches_with_its_own_crop_mode(tmp_path: Path):
     assert teachers["center"].preprocessing != teachers["squash"].preprocessing
 
 
+def test_the_student_of_a_run_teaches_with_its_own_share_of_the_image(tmp_path: Path):
+    image = Image.effect_noise((50, 40), 80).convert("RGB")
+    Student("test_resnet", CLASSES, image_size=32).save(tmp_path / "whole" / "model")
+    Student("test_resnet", CLASSES, image_size=32, crop_pct=0.8).save(tmp_path / "part" / "model")
+    whole, part = (load(f"run:{tmp_path / name}") for name in ("whole", "part"))
+    pixels = part.eval_transform(image).permute(1, 2, 0).numpy()
+    assert np.allclose(pixels, eval_pixels(image, 32, "center", 0.8) / 255)
+    assert whole.preprocessing != part.preprocessing
+
+
 def test_answers_about_other_pixels_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Student("test_resnet", CLASSES, image_size=32).save(tmp_path / "run" / "model")
     before = load(f"run:{tmp_path / 'run'}").preprocessing

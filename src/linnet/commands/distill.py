@@ -17,11 +17,12 @@ from linnet.commands.checks import check_run
 from linnet.commands.finish import check_end, train_and_finish
 from linnet.commands.without_data import distill_without_data, prepare_copy
 from linnet.config import Config
-from linnet.data.batches import TrainLoader, decode
+from linnet.data.batches import FEW_SHOT_VERSION, TrainLoader, decode
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import as_csv, counts, report
+from linnet.data.views import RECIPES
 from linnet.defaults import default_folder, settings, with_precision
 from linnet.deploy.export import check_opset
 from linnet.errors import UserError
@@ -144,6 +145,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     unseen = novel_data(manifest, config) if manifest.novel and names_as_text else None
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
+        run.pin_version(f"views {config.data.views}", RECIPES[config.data.views].version)
+        if config.shots.use == "finetune":
+            run.pin_version("few-shot batches", FEW_SHOT_VERSION)
         if config.data.texts:
             run.pin(texts=manifest.texts_hash)
     config, teacher, encoder, student = _networks(config, manifest, rows, run, accelerator)
@@ -250,7 +254,8 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
     data = {key: value for key, value in to_dict(config)["data"].items() if not key.startswith("text")}
     options = {f"data.{key}": value for key, value in data.items() if value is not None}
     options |= {"student.pretrained": weights, "student.image_size": config.student.image_size, "export": False}
-    options |= {"student.crop_mode": config.student.crop_mode, "train.epochs": config.train.epochs}
+    options |= {f"student.{name}": getattr(config.student, name) for name in ("crop_mode", "crop_pct")}
+    options |= {"train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
     words = to_dict(own)
     if weights is not True:  # where they lie does not matter

@@ -12,7 +12,7 @@ from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
-from linnet.evaluation.score import Evaluation, count_macs, count_parameters, score, student_logits
+from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look, look_at_splits, score
 from linnet.evaluation.verdict import verdict
 from linnet.files import check_space, readable
 from linnet.methods.base import Method
@@ -60,7 +60,7 @@ def train_and_finish(
     def validate(now: Student) -> float | None:
         if "val" not in splits:
             return None
-        return top_k_accuracy(student_logits(now, images["val"], device), splits["val"].labels)
+        return top_k_accuracy(look(now, images["val"], device).logits_NC, splits["val"].labels)
 
     def note(row: dict[str, Any]) -> str:
         val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
@@ -111,9 +111,10 @@ def _finish(
     }
     counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
     summary |= {"classes": len(student.classes), **counts}
-    summary |= score(student, evaluation, run, device)
+    seen = look_at_splits(student, evaluation, device)
+    summary |= score(seen, evaluation, run)
     if novel:
-        summary |= score_novel(novel, student, run)
+        summary |= score_novel(novel, student, seen, run, result.best_epoch)
         log.info("%s", in_words(summary))
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}
     summary |= {"train.epochs": config.train.epochs, "train.best_epoch": result.best_epoch}

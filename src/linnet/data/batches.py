@@ -20,12 +20,16 @@ from linnet.step import Batch, TeacherOutput
 
 log = logging.getLogger("linnet")
 
+FEW_SHOT_VERSION = 2  # raise it when few-shot finetuning draws other batches: no run goes on with them
+
 
 class TrainLoader:
     """Shuffled batches of views; :meth:`epoch` is a function of its arguments, not of what was read before.
 
-    With ``teacher.views: replay:K`` epoch n shows view n modulo K, otherwise a fresh view. If the rows have novel
-    classes (few-shot finetuning), half of each batch is of those, again and again.
+    With ``teacher.views: replay:K`` epoch n shows view n modulo K, otherwise a fresh view.
+
+    If the rows have novel classes (few-shot finetuning), half of each batch is of those, again and again (all of them,
+    where they are fewer), and an epoch shows every image of a base class; its last batch is filled up with others.
 
     Args:
         config: view recipe, size, seeds, replay and batch size: that of all processes together, at most the number of
@@ -61,7 +65,13 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return len(self.rows) // self.batch_size
+        if not self.rows.novel:
+            return len(self.rows) // self.batch_size
+        novel = int(np.isin(self.rows.labels, self.rows.novel).sum())
+        return math.ceil((len(self.rows) - novel) / (self.batch_size - self._novel_in_batch(novel)))
+
+    def _novel_in_batch(self, novel: int) -> int:
+        return min(self.batch_size // 2, novel)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = self._order(number).reshape(len(self), self.batch_size)
@@ -84,9 +94,10 @@ class TrainLoader:
         order = rng.permutation(len(self.rows))
         if not self.rows.novel:
             return order[: len(self) * self.batch_size]
-        half, is_novel = self.batch_size // 2, np.isin(self.rows.labels, self.rows.novel)[order]
-        novel = np.resize(order[is_novel], (len(self), half))
-        base = np.resize(order[~is_novel], (len(self), self.batch_size - half))
+        is_novel = np.isin(self.rows.labels, self.rows.novel)[order]
+        count = self._novel_in_batch(int(is_novel.sum()))
+        novel = np.resize(order[is_novel], (len(self), count))
+        base = np.resize(order[~is_novel], (len(self), self.batch_size - count))
         return np.concatenate([novel, base], axis=1).ravel()
 
     def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
@@ -133,6 +144,7 @@ def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
             fit if part == "train" else "eval",
             config.data.store_limit_gb,
             student.crop_mode,
+            student.crop_pct if part != "train" else 1.0,  # no view lacks the margin that evaluation cuts off
         )
         for part, rows in splits.items()
     }

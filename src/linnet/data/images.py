@@ -3,6 +3,7 @@
 Nothing here needs torch: ``linnet predict model.onnx`` runs on this file, numpy and onnxruntime.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,18 +67,26 @@ def middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center") -> np.ndarray:
+def resized_side(size: int, crop_pct: float) -> int:
+    """The side, in pixels, to which evaluation resizes an image before it cuts ``size`` pixels out of the middle: 256
+    for 224 and 0.875. Rounded down, as timm does it."""
+    return math.floor(size / crop_pct)
+
+
+def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center", crop_pct: float = 1.0) -> np.ndarray:
     """What a student sees of an image outside training, uint8 (size, size, 3).
 
     Evaluation and prediction, from torch and from ONNX, all go through this function.
 
     Args:
-        crop_mode: ``center`` brings the shorter side to ``size`` and cuts the middle out; ``squash`` resizes both sides
-            to ``size``, whatever the aspect. Bicubic, antialiased; words and pixels are timm's.
+        crop_mode: ``center`` resizes the shorter side, ``squash`` both sides, whatever the aspect. Bicubic,
+            antialiased; words and pixels are timm's.
+        crop_pct: the share of the resized side that ``size`` is; the middle is cut out.
     """
+    side = resized_side(size, crop_pct)
     if crop_mode == "squash":
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    return np.asarray(middle(resize_shortest(image, size), size, size))
+        return np.asarray(middle(image.resize((side, side), Image.Resampling.BICUBIC), size, size))
+    return np.asarray(middle(resize_shortest(image, side), size, size))
 
 
 def train_pixels(image: Image.Image, size: int) -> np.ndarray:
@@ -91,13 +100,19 @@ def train_pixels(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(middle(resized, min(resized.width, 2 * side), min(resized.height, 2 * side)))
 
 
-def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode) -> np.ndarray:
+def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode, crop_pct: float) -> np.ndarray:
     image = read_image(path)
-    return eval_pixels(image, size, crop_mode) if fit == "eval" else train_pixels(image, size)
+    return eval_pixels(image, size, crop_mode, crop_pct) if fit == "eval" else train_pixels(image, size)
 
 
-def decode_in_order(paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode) -> Iterator[np.ndarray]:
+def decode_in_order(
+    paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode, crop_pct: float
+) -> Iterator[np.ndarray]:
     """Decode files with a thread pool, a bounded number ahead."""
+
+    def decoded(path: Path) -> np.ndarray:
+        return decode_pixels(path, fit, size, crop_mode, crop_pct)
+
     with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(paths), CHUNK):
-            yield from pool.map(lambda path: decode_pixels(path, fit, size, crop_mode), paths[start : start + CHUNK])
+            yield from pool.map(decoded, paths[start : start + CHUNK])

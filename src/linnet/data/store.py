@@ -25,7 +25,7 @@ class Images(Sequence[np.ndarray]):
         size: side of the student's input in pixels.
         fit: "train" is what views are cut from, "eval" what evaluation sees.
         limit_gb: a set that would take more disk than this is not stored.
-        crop_mode: what ``eval`` does to an image that is not square.
+        crop_mode, crop_pct: what ``eval`` does to an image: :func:`linnet.data.images.eval_pixels`.
 
     Raises:
         UserError: an image that cannot be read, or a cache folder that cannot be written.
@@ -39,9 +39,13 @@ class Images(Sequence[np.ndarray]):
         fit: Fit,
         limit_gb: float = 20.0,
         crop_mode: CropMode = "center",
+        crop_pct: float = 1.0,
     ):
-        self.paths, self.size, self.fit, self.crop_mode = tuple(paths), size, fit, crop_mode
-        kind = f"{fit} squash" if fit == "eval" and crop_mode == "squash" else fit
+        self.paths, self.size, self.fit = tuple(paths), size, fit
+        self.crop_mode, self.crop_pct = crop_mode, crop_pct
+        kind: str = fit
+        if fit == "eval":
+            kind += (" squash" if crop_mode == "squash" else "") + (f" {crop_pct}" if crop_pct != 1 else "")
         name = hashlib.sha256(f"{VERSION}|{size}|{kind}|".encode() + digests.tobytes()).hexdigest()[:24]
         self.file = cache_folder() / "images" / f"{name}.u8"
         self._index_file = self.file.with_suffix(".index.npy")
@@ -63,7 +67,7 @@ class Images(Sequence[np.ndarray]):
     def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
         if self.stored:
             return self._bytes[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
-        return decode_pixels(self.paths[row], self.fit, self.size, self.crop_mode)
+        return decode_pixels(self.paths[row], self.fit, self.size, self.crop_mode, self.crop_pct)
 
     def _open(self) -> bool:
         """Map the store; False if it is not what was written."""
@@ -86,7 +90,8 @@ class Images(Sequence[np.ndarray]):
     def _write(self) -> None:
         rows = []
         with new_file(self.file) as file:
-            for pixels in decode_in_order(self.paths, self.fit, self.size, self.crop_mode):
+            how = (self.fit, self.size, self.crop_mode, self.crop_pct)
+            for pixels in decode_in_order(self.paths, *how):
                 content = pixels.tobytes()
                 rows.append((*pixels.shape, zlib.crc32(content)))
                 file.write(content)

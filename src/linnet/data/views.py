@@ -16,9 +16,7 @@ import torch.nn.functional as F
 
 from linnet.data.images import Fit
 
-VERSION = 1
-"""Part of the teacher cache's space for replayed views: raise it when the pixels or parameters of a recipe change."""
-
+TRIES = 10  # of torchvision's RandomResizedCrop, before it takes the whole of a square image
 BLUR_TAPS = 5  # as in the papers, though a sigma above 2 pixels would need more
 
 
@@ -32,9 +30,15 @@ class Recipe(NamedTuple):
     With ``squash`` the crop is a share of the whole image, squashed to a square: its side is uniform, not its area, and
     it lies within a first random crop whose side is ``frame`` of the image's.
 
+    With ``resized_crop`` it is torchvision's RandomResizedCrop of the whole image, squashed to a square of so many
+    pixels a side: a crop of that area and aspect, in whole pixels; one that does not fit is drawn again.
+
     With ``pad`` = (n, m) the largest square is moved by -n .. n steps of 1/m of its side, across and down: whole pixels
     if the side is a multiple of m. What lies outside the image is its mirror image, or ``black``. ``fit`` says what
     views are cut from: images of the network's own size ("eval"), or somewhat larger ones ("train").
+
+    ``version`` is raised when the parameters or the pixels change: cached answers of a teacher about views and the
+    resuming of a run depend on it.
     """
 
     area: tuple[float, float] = (1.0, 1.0)
@@ -45,17 +49,20 @@ class Recipe(NamedTuple):
     blur: tuple[float, float] = (0.0, 0.0)
     squash: bool = False
     frame: float = 1.0
+    resized_crop: int = 0
     pad: tuple[int, int] = (0, 1)
     black: bool = False
     fit: Fit = "train"
+    version: int = 1
 
 
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
     "light": Recipe(area=(0.7, 1.0), aspect=(0.9, 1.1), flip=0.5),
-    # Li et al., ICCV 2023: torchvision's RandomResizedCrop and a flip.
-    # Deviation: shares of the largest square in the image, not of the image squashed to a square.
-    "paper:openvocab": Recipe(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5),
+    # Li et al., ICCV 2023: the image squashed to 256 x 256, torchvision's RandomResizedCrop and a flip.
+    # Deviation: each image has a crop of its own (theirs: one for the whole batch); one bilinear resampling of the
+    # training image (at most twice as long as wide) instead of two.
+    "paper:openvocab": Recipe(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, resized_crop=256, version=2),
     "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=(0.3, 0.3, 0.3, 0.0)),
     # VL2Lite (CVPR 2025) and PAND (arXiv 2602.07768): 256 x 256, a crop of 224, in it a crop of 192 to 224, and so on.
     # Deviation: one bilinear resampling of the training image (at most twice as long as wide) instead of three; crops
@@ -106,7 +113,7 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     recipe = RECIPES[name]
     uniform = np.stack(
         [
-            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(13)
+            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(13 + 2 * (TRIES - 1))
             for digest in np.ascontiguousarray(digests)
         ]
     )
@@ -114,13 +121,15 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     if recipe.squash:
         low, high = np.sqrt(recipe.area)
         width = height = low + (high - low) * uniform[:, 0]
+    elif recipe.resized_crop:
+        width, height = _resized_crop(recipe, np.concatenate([uniform[:, :2], uniform[:, 13:]], axis=1))
     else:
-        low, high = np.log(recipe.aspect)
-        area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * uniform[:, 0]
-        aspect = np.exp(low + (high - low) * uniform[:, 1])
-        width, height = np.minimum(1, np.sqrt(area * aspect) * side[0]), np.minimum(1, np.sqrt(area / aspect) * side[1])
+        width, height = np.minimum(1, _sides(recipe, uniform[:, 0], uniform[:, 1]) * side)
     centred = name == "none" or recipe.fit == "eval"  # the centre square, as in evaluation
     place = 0.5 if centred else uniform[:, 2:4].T
+    if recipe.resized_crop:
+        free = recipe.resized_crop * (1 - np.stack([width, height]))
+        place = np.floor(place * (free + 1)) / np.maximum(free, 1)
     left, top = (1 - recipe.frame) * uniform[:, 11:13].T + (recipe.frame - np.stack([width, height])) * place
     steps, per_side = recipe.pad
     across, down = (np.floor(uniform[:, 2:4].T * (2 * steps + 1)) - steps) / per_side * side
@@ -134,6 +143,24 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         np.full(len(uniform), recipe.squash),
         np.full(len(uniform), recipe.black),
     )
+
+
+def _sides(recipe: Recipe, for_area: np.ndarray, for_aspect: np.ndarray) -> np.ndarray:
+    """Width and height (2, ...) of a crop out of a unit square: a uniform area, the aspect uniform in its logarithm."""
+    low, high = np.log(recipe.aspect)
+    area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * for_area
+    aspect = np.exp(low + (high - low) * for_aspect)
+    return np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)])
+
+
+def _resized_crop(recipe: Recipe, uniform: np.ndarray) -> np.ndarray:
+    """Width and height (2, B) as shares: of several tries (B, 2 x tries) the first that fits in whole pixels, or all of
+    the image."""
+    tries = np.round(_sides(recipe, uniform[:, ::2], uniform[:, 1::2]) * recipe.resized_crop)
+    width_fits, height_fits = (tries > 0) & (tries <= recipe.resized_crop)
+    fits = width_fits & height_fits
+    first = np.take_along_axis(tries, fits.argmax(axis=1)[None, :, None], axis=2)[:, :, 0]
+    return np.where(fits.any(axis=1), first / recipe.resized_crop, 1.0)
 
 
 def pad(images: list[np.ndarray]) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.data.batches import eval_batches
+from linnet.data.images import resized_side
 from linnet.data.store import Images
 from linnet.deploy.onnx_session import open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
@@ -105,6 +106,7 @@ def export_onnx(student: Student, path: Path, images: Images | None = None, opse
     meta = {
         "image_size": side,
         "crop_mode": student.crop_mode,
+        "crop_pct": student.crop_pct,
         "classes": [info.name for info in student.classes],
         "architecture": student.name,
         "input": preprocessing(student),
@@ -126,6 +128,7 @@ def export_onnx(student: Student, path: Path, images: Images | None = None, opse
 def preprocessing(student: Student) -> dict[str, Any]:
     """How an image becomes the input ``images``, for whoever reads the file without linnet."""
     side, center = student.image_size, student.crop_mode == "center"
+    resized = resized_side(side, student.crop_pct)
     return {
         "name": "images",
         "layout": "NCHW",
@@ -135,19 +138,24 @@ def preprocessing(student: Student) -> dict[str, Any]:
         "normalisation": "inside the model",
         "orientation": "upright, by the photo's EXIF",
         "resize": {
-            "shorter_side" if center else "both_sides": side,
+            "shorter_side" if center else "both_sides": resized,
             "interpolation": "bicubic",
             "antialias": True,
             **({"longer_side": "rounded down"} if center else {}),
         },
-        "crop": {"center": [side, side], "offset": "half the rest, rounded half to even"} if center else None,
+        "crop": {"center": [side, side], "offset": "half the rest, rounded half to even"}
+        if center or resized > side
+        else None,
     }
 
 
 def _describe(model: Any, student: Student) -> None:
     """The same in words, where tools such as Netron show them."""
     side, names = student.image_size, {value.name: value for value in (*model.graph.input, *model.graph.output)}
-    how = f"the middle of the image, shorter side {side}" if student.crop_mode == "center" else "the whole, squashed"
+    resized = resized_side(side, student.crop_pct)
+    how = f"the middle of the image, shorter side {resized}" if student.crop_mode == "center" else "the whole, squashed"
+    if student.crop_mode == "squash" and resized > side:
+        how = f"the middle of the whole, squashed to {resized} x {resized}"
     names[
         "images"
     ].doc_string = (

@@ -49,6 +49,7 @@ class Prediction:
 class _Network(Protocol):
     image_size: int
     crop_mode: CropMode
+    crop_pct: float
     class_names: list[str]
 
     def logits(self, images: np.ndarray) -> np.ndarray: ...
@@ -93,9 +94,10 @@ class Predictor:
     def _predict_batch(self, images: list[Readable], top: int) -> list[Prediction]:
         paths = [image if isinstance(image, Path) else None for image in images]
         named, pixels = [Prediction(path) for path in paths], {}
+        how = (self.network.image_size, self.network.crop_mode, self.network.crop_pct)
         for i, image in enumerate(images):
             try:
-                pixels[i] = eval_pixels(to_rgb(image), self.network.image_size, self.network.crop_mode)
+                pixels[i] = eval_pixels(to_rgb(image), *how)
             except UserError as error:
                 named[i] = Prediction(paths[i], error=str(error))
         if pixels:
@@ -144,6 +146,7 @@ class OnnxNetwork:
             raise UserError(f"{path} is not a student: give the model.onnx of a run")
         self.image_size: int = meta["image_size"]
         self.crop_mode: CropMode = meta["crop_mode"]
+        self.crop_pct: float = meta.get("crop_pct", 1.0)
         self.class_names: list[str] = meta["classes"]
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
@@ -179,6 +182,7 @@ class TorchNetwork:
 
         self._student = Student.load(folder)
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
+        self.crop_pct = self._student.crop_pct
         self.class_names = [info.name for info in self._student.classes]
 
     def set_bank(self, bank: TextBank) -> None:

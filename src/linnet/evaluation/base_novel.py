@@ -20,9 +20,9 @@ from linnet.config import Config
 from linnet.data.manifest import Manifest
 from linnet.data.novel import NovelData
 from linnet.data.store import Images
-from linnet.evaluation.consistency import consistency
+from linnet.evaluation.consistency import FEWEST, consistency
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
-from linnet.evaluation.score import student_embeddings, write_predictions
+from linnet.evaluation.score import Seen, look, write_predictions
 from linnet.metrics import mean_per_class_accuracy
 from linnet.run import Run
 from linnet.students.student import Student
@@ -67,18 +67,22 @@ class NovelTest:
     def split(self) -> str:
         return "test" if len(self.data.base.rows("test")) else "val"
 
-    def of_student(self, student: Student) -> tuple[Labelled, Labelled]:
-        """Base and novel images, with texts made as the student's own."""
+    def of_student(self, student: Student, base: Seen | None = None) -> tuple[Labelled, Labelled]:
+        """Base and novel images, with texts made as the student's own.
+
+        Args:
+            base: what it made of the base images, if it has looked at them already.
+        """
         assert student.bank is not None
-        base, novel = (
-            student_embeddings(student, self._decoded(p), self.device) for p in (self.known, self.data.novel)
-        )
-        return self._labelled(base, novel, student.bank)
+        if base is None:
+            base = look(student, self._decoded(self.known), self.device)
+        novel = look(student, self._decoded(self.data.novel), self.device)
+        return self._labelled(base.rows_NE, novel.rows_NE, student.bank)
 
     def of_teacher(self) -> tuple[Labelled, Labelled]:
-        folder = self.config.teacher.cache
-        base = embeddings(self.teacher, self.known, self.split, folder, self.device)
-        novel = embeddings(self.teacher, self.data.novel, "novel classes", folder, self.device)
+        config = self.config.teacher
+        base = embeddings(self.teacher, self.known, self.split, config, self.device)
+        novel = embeddings(self.teacher, self.data.novel, "novel classes", config, self.device)
         return self._labelled(base, novel, self.bank)
 
     def _labelled(self, base_NE: np.ndarray, novel_NE: np.ndarray, like: TextBank) -> tuple[Labelled, Labelled]:
@@ -88,19 +92,22 @@ class NovelTest:
         return Labelled(base_NE, self.known.labels, base_CE), Labelled(novel_NE, self.data.novel.labels, novel_CE)
 
     def _decoded(self, rows: Manifest) -> Images:
-        size, crop_mode = self.config.student.image_size, self.config.student.crop_mode
-        return Images(rows.paths, rows.digests, size, "eval", self.config.data.store_limit_gb, crop_mode)
+        own, limit_gb = self.config.student, self.config.data.store_limit_gb
+        return Images(rows.paths, rows.digests, own.image_size, "eval", limit_gb, own.crop_mode, own.crop_pct)
 
-    def retrieval(self, student: Student, base_CE: np.ndarray, novel: Labelled) -> dict[str, float]:
-        """Few-shot by keys, on the images that ``ood.*`` is measured on: support images are in neither."""
+    def retrieval(self, val: Seen, base_CE: np.ndarray, novel: Labelled) -> dict[str, float]:
+        """Few-shot by keys, on the images that ``ood.*`` is measured on: support images are in neither.
+
+        Args:
+            val: what the student makes of the val images of base classes.
+        """
         data, shots = self.data, self.config.shots
         assert data.support is not None
         alpha = 1.0 if shots.form == "released" and shots.alpha is None else shots.alpha
         if alpha is None:
             assert data.base_support is not None
-            rows = data.base.take(data.base.rows("val"))
-            seen = student_embeddings(student, self._decoded(rows), self.device)
-            alpha = choose_alpha(seen, rows.labels, base_CE, self._keys(data.base_support), shots)
+            labels_N = data.base.labels[data.base.rows("val")]
+            alpha = choose_alpha(val.rows_NE, labels_N, base_CE, self._keys(data.base_support), shots)
         logits = retrieval_logits(novel.rows_NE, novel.bank_CE, self._keys(data.support), alpha, shots)
         accuracy = mean_per_class_accuracy(logits, novel.labels_N)
         return {"few_shot.retrieval.mean_per_class": accuracy, "few_shot.retrieval.alpha": alpha}
@@ -110,24 +117,35 @@ class NovelTest:
         return support_keys(self.teacher, support, self.config.shots.views, seed, folder, self.device)
 
 
-def score_novel(test: NovelTest, student: Student, run: Run) -> dict[str, Any]:
-    """Summary keys about base and novel classes; also predictions/ood.parquet."""
+def score_novel(
+    test: NovelTest, student: Student, seen: Mapping[str, Seen], run: Run, best_epoch: int
+) -> dict[str, Any]:
+    """Summary keys about base and novel classes; also predictions/ood.parquet.
+
+    Args:
+        seen: what the student made of val and test: no image passes through it again. best_epoch: whose student it is.
+    """
     novel = test.data.novel
-    of_base, of_novel = test.of_student(student)
+    of_base, of_novel = test.of_student(student, seen[test.split])
     summary: dict[str, Any] = {"classes.novel": len(novel.classes), "images.ood": len(novel), "id.split": test.split}
-    summary |= base_novel_scores(of_base, of_novel)
+    own = base_novel_scores(of_base, of_novel)
+    summary |= own
     if kept := run.epoch_students():
-        each = [base_novel_scores(*test.of_student(Student.load(folder).to(test.device))) for folder in kept]
+        others = [folder for folder in kept if folder != run.epoch_student(best_epoch)]
+        each = [base_novel_scores(*test.of_student(Student.load(folder).to(test.device))) for folder in others]
+        each += [own] * (len(kept) - len(others))
         summary |= {f"last{len(each)}.{key}": value for key, value in mean_scores(each).items()}
     teacher_base, teacher_novel = test.of_teacher()
     teacher_scores = base_novel_scores(teacher_base, teacher_novel)
     summary |= {f"teacher.{key}": value for key, value in teacher_scores.items()}
     if teacher_scores["ood.mean_per_class"]:
         summary["ood.share_of_teacher"] = summary["ood.mean_per_class"] / teacher_scores["ood.mean_per_class"]
+    if len(novel) < FEWEST:
+        log.info("%d images of novel classes have no neighbourhoods: ood.consistency.* is left out in part", len(novel))
     measured = consistency(of_novel.rows_NE, teacher_novel.rows_NE, novel.labels, of_novel.bank_CE, student.temperature)
     summary |= {f"ood.{key}": value for key, value in measured.items()}
     if test.data.support is not None and test.config.shots.use == "retrieval":
-        summary |= test.retrieval(student, of_base.bank_CE, of_novel)
+        summary |= test.retrieval(seen["val"], of_base.bank_CE, of_novel)
     logits, teacher_logits = (part.rows_NE @ part.bank_CE.T / student.temperature for part in (of_novel, teacher_novel))
     write_predictions(run.predictions_of("ood"), novel, logits, teacher_logits)
     return summary

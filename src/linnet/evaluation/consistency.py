@@ -10,24 +10,29 @@ import numpy as np
 from linnet.metrics import agreement
 
 NEIGHBOURS, TRIPLETS = 10, 100_000
+FEWEST = 3  # images: of two others one can be nearer
 CHUNK = 1024  # rows of an N x N table at a time: bounds memory
 
 
 def consistency(
     student_NE: np.ndarray, teacher_NE: np.ndarray, labels_N: np.ndarray, bank_CE: np.ndarray, temperature: float = 0.07
 ) -> dict[str, float]:
-    """M1 to M5 (see the functions below), with flat keys."""
-    student_NC, teacher_NC = student_NE @ bank_CE.T, teacher_NE @ bank_CE.T
-    return {
-        "consistency.retrieval": retrieval(student_NE, teacher_NE),
-        "consistency.neighbours": neighbour_overlap(student_NE, teacher_NE),
-        "consistency.triplets": triplet_agreement(student_NE, teacher_NE),
-        "coherence.kl": coherence_kl(student_NC / temperature, teacher_NC / temperature),
-        "coherence.agreement": agreement(student_NC, teacher_NC),
-        "language.separation": language_separation(bank_CE),
-        "language.student_margin": language_margin(student_NC, labels_N),
-        "language.teacher_margin": language_margin(teacher_NC, labels_N),
-    }
+    """M1 to M5 (see the functions below), with flat keys. What can have only one value, or none, is left out: M1 of one
+    image, M2 and M3 of fewer than three, M4 and M5 of one class."""
+    images, measured = len(student_NE), dict[str, float]()
+    if images > 1:
+        measured["consistency.retrieval"] = retrieval(student_NE, teacher_NE)
+    if images >= FEWEST:  # of few images fewer neighbours, so that not all others are among them
+        measured["consistency.neighbours"] = neighbour_overlap(student_NE, teacher_NE, min(NEIGHBOURS, images - 2))
+        measured["consistency.triplets"] = triplet_agreement(student_NE, teacher_NE)
+    if len(bank_CE) > 1:
+        student_NC, teacher_NC = student_NE @ bank_CE.T, teacher_NE @ bank_CE.T
+        measured["coherence.kl"] = coherence_kl(student_NC / temperature, teacher_NC / temperature)
+        measured["coherence.agreement"] = agreement(student_NC, teacher_NC)
+        measured["language.separation"] = language_separation(bank_CE)
+        measured["language.student_margin"] = language_margin(student_NC, labels_N)
+        measured["language.teacher_margin"] = language_margin(teacher_NC, labels_N)
+    return measured
 
 
 def retrieval(student_NE: np.ndarray, teacher_NE: np.ndarray) -> float:

@@ -15,11 +15,13 @@ from linnet.data.images import read_image
 from linnet.data.manifest import Manifest
 from linnet.metrics import mean_per_class_accuracy
 from linnet.teachers.base import VisionLanguageTeacher
-from linnet.teachers.cache import Pixels, TeacherCache
+from linnet.teachers.cache import Pixels, TeacherCache, center_pixels
 
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 TEMPERATURE = 0.07
-VERSION = 1  # part of the space of cached keys: raise it when the views change
+PLAIN_VIEW = 0
+OPERATIONS, MAGNITUDE = 2, 9  # of RandAugment
+VERSION = 2  # part of the space of cached keys: raise it when the views change
 
 
 def retrieval_logits(
@@ -61,9 +63,10 @@ def choose_alpha(
 def support_keys(
     teacher: VisionLanguageTeacher, support: Manifest, views: int, seed: int, folder: Path | None, device: torch.device
 ) -> np.ndarray:
-    """(C, M, E) float32: the teacher's embeddings of RandAugment views of the support images, cached.
+    """(C, M, E) float32: the teacher's embeddings of the support images as they are and of RandAugment views of them,
+    cached.
 
-    Every class has the same number of images; M is that times ``views``.
+    Every class has the same number of images; M is that times ``views``, of which the first is the plain one.
     """
     import torchvision
 
@@ -78,8 +81,12 @@ def support_keys(
 
 
 def _augmented(teacher: VisionLanguageTeacher, images: Manifest, view: int, seed: int) -> Pixels:
-    """RandAugment (two operations, torchvision's defaults) before the teacher's own view."""
+    """RandAugment (on all views but number 0) before the teacher's own view."""
     from torchvision.transforms import RandAugment
+
+    if view == PLAIN_VIEW:
+        return center_pixels(teacher, images.paths)
+    augment = RandAugment(OPERATIONS, MAGNITUDE)
 
     def pixels(rows: Sequence[int]) -> torch.Tensor:
         seen = []
@@ -87,7 +94,7 @@ def _augmented(teacher: VisionLanguageTeacher, images: Manifest, view: int, seed
             key = hashlib.sha256(images.digests[row].tobytes() + f"{view}|{seed}".encode()).digest()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int.from_bytes(key[:8], "big") >> 1)
-                seen.append(teacher.eval_transform(RandAugment()(read_image(images.paths[row]))))
+                seen.append(teacher.eval_transform(augment(read_image(images.paths[row]))))
         return torch.stack(seen)
 
     return pixels

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,23 +35,24 @@ class Evaluation:
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def student_logits(student: Student, images: Images, device: torch.device) -> np.ndarray:
-    """(N, C) float32 logits, one row per image, in order."""
-    with evaluating(student):
-        return np.concatenate(
-            [student(batch.to(device)).logits_BC.float().cpu().numpy() for batch in eval_batches(images)]
-        )
+class Seen(NamedTuple):
+    """What a student makes of images, one float32 row each, in order: logits (N, C), and with an embedding head
+    embeddings (N, E) of unit length (else E is 0)."""
+
+    logits_NC: np.ndarray
+    rows_NE: np.ndarray
 
 
-def student_embeddings(student: Student, images: Images, device: torch.device) -> np.ndarray:
-    """(N, E) float32 embeddings of unit length, one row per image, in order, of a student with an embedding head."""
-    rows = []
+def look(student: Student, images: Images, device: torch.device) -> Seen:
+    """Each image passes through the student once."""
+    logits, rows = [], []
     with evaluating(student):
         for batch in eval_batches(images):
-            embedding_BE = student(batch.to(device)).embedding_BE
-            assert embedding_BE is not None
+            output = student(batch.to(device))
+            embedding_BE = output.logits_BC[:, :0] if output.embedding_BE is None else output.embedding_BE
+            logits.append(output.logits_BC.float().cpu().numpy())
             rows.append(torch.nn.functional.normalize(embedding_BE.float(), dim=1).cpu().numpy())
-    return np.concatenate(rows)
+    return Seen(np.concatenate(logits), np.concatenate(rows))
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -68,12 +69,19 @@ def count_macs(student: Student) -> int:
     return counter.get_total_flops() // 2
 
 
-def score(student: Student, evaluation: Evaluation, run: Run, device: torch.device) -> dict[str, float]:
-    """Val, and test once, with the student alone; the teacher on the same images beside it."""
+def look_at_splits(student: Student, evaluation: Evaluation, device: torch.device) -> dict[str, Seen]:
+    """Val, and test once, with the student alone."""
+    return {
+        part: look(student, evaluation.images[part], device) for part in ("val", "test") if part in evaluation.splits
+    }
+
+
+def score(seen: Mapping[str, Seen], evaluation: Evaluation, run: Run) -> dict[str, float]:
+    """Numbers about val and test, those of the teacher on the same images beside them, and predictions/."""
     summary: dict[str, float] = {}
     splits, teacher_logits = evaluation.splits, evaluation.teacher_logits
-    for name in [name for name in ("val", "test") if name in splits]:
-        logits, labels = student_logits(student, evaluation.images[name], device), splits[name].labels
+    for name, (logits, _) in seen.items():
+        labels = splits[name].labels
         summary |= {f"{name}.{key}": value for key, value in _numbers(logits, labels, evaluation.groups).items()}
         if name in teacher_logits:
             summary[f"{name}.teacher_agreement"] = agreement(logits, teacher_logits[name])

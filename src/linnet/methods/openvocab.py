@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,9 @@ class OpenVocabularyOptions:
     """Divides the cosines with captions; none: as they are."""
     learn_prompts: bool = False
     """Learn context vectors before the class texts together with the student (prompts.vectors; the paper's are 8)."""
+    align_teacher: Literal["constant", "learned"] = "constant"
+    """With learn_prompts: whether the KL moves the prompts through the student's distribution alone, or through the
+    teacher's too, as in the released code."""
 
 
 class OpenVocabulary(Method):
@@ -76,13 +79,14 @@ class OpenVocabulary(Method):
 
     Deviation:
         Optimiser, schedule and length are linnet's defaults for every method; the teacher sees its own view of an
-        image by default (``teacher.views: online`` shows it the student's). Between a class text and its description
-        stands ". ". Of two captions of an image the view number chooses one.
+        image by default (theirs: all of it, squashed: ``teacher.views: squash``). Between a class text and its
+        description stands ". ". Of two captions of an image the view number chooses one. The KL moves learned prompts
+        through the student's side alone by default (``align_teacher``).
 
     Raises:
         UserError: every weight is 0; captions are asked for and the data have none; ``caption_temperature`` without a
             ``caption_weight``; ``learn_prompts`` with prompts that are calibrated already or without a term that reads
-            them.
+            them; ``align_teacher`` without prompts that are learned.
     """
 
     summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
@@ -101,6 +105,11 @@ class OpenVocabulary(Method):
             )
         if options.learn_prompts and config.teacher.head == "prompt":
             raise UserError("use openvocab.learn_prompts or --teacher.head prompt, not both: each learns prompts")
+        if options.align_teacher == "learned" and not (options.learn_prompts and options.align_weight):
+            raise UserError(
+                "openvocab.align_teacher learned has no effect without learn_prompts and an align_weight: add them, or "
+                "leave it out"
+            )
         if options.learn_prompts and not (options.cls_weight or options.align_weight):
             raise UserError("openvocab.learn_prompts has nothing to learn from: raise cls_weight or align_weight")
 
@@ -159,7 +168,7 @@ class OpenVocabulary(Method):
         student_BE, teacher_BE = F.normalize(student.embedding_BE, dim=1), batch.teacher.embedding_BE.detach()
         bank_CE = self.bank_CE if self.embed_classes is None else self.embed_classes(self.context_PW)
         student_BC = student_BE @ bank_CE.T / options.temperature
-        teacher_BC = (teacher_BE @ bank_CE.T / options.temperature).detach()
+        teacher_BC = teacher_BE @ bank_CE.T / options.temperature
         keep_B = teacher_BC.argmax(dim=1) == batch.labels if options.filter else None
         terms = {}
         if options.cls_weight:
@@ -169,7 +178,9 @@ class OpenVocabulary(Method):
         if options.contrast_weight:
             terms["contrast"] = options.contrast_weight * image_contrast(student_BE, teacher_BE, options.temperature)
         if options.align_weight:
-            terms["align"] = options.align_weight * nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B)
+            constant = options.align_teacher == "constant"
+            divergence = nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B, constant)
+            terms["align"] = options.align_weight * divergence
         if self.captions is not None:
             caption_BE = self.captions.one(batch.index.cpu(), batch.view).to(student_BE)
             contrast = caption_contrast(student_BE, caption_BE, batch.labels, options.caption_temperature)

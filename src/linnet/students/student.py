@@ -41,7 +41,7 @@ class Student(nn.Module):
         pretrained: True for timm's weights, False for a random start, a path for those of a file, a run or another
             folder (:func:`linnet.students.weights.find_weights`).
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
-        crop_mode: what whoever evaluates this student does to images that are not square.
+        crop_mode, crop_pct: how whoever evaluates this student makes its input of an image.
         mean, std: of the pixels, where they are not those that the weights expect.
 
     Raises:
@@ -61,12 +61,14 @@ class Student(nn.Module):
         crop_mode: CropMode = "center",
         bank: TextBank | None = None,
         temperature: float = 0.07,
+        crop_pct: float = 1.0,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ):
         super().__init__()
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
         self.crop_mode: CropMode = crop_mode
+        self.crop_pct = crop_pct
         self.bank, self.temperature = bank, temperature
         outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
         names = [info.name for info in classes] if bank is None else ()
@@ -132,10 +134,11 @@ class Student(nn.Module):
         from safetensors.torch import save
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
-        own = {"name": self.name, "stem": self.stem, "image_size": self.image_size, "crop_mode": self.crop_mode}
+        own: dict[str, Any] = {"name": self.name, "stem": self.stem, "image_size": self.image_size}
+        own |= {"crop_mode": self.crop_mode, "crop_pct": self.crop_pct}
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
-            own, outputs = {**own, "temperature": self.temperature}, {}  # type: ignore[dict-item]
+            own, outputs = {**own, "temperature": self.temperature}, {}
             self.bank.save(folder / BANK)
         with tempfile.TemporaryDirectory() as elsewhere:  # timm writes in place: a kill would leave half a file
             save_config_for_hf(
@@ -144,7 +147,7 @@ class Student(nn.Module):
                 model_config={**outputs, "linnet": own},
                 data_config={
                     "input_size": (3, self.image_size, self.image_size),
-                    "crop_pct": 1.0,
+                    "crop_pct": self.crop_pct,
                     "crop_mode": self.crop_mode,
                     "interpolation": "bicubic",
                 },
@@ -172,9 +175,9 @@ class Student(nn.Module):
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
-            head = {"bank": bank, "temperature": own.get("temperature", 1.0)}
+            rest = {"bank": bank, "temperature": own.get("temperature", 1.0), "crop_pct": own.get("crop_pct", 1.0)}
             state = load(read_checked(folder / "model.safetensors")[0])
-            student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **head)
+            student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **rest)
             student.backbone.load_state_dict(state)
             student.backbone.pretrained_cfg.update(normalisation(folder))  # not the name's, if it came from a file
             student.normalize = normalize_for(student.backbone)
@@ -224,5 +227,5 @@ def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | 
     """
     own = config.student
     seed_everything(config.seed)
-    start = own.pretrained, own.stem, own.crop_mode
-    return Student(own.name, classes, own.image_size, *start, bank, mean=own.mean, std=own.std)
+    start = (own.name, classes, own.image_size, own.pretrained, own.stem)
+    return Student(*start, own.crop_mode, bank, crop_pct=own.crop_pct, mean=own.mean, std=own.std)

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from linnet.config import Config
+from linnet.config import Config, TeacherConfig
 from linnet.data import views
 from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
@@ -24,7 +24,7 @@ from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar
 from linnet.step import TeacherOutput
 from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLanguageTeacher
-from linnet.teachers.cache import Pixels, TeacherCache, center_pixels, live_rows
+from linnet.teachers.cache import STILL_VIEWS, Pixels, TeacherCache, live_rows
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
@@ -67,21 +67,21 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     Raises:
         UserError: classes, head or views do not suit the teacher.
     """
-    chosen = config.teacher.head
+    chosen, still = config.teacher.head, config.teacher.still
     height, width = teacher.image_shape
-    if config.teacher.views != "center" and height != width:
+    if config.teacher.views != still and height != width:
         raise UserError(
             f"--teacher.views {config.teacher.views} needs a teacher that takes square images, not {height} x {width}: "
-            "use --teacher.views center"
+            "use --teacher.views center or squash"
         )
     classes = splits["train"].classes
     head, prompts = class_head(teacher, classes, config.teacher.templates), {}
     if chosen == "zero-shot":
         _warn_of_twins(teacher, classes, head)
-    cache = TeacherCache(teacher, "center", config.teacher.cache, device)
+    cache = TeacherCache(teacher, still, config.teacher.cache, device)
     for part, rows in splits.items():
-        if part != "train" or chosen != "zero-shot" or config.teacher.views == "center":
-            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, center_pixels(teacher, rows.paths))
+        if part != "train" or chosen != "zero-shot" or config.teacher.views == still:
+            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, STILL_VIEWS[still](teacher, rows.paths))
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
     val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
@@ -136,10 +136,11 @@ def _warn_of_twins(teacher: Teacher, classes: Sequence[ClassInfo], head: ClassHe
 
 
 def embeddings(
-    teacher: VisionLanguageTeacher, images: Manifest, part: str, folder: Path | None, device: torch.device
+    teacher: VisionLanguageTeacher, images: Manifest, part: str, config: TeacherConfig, device: torch.device
 ) -> np.ndarray:
-    """(N, E) float32 unit embeddings of images outside the run's splits, by the teacher's own view, cached."""
-    return _embedded(_looked(teacher, images, part, folder, device), images).rows_NE.numpy()
+    """(N, E) float32 unit embeddings of images outside the run's splits, seen whole as those in it, cached."""
+    looked = _looked(teacher, images, part, config.cache, device, config.still)
+    return _embedded(looked, images).rows_NE.numpy()
 
 
 def classifier_logits(
@@ -149,9 +150,16 @@ def classifier_logits(
     return _looked(teacher, images, part, folder, device).rows(images.digests).float().numpy()
 
 
-def _looked(teacher: Teacher, images: Manifest, part: str, folder: Path | None, device: torch.device) -> TeacherCache:
-    cache = TeacherCache(teacher, "center", folder, device)
-    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, center_pixels(teacher, images.paths))
+def _looked(
+    teacher: Teacher,
+    images: Manifest,
+    part: str,
+    folder: Path | None,
+    device: torch.device,
+    view: Literal["center", "squash"] = "center",
+) -> TeacherCache:
+    cache = TeacherCache(teacher, view, folder, device)
+    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, STILL_VIEWS[view](teacher, images.paths))
     return cache
 
 
@@ -195,9 +203,9 @@ def _train_outputs(
     config: Config, teacher: Teacher, head: ClassHead, rows: Manifest, cache: TeacherCache, device: torch.device
 ) -> Callable[[np.ndarray, int], TeacherOutput]:
     """Where the teacher's outputs for training views come from; only ``online`` keeps the teacher in memory."""
-    if config.teacher.views == "center":
-        center = cache.rows
-        return lambda index, view: head(center(rows.digests[index]))
+    if config.teacher.views == config.teacher.still:
+        seen_once = cache.rows
+        return lambda index, view: head(seen_once(rows.digests[index]))
     recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
     images = Images(rows.paths, rows.digests, side, views.RECIPES[recipe].fit, config.data.store_limit_gb)
 
@@ -214,7 +222,7 @@ def _train_outputs(
         live_head = head.to(device)
         return lambda index, view: live_head(live_rows(teacher, look(view, index)))
     # the number of views is not part of the space: a larger one computes the new views only
-    words = f"replay|{recipe}|version {views.VERSION}, {STORE_VERSION}|data seed {seed}|{side} pixels"
+    words = f"replay|{recipe}|version {views.RECIPES[recipe].version}, {STORE_VERSION}|data seed {seed}|{side} pixels"
     replayed = TeacherCache(teacher, words, config.teacher.cache, device)
     for view in range(min(config.teacher.replay or 0, config.train.epochs)):
         _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.numpy import save as safetensors_bytes
 
 from linnet.data.images import CHUNK, read_image
@@ -177,10 +178,27 @@ def row_key(digest: np.ndarray, view: int) -> bytes:
 
 def center_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
     """Images as the teacher's own evaluation transform shows them."""
+    return _read(paths, teacher.eval_transform)
 
+
+def squashed_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
+    """All of each image, squashed to the teacher's size (bicubic, antialiased)."""
+    height, width = teacher.image_shape
+
+    def squash(image: Image.Image) -> torch.Tensor:
+        squashed = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+        return torch.from_numpy(squashed).permute(2, 0, 1).float() / 255
+
+    return _read(paths, squash)
+
+
+STILL_VIEWS = {"center": center_pixels, "squash": squashed_pixels}
+
+
+def _read(paths: Sequence[Path], transform: Callable[[Image.Image], torch.Tensor]) -> Pixels:
     def pixels(rows: Sequence[int]) -> torch.Tensor:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            return torch.stack(list(pool.map(lambda row: teacher.eval_transform(read_image(paths[row])), rows)))
+            return torch.stack(list(pool.map(lambda row: transform(read_image(paths[row])), rows)))
 
     return pixels
 

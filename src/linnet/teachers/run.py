@@ -24,11 +24,13 @@ class RunTeacher(ClassifierTeacher):
 
     def __init__(self, id: str, path: Path):
         student = Student.load(Run(path).model)
-        size, crop_mode = student.image_size, student.crop_mode
-        words = f"linnet eval {size} {crop_mode}, version {STORE_VERSION}"
+        size, crop_mode, crop_pct = student.image_size, student.crop_mode, student.crop_pct
+        share = "" if crop_pct == 1 else f" {crop_pct}"
+        words = f"linnet eval {size} {crop_mode}{share}, version {STORE_VERSION}"
 
         def transform(image: Image.Image) -> torch.Tensor:
-            return torch.from_numpy(eval_pixels(image, size, crop_mode).copy()).permute(2, 0, 1).float() / 255
+            pixels = eval_pixels(image, size, crop_mode, crop_pct).copy()
+            return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
         super().__init__(id, student, transform, words)
         self.start = (student.name, path)
