@@ -38,10 +38,10 @@ def test_the_largest_are_those_of_a_stable_sort(count: int):
 
 def test_the_onnx_file_is_all_that_is_needed(tiny_run: Path, run_without_torch, tmp_path: Path):
     """Class names, size and normalisation are in the file, and torch, timm and open_clip are not imported."""
-    (tmp_path / "m.onnx").write_bytes((tiny_run / "run" / "model.onnx").read_bytes())
+    (tmp_path / "M.ONNX").write_bytes((tiny_run / "run" / "model.onnx").read_bytes())
     code = f"""
 from linnet.cli import main
-main(["predict", {str(tmp_path / "m.onnx")!r}, {str(tiny_run / "images")!r}, "--json", "--top", "2"])
+main(["predict", {str(tmp_path / "M.ONNX")!r}, {str(tiny_run / "images")!r}, "--json", "--top", "2"])
 """
     lines = [json.loads(line) for line in run_without_torch(code).splitlines()]
     expected = list(load(tiny_run / "run").predict(collect([tiny_run / "images"]), top=2))

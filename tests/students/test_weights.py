@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -53,6 +54,13 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
     "model": lambda own: {"model": own},
     "model_state_dict": lambda own: {"model_state_dict": own, "loss": 0.5},
     "of timm": lambda own: {"state_dict": own, "args": argparse.Namespace(lr=0.1), "arch": "test_resnet"},
+    "numpy's numbers": lambda own: {
+        "state_dict": own,
+        "best": np.float64(0.5),
+        "epoch": np.int64(3),
+        "ok": np.bool_(1),
+    },
+    "paths": lambda own: {"state_dict": own, "args": {"data": Path("photos"), "lr": np.float32(0.1)}},
     "averaged": lambda own: {"state_dict": {key: value * 0 for key, value in own.items()}, "state_dict_ema": own},
     "nested": lambda own: {"state": {"task": own}},
 }

@@ -58,7 +58,7 @@ def embed(
 
 
 def _by_teacher(teacher: str, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
-    if teacher.endswith(".onnx"):
+    if teacher.lower().endswith(".onnx"):
         return OnnxTextTower(Path(teacher)).bank(infos, templates)
     from linnet.teachers import check_teacher, find_kind, load_teacher
     from linnet.teachers.base import VisionLanguageTeacher
@@ -80,7 +80,7 @@ def bank_for(model: Path, classes: str | Sequence[str]) -> TextBank:
     Raises:
         UserError: there is no text tower for an ONNX file, or the run's student takes no names.
     """
-    if model.suffix != ".onnx":
+    if model.suffix.lower() != ".onnx":
         return embed(classes, run=model)
     OnnxNetwork(model).check_takes_names()
     tower = Run(model.parent).text_tower

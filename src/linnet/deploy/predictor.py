@@ -128,9 +128,10 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
         UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
     """
     path = given_path(path, "the model")
-    if path.suffix != ".onnx" and not path.is_dir():
+    is_onnx = path.suffix.lower() == ".onnx"
+    if not is_onnx and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
-    network: _Network = OnnxNetwork(path) if path.suffix == ".onnx" else TorchNetwork(model_folder(path))
+    network: _Network = OnnxNetwork(path) if is_onnx else TorchNetwork(model_folder(path))
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)

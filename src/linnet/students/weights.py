@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from linnet.errors import UserError, did_you_mean, first_line
@@ -29,6 +30,13 @@ IN_TORCHVISIONS_ORDER = (
     *("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"),
     *("mnasnet_050", "mnasnet_100", "mobilenetv2_100"),
 )
+BESIDE_WEIGHTS: list[Any] = [  # what trainers put into their checkpoints: options, paths, numpy's numbers
+    argparse.Namespace,
+    type(Path()),
+    np.dtype,
+    np.float64(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+]
 NO_WEIGHTS = {  # how files begin that are no weights, and what they are
     b"<": "it is a web page: the download failed",
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: fetch it with 'git lfs pull'",
@@ -79,10 +87,9 @@ def read_weights(file: Path) -> dict[str, Any]:
     try:
         if start[8:9] == b"{":
             return load(file.read_bytes())
-        # timm's own checkpoints carry their options
         with (
             file.open("rb") as opened,
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals(BESIDE_WEIGHTS),
             warnings.catch_warnings(action="ignore"),
         ):
             loaded = torch.load(opened, map_location="cpu", weights_only=True)
