@@ -113,8 +113,8 @@ def check_downloaded(file: Path) -> None:
 
 
 def classifiers(network: Any) -> tuple[str, ...]:
-    """The names of a network's last layer, or layers."""
-    names = network.pretrained_cfg["classifier"]
+    """The names of a network's last layer, or layers; none if it has no classifier."""
+    names = network.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -214,6 +214,16 @@ def _settings_beside(folder: Path) -> dict[str, Any]:
         if isinstance(loaded, dict):
             return loaded
     return {}
+
+
+def made_with(path: Path, name: str) -> dict[str, Any]:
+    """What timm was told when it built the network whose weights lie at a path, where config.json beside them says so:
+    an epsilon, an activation. How many classes and pixels it has is for others to say."""
+    folder = find_weights(path).parent
+    settings = _settings_beside(folder)
+    if settings.get("architecture") != name.split(".")[0] or not isinstance(settings.get("model_args"), dict):
+        return {}
+    return {key: value for key, value in settings["model_args"].items() if key not in ("num_classes", "img_size")}
 
 
 def _said_beside(file: Path) -> str:
