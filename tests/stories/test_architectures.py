@@ -74,6 +74,11 @@ def every(*quick: str) -> list:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in SIDES]
 
 
+def same(first: torch.Tensor | None, second: torch.Tensor) -> bool:
+    """But for rounding, which depends on where in memory a tensor lies."""
+    return first is not None and torch.allclose(first, second, rtol=1e-5, atol=1e-5)
+
+
 def images_for(name: str, count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, SIDES[name], SIDES[name], generator=torch.Generator().manual_seed(7))
 
@@ -100,19 +105,18 @@ def test_a_student_is_the_network_that_timm_knows(name: str, tmp_path: Path):
     images, network = images_for(name), student.backbone
     seen, expected = student(images), network(student.normalize(images))
     pooled = network.forward_head(network.forward_features(student.normalize(images)), pre_logits=True).flatten(1)
-    assert torch.equal(seen.logits_BC, expected)
-    assert torch.equal(seen.features_BD, pooled)
+    assert same(seen.logits_BC, expected)
+    assert same(seen.features_BD, pooled)
     assert seen.features_BD.shape == (2, student.width)
     assert seen.features_BD.isfinite().all() and seen.logits_BC.isfinite().all()
-    assert torch.equal(student(images, with_maps=True).logits_BC, expected)
+    assert same(student(images, with_maps=True).logits_BC, expected)
     student.save(tmp_path)
-    assert torch.equal(Student.load(tmp_path)(images).logits_BC, expected)
+    assert same(Student.load(tmp_path)(images).logits_BC, expected)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert torch.equal(model(student.normalize(images)), expected)
+    assert same(model(student.normalize(images)), expected)
     teacher = TimmTeacher("teacher", f"local-dir:{tmp_path}")
     told = teacher.watch(images)
-    assert told.features_BD is not None
-    assert torch.equal(told.logits_BC, expected) and torch.equal(told.features_BD, pooled)
+    assert same(told.logits_BC, expected) and same(told.features_BD, pooled)
     assert teacher.class_weights is not None and len(teacher.class_weights) == len(CLASSES)
 
 
@@ -130,9 +134,9 @@ def test_in_training_it_is_the_same_network_too(name: str):
     student.load_state_dict(fresh)
     torch.manual_seed(1)
     expected = student.backbone.forward_head(student.backbone.forward_features(images))
-    assert torch.equal(output, expected)
+    assert same(output, expected)
     for key, value in student.state_dict().items():
-        assert torch.equal(updated[key], value), key
+        assert same(updated[key], value), key
 
 
 @pytest.mark.parametrize("name", every("lcnet_035", "dla46x_c", "deit_tiny_distilled_patch16_224"))
@@ -141,13 +145,14 @@ def test_an_embedding_head_is_the_same_network_with_other_outputs(name: str, tmp
     rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     bank = TextBank(tuple("abcde"), rows / np.linalg.norm(rows, axis=1, keepdims=True), "teacher", "hash", ("a {}.",))
     torch.manual_seed(0)
-    student, images = Student(name, CLASSES, SIDES[name], bank=bank).eval(), images_for(name)
-    seen = student(images)
+    student, images = Student(name, CLASSES, SIDES[name], bank=bank), images_for(name)
+    student.train()(images)  # the batch statistics are no longer those of a fresh network
+    seen = student.eval()(images)
     assert seen.embedding_BE is not None and seen.embedding_BE.shape == (2, 7)
-    assert torch.equal(seen.embedding_BE, student.backbone(student.normalize(images)))
+    assert same(seen.embedding_BE, student.backbone(student.normalize(images)))
     assert seen.logits_BC.shape == (2, 5)
     student.save(tmp_path)
-    assert torch.equal(Student.load(tmp_path)(images).logits_BC, seen.logits_BC)
+    assert same(Student.load(tmp_path)(images).logits_BC, seen.logits_BC)
 
 
 @pytest.mark.slow
@@ -187,10 +192,10 @@ def test_weights_of_a_folder_get_the_network_that_they_were_made_in(tmp_path: Pa
     timm.models.save_for_hf(network, tmp_path / "timm", safe_serialization=True)
     images = torch.rand(2, 3, 32, 32)
     student = Student("test_resnet", CLASSES, 32, pretrained=tmp_path / "timm").eval()
-    assert torch.equal(student.backbone(images), network(images))
+    assert same(student.backbone(images), network(images))
     student.save(tmp_path / "linnet")
-    assert torch.equal(Student.load(tmp_path / "linnet").backbone(images), network(images))
+    assert same(Student.load(tmp_path / "linnet").backbone(images), network(images))
     teacher = TimmTeacher("teacher", f"test_resnet:{tmp_path / 'timm'}")
-    assert torch.equal(teacher.network.eval()(images), network(images))
+    assert same(teacher.network.eval()(images), network(images))
     other = Student("test_resnet", CLASSES, 32, pretrained=tmp_path / "timm" / "model.safetensors").eval()
-    assert torch.equal(other.backbone(images), network(images))
+    assert same(other.backbone(images), network(images))

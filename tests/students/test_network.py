@@ -51,6 +51,11 @@ def test_unknown_or_unusable_students(tmp_path: Path):
             Student("test_resnet", CLASSES, image_size=32, pretrained=tmp_path / name)
 
 
+def test_a_network_that_takes_one_size_says_which():
+    with pytest.raises(UserError, match=r"cannot work at 32 pixels .* give --student.image-size 240 or choose another"):
+        Student("crossvit_tiny_240", CLASSES, image_size=32)
+
+
 def test_weights_that_cannot_be_downloaded_are_one_clear_error():
     with pytest.raises(
         UserError,

@@ -94,8 +94,13 @@ def find_last_part(network: Any, images: torch.Tensor) -> str:
         for hook in hooks:
             hook.remove()
     # a module's call ends after those of the modules in it: the last is the outermost
-    parts = [name for name, seen, output in calls if output is result and torch.equal(seen, features_BD)]
+    parts = [name for name, seen, output in calls if output is result and _same(seen, features_BD)]
     return parts[-1] if parts else ""
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """But for rounding, which depends on where in memory a tensor lies. A fresh batch norm changes more: 5 of 10^6."""
+    return first.shape == second.shape and bool((first - second).abs().max() <= 2e-6 * second.abs().max())
 
 
 def last_weights(network: Any) -> torch.Tensor | None:

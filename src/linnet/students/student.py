@@ -128,9 +128,11 @@ class Student(nn.Module):
                 f"the student '{name}' is no image classifier ({first_line(error)}): choose another timm architecture"
             ) from error
         except Exception as error:  # each network has its own way of refusing an image
+            settings = self.backbone.pretrained_cfg
+            fixed = settings["input_size"][-1] if settings.get("fixed_input_size") else side
+            wanted = "choose a larger --student.image-size" if fixed == side else f"give --student.image-size {fixed}"
             raise UserError(
-                f"the student '{name}' cannot work at {side} pixels ({first_line(error)}): "
-                "choose a larger --student.image-size or another student"
+                f"the student '{name}' cannot work at {side} pixels ({first_line(error)}): {wanted} or choose another"
             ) from error
         self.train()
         same = isinstance(expected, torch.Tensor) and expected.shape == seen.output_BC.shape == (1, outputs)
