@@ -105,9 +105,12 @@ def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def last_weights(network: Any) -> torch.Tensor | None:
     """(C, D), one row per class of a network's last layer, or of its last layers side by side; None if it has none."""
-    layers = [network.get_submodule(name) for name in classifiers(network)]
-    rows = [layer.weight.detach().float().flatten(1) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return torch.cat(rows, dim=1) if rows else None
+    classifier = network.get_classifier()
+    parts = classifier if isinstance(classifier, tuple) else (classifier,)
+    layers = [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    rows = [layer.weight.detach().float().flatten(1) for layer in layers]
+    own = [row_CD for row_CD in rows if len(row_CD) == network.num_classes]
+    return torch.cat(own, dim=1) if own else None
 
 
 def architectures(pattern: str = "") -> list[str]:
@@ -176,7 +179,8 @@ def create_network(
         except Exception as error:
             if pretrained is not True:
                 raise UserError(
-                    f"the student '{name}' cannot be built ({first_line(error)}): choose another"
+                    f"the student '{name}' cannot be built at {image_size} pixels ({first_line(error)}): "
+                    "choose another --student.image-size or another student"
                 ) from error
             if file := downloaded(name):
                 check_downloaded(file)

@@ -1,4 +1,4 @@
-"""Students: a timm backbone with one head, saved in timm's own layout so that timm loads it too.
+"""Students: a timm network that gives logits or an embedding, saved in timm's own layout so that timm loads it too.
 
 Shapes: B batch, C classes, D width of the pooled features, E teacher embedding width.
 """

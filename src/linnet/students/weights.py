@@ -218,12 +218,13 @@ def _settings_beside(folder: Path) -> dict[str, Any]:
 
 def made_with(path: Path, name: str) -> dict[str, Any]:
     """What timm was told when it built the network whose weights lie at a path, where config.json beside them says so:
-    an epsilon, an activation. How many classes and pixels it has is for others to say."""
+    an epsilon, an activation. How many classes, colours and pixels it has is for others to say."""
     folder = find_weights(path).parent
     settings = _settings_beside(folder)
     if settings.get("architecture") != name.split(".")[0] or not isinstance(settings.get("model_args"), dict):
         return {}
-    return {key: value for key, value in settings["model_args"].items() if key not in ("num_classes", "img_size")}
+    others = ("num_classes", "in_chans", "img_size")
+    return {key: value for key, value in settings["model_args"].items() if key not in others}
 
 
 def _said_beside(file: Path) -> str:
