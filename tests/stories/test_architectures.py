@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from linnet.deploy.export import export_onnx
+from linnet.errors import UserError
 from linnet.students.network import WITH_WEIGHTS, architectures
 from linnet.students.student import Student
 from linnet.teachers.timm import TimmTeacher
@@ -158,7 +159,10 @@ def test_an_embedding_head_is_the_same_network_with_other_outputs(name: str, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SIDES))
 def test_onnx_agrees(name: str, tmp_path: Path):
-    assert export_onnx(trained(name), tmp_path / "model.onnx") <= 1e-4
+    try:
+        assert export_onnx(trained(name), tmp_path / "model.onnx") <= 1e-4
+    except UserError:  # a run is told so before it trains
+        assert name in {"hiera_tiny_224", "nest_tiny", "twins_svt_small"}  # torch cannot write them
 
 
 @pytest.fixture
