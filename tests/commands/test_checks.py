@@ -64,6 +64,16 @@ def test_a_run_is_refused_before_anything_is_read_or_fetched(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_student_that_is_no_classifier_comes_before_data_and_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As the encoders of language models, which timm knows by name."""
+    monkeypatch.setattr("linnet.students.network.classifiers", lambda network: ())
+    with pytest.raises(UserError, match="the student 'mobilenetv3_small_100' has no classifier"):
+        linnet.distill(photos, teacher="timm:resnet18", student="mobilenetv3_small_100",
+                       options={"student.image_size": 32}, out=tmp_path / "run")  # fmt: skip
+
+
 def test_data_that_are_not_there_come_before_the_hub(photos: Path, tmp_path: Path):
     with pytest.raises(UserError, match="gone: no such folder"):
         linnet.distill(tmp_path / "gone", teacher="hf:some/model", student="resnet18", out=tmp_path / "run")

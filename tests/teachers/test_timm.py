@@ -79,9 +79,20 @@ def test_class_weights_are_those_behind_the_logits(timm_folder: Path):
     assert torch.equal(head.class_vectors, weights[[1, 0, 2]])  # the folder's order is bee, ant, cat
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "efficientvit_m0", "dla46_c", "test_vit", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet",
+        "efficientvit_m0",
+        "dla46_c",
+        "test_vit",
+        "mobilenetv3_small_050",
+        "deit_tiny_distilled_patch16_224",
+        "levit_128s",
+    ],
+)
 def test_what_is_watched_is_what_the_teacher_says(name: str, tmp_path: Path):
-    """Heads differ: a norm before the last layer, a convolution as the last layer."""
+    """Heads differ: a norm before the last layer, a convolution as the last layer, two last layers."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3)
     for module in model.modules():

@@ -1,18 +1,23 @@
 """timm networks: made by name, with weights, changed for small images, looked through.
 
-Shapes: B batch, D backbone width.
+Shapes: B batch, C outputs, D width of the pooled features.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError, did_you_mean, first_line
 from linnet.hub import reach_hub, reason
-from linnet.students.weights import check_downloaded, check_values, downloaded, load_weights
+from linnet.students.weights import check_downloaded, check_values, classifiers, downloaded, load_weights, made_with
+
+# What timm's factories set only where they load weights. A student has it from the start: timm sets it again where it
+# loads a saved one.
+WITH_WEIGHTS: dict[str, dict[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}}
 
 
 class Normalize(nn.Module):
@@ -38,19 +43,74 @@ def normalize_for(network: Any) -> Normalize:
     return Normalize(settings["mean"], settings["std"])
 
 
-def look(network: Any, images: torch.Tensor, with_maps: bool) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """What a timm network gives its head, and the feature maps of its stages, if asked for and if the network tells
-    them (timm's ``forward_intermediates``; the CIFAR networks do not)."""
+class Seen(NamedTuple):
+    """What :func:`watch` saw: the pooled features, what the network gives, and the maps of its stages."""
+
+    features_BD: torch.Tensor
+    output_BC: torch.Tensor
+    maps: tuple[torch.Tensor, ...]
+
+
+def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = False) -> Seen:
+    """A timm network as timm computes it, and on the way what it gives its last layer.
+
+    Args:
+        last_part: see :func:`find_last_part`.
+        with_maps: tell the feature maps of its stages, if the network does (timm's ``forward_intermediates``; the CIFAR
+            networks do not).
+    """
+    maps: Sequence[torch.Tensor] = ()
     if with_maps and hasattr(network, "forward_intermediates"):
         last, maps = network.forward_intermediates(images)
-        return last, tuple(maps)
-    return network.forward_features(images), ()
+    else:
+        last = network.forward_features(images)
+    features_BD = network.forward_head(last, pre_logits=True).flatten(1)
+    output_BC = network.get_submodule(last_part)(features_BD) if last_part else network.forward_head(last)
+    return Seen(features_BD, output_BC, tuple(maps))
+
+
+def find_last_part(network: Any, images: torch.Tensor) -> str:
+    """The name of the module that makes a network's output of its pooled features, such as ``head.fc``.
+
+    Most heads have one. Where a norm stands between, it is the module around both (``head`` of efficientvit_m0). With
+    it, :func:`watch` computes the head once: a second time would update its batch norms and draw its dropout twice.
+
+    Returns:
+        An empty string for other heads: two that see different features, or a convolution. They have nothing that could
+        not be computed twice.
+    """
+    calls: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if len(inputs) == 1 and isinstance(inputs[0], torch.Tensor):
+            calls.append((name, inputs[0], output))
+
+    last = network.forward_features(images)
+    features_BD = network.forward_head(last, pre_logits=True).flatten(1)
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
+    try:
+        result = network.forward_head(last)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # a module's call ends after those of the modules in it: the last is the outermost
+    parts = [name for name, seen, output in calls if output is result and _same(seen, features_BD)]
+    return parts[-1] if parts else ""
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """But for rounding, which depends on where in memory a tensor lies. A fresh batch norm changes more: 5 of 10^6."""
+    return first.shape == second.shape and bool((first - second).abs().max() <= 2e-6 * second.abs().max())
 
 
 def last_weights(network: Any) -> torch.Tensor | None:
-    """(C, D), the rows of a network's last linear layer; None if it ends otherwise."""
-    layer = network.get_classifier()
-    return layer.weight.detach().float().clone() if isinstance(layer, nn.Linear) else None
+    """(C, D), one row per class of a network's last layer, or of its last layers side by side; None if it has none."""
+    classifier = network.get_classifier()
+    parts = classifier if isinstance(classifier, tuple) else (classifier,)
+    layers = [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    rows = [layer.weight.detach().float().flatten(1) for layer in layers]
+    own = [row_CD for row_CD in rows if len(row_CD) == network.num_classes]
+    return torch.cat(own, dim=1) if own else None
 
 
 def architectures(pattern: str = "") -> list[str]:
@@ -79,13 +139,28 @@ def has_weights(name: str) -> bool:
     return bool(timm.is_model_pretrained(name.split(".")[0]))
 
 
+def options_for(name: str, weights: Path | None = None) -> dict[str, Any]:
+    """What timm has to be told to build a network as for its own weights, or for those at a path."""
+    own = WITH_WEIGHTS.get(name.split(".")[0], {})
+    return {**own, **made_with(weights, name)} if weights else {**own}
+
+
 def create_network(
-    name: str, outputs: int, image_size: int, pretrained: bool | Path, classes: Sequence[str] = ()
+    name: str,
+    outputs: int,
+    image_size: int,
+    pretrained: bool | Path,
+    classes: Sequence[str] = (),
+    like: Path | None = None,
 ) -> Any:
     """A timm network with ``outputs`` outputs, which stand for ``classes``, if those are told.
 
+    Args:
+        like: weights that will be loaded into it; timm builds it as it built theirs. Those of ``pretrained``, if that
+            is a path.
+
     Raises:
-        UserError: an unknown name (with a suggestion), weights that cannot be loaded, no linear classifier.
+        UserError: an unknown name (with a suggestion), a network without a classifier, weights that cannot be loaded.
     """
     import timm
 
@@ -93,14 +168,21 @@ def create_network(
     if pretrained is True:
         reach_hub(f"the weights of the student '{name}'")
     model: Any = None
+    options = options_for(name, pretrained if isinstance(pretrained, Path) else like)
+    options |= {"num_classes": outputs, "pretrained": pretrained is True}
     for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
-            model = timm.create_model(name, num_classes=outputs, pretrained=pretrained is True, **size)  # type: ignore[arg-type]
+            model = timm.create_model(name, **{**options, **size})
             break
         except TypeError:
             continue
         except Exception as error:
-            if pretrained is True and (file := downloaded(name)):
+            if pretrained is not True:
+                raise UserError(
+                    f"the student '{name}' cannot be built at {image_size} pixels ({first_line(error)}): "
+                    "choose another --student.image-size or another student"
+                ) from error
+            if file := downloaded(name):
                 check_downloaded(file)
             raise UserError(
                 f"the weights of the student '{name}' cannot be downloaded or loaded ({reason(error)}): "
@@ -108,8 +190,8 @@ def create_network(
             ) from error
     if model is None:
         raise UserError(f"the student '{name}' could not be built with {outputs} outputs at {image_size} pixels")
-    if not isinstance(model.get_classifier(), nn.Linear):
-        raise UserError(f"the student '{name}' has no single linear classifier; choose another timm architecture")
+    if not classifiers(model):
+        raise UserError(f"the student '{name}' has no classifier: choose another timm architecture")
     if isinstance(pretrained, Path):
         load_weights(model, pretrained, classes)
     elif pretrained:

@@ -1,6 +1,6 @@
-"""Students: a timm backbone with one head, saved in timm's own layout so that timm loads it too.
+"""Students: a timm network that gives logits or an embedding, saved in timm's own layout so that timm loads it too.
 
-Shapes: B batch, C classes, D backbone width (timm's ``head_hidden_size``), E teacher embedding width.
+Shapes: B batch, C classes, D width of the pooled features, E teacher embedding width.
 """
 
 import json
@@ -21,7 +21,7 @@ from linnet.files import write_atomically
 from linnet.processes import seed_everything
 from linnet.run import model_folder
 from linnet.step import StudentOutput
-from linnet.students.network import create_network, look, make_lowres, normalize_for
+from linnet.students.network import create_network, find_last_part, make_lowres, normalize_for, watch
 from linnet.students.weights import normalisation
 from linnet.tensor_files import read_checked, with_checksum
 from linnet.text.bank import BANK, TextBank
@@ -43,6 +43,7 @@ class Student(nn.Module):
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
         crop_mode, crop_pct: how whoever evaluates this student makes its input of an image.
         mean, std: of the pixels, where they are not those that the weights expect.
+        like: a folder whose weights will be loaded into it.
 
     Raises:
         UserError: unknown architecture (with a suggestion), weights that cannot be loaded, a stem that cannot be
@@ -64,6 +65,7 @@ class Student(nn.Module):
         crop_pct: float = 1.0,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        like: Path | None = None,
     ):
         super().__init__()
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
@@ -72,7 +74,7 @@ class Student(nn.Module):
         self.bank, self.temperature = bank, temperature
         outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
         names = [info.name for info in classes] if bank is None else ()
-        self.backbone: Any = create_network(name, outputs, image_size, pretrained, names)
+        self.backbone: Any = create_network(name, outputs, image_size, pretrained, names, like)
         if bank is not None:
             self.set_bank(bank)
         if stem == "lowres":
@@ -80,13 +82,10 @@ class Student(nn.Module):
         chosen = {"mean": mean, "std": std}
         self.backbone.pretrained_cfg.update({key: value for key, value in chosen.items() if value is not None})
         self.normalize = normalize_for(self.backbone)
-        self.width: int = self.backbone.get_classifier().in_features
-        self._try_size()
+        self.last_part, self.width = self._try(outputs)
 
     def forward(self, images: torch.Tensor, with_maps: bool = False) -> StudentOutput:
-        last, maps = look(self.backbone, self.normalize(images), with_maps)
-        features_BD = self.backbone.forward_head(last, pre_logits=True)
-        output = self.backbone.get_classifier()(features_BD)
+        features_BD, output, maps = watch(self.backbone, self.normalize(images), self.last_part, with_maps)
         if self.bank is None:
             return StudentOutput(features_BD, output, maps=maps)
         with torch.autocast(output.device.type, enabled=False):
@@ -117,17 +116,39 @@ class Student(nn.Module):
         self.train(training)
         return tuple(tuple(stage.shape[1:]) for stage in maps)
 
-    def _try_size(self) -> None:
-        """Some networks shrink a small image to nothing; better to know now than after the teacher has run."""
+    def _try(self, outputs: int) -> tuple[str, int]:
+        """The part of the network that makes its output of the features (see :func:`find_last_part`), and their width.
+
+        Some networks shrink a small image to nothing, some are no classifiers: better to know now than after the
+        teacher has run.
+        """
+        side, name = self.image_size, self.name
+        images = self.normalize(torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
+        self.eval()
         try:
             with torch.no_grad():
-                self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
-        except (RuntimeError, AssertionError) as error:
+                expected = self.backbone(images)
+                last_part = find_last_part(self.backbone, images)
+                seen = watch(self.backbone, images, last_part)
+        except NotImplementedError as error:
             raise UserError(
-                f"the student '{self.name}' cannot work at {self.image_size} pixels ({first_line(error)}): "
-                "choose a larger --student.image-size or another student"
+                f"the student '{name}' is no image classifier ({first_line(error)}): choose another timm architecture"
+            ) from error
+        except Exception as error:  # each network has its own way of refusing an image
+            settings = self.backbone.pretrained_cfg
+            fixed = settings["input_size"][-1] if settings.get("fixed_input_size") else side
+            wanted = "choose a larger --student.image-size" if fixed == side else f"give --student.image-size {fixed}"
+            raise UserError(
+                f"the student '{name}' cannot work at {side} pixels ({first_line(error)}): {wanted} or choose another"
             ) from error
         self.train()
+        same = isinstance(expected, torch.Tensor) and expected.shape == seen.output_BC.shape == (1, outputs)
+        if not same or not torch.allclose(expected, seen.output_BC, rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise UserError(
+                f"the student '{name}' does not give {outputs} numbers per image as timm's forward_head tells them: "
+                "choose another timm architecture"
+            )
+        return last_part, seen.features_BD.shape[1]
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors (timm's layout), classes.json, and the text bank if there is one."""
@@ -156,7 +177,8 @@ class Student(nn.Module):
         write_atomically(
             folder / "classes.json", json.dumps([info._asdict() for info in self.classes], indent=1, ensure_ascii=False)
         )
-        state = {key: value.detach().cpu().contiguous() for key, value in self.backbone.state_dict().items()}
+        # copies, since some networks hold one tensor under several names, which safetensors does not write
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in self.backbone.state_dict().items()}
         write_atomically(folder / "model.safetensors", with_checksum(save(state)))
 
     @classmethod
@@ -175,9 +197,10 @@ class Student(nn.Module):
             classes = tuple(ClassInfo(**{**row, "descriptions": tuple(row["descriptions"])}) for row in rows)
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
-            rest = {"bank": bank, "temperature": own.get("temperature", 1.0), "crop_pct": own.get("crop_pct", 1.0)}
+            more = {"bank": bank, "temperature": own.get("temperature", 1.0), "crop_pct": own.get("crop_pct", 1.0)}
             state = load(read_checked(folder / "model.safetensors")[0])
-            student = cls(own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"], **rest)
+            start = (own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"])
+            student = cls(*start, **more, like=folder)
             student.backbone.load_state_dict(state)
             student.backbone.pretrained_cfg.update(normalisation(folder))  # not the name's, if it came from a file
             student.normalize = normalize_for(student.backbone)

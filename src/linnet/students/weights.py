@@ -136,8 +136,8 @@ def check_downloaded(file: Path) -> None:
 
 
 def classifiers(network: Any) -> tuple[str, ...]:
-    """The names of a network's last layer, or layers."""
-    names = network.pretrained_cfg["classifier"]
+    """The names of a network's last layer, or layers; none if it has no classifier."""
+    names = network.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -257,6 +257,17 @@ def settings_beside(folder: Path) -> dict[str, Any]:
         if isinstance(loaded, dict):
             return loaded
     return {}
+
+
+def made_with(path: Path, name: str) -> dict[str, Any]:
+    """What timm was told when it built the network whose weights lie at a path, where config.json beside them says so:
+    an epsilon, an activation. How many classes, colours and pixels it has is for others to say."""
+    folder = find_weights(path).parent
+    settings = settings_beside(folder)
+    if settings.get("architecture") != name.split(".")[0] or not isinstance(settings.get("model_args"), dict):
+        return {}
+    others = ("num_classes", "in_chans", "img_size")
+    return {key: value for key, value in settings["model_args"].items() if key not in others}
 
 
 def _said_beside(file: Path) -> str:

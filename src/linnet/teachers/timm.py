@@ -9,7 +9,7 @@ from torch import nn
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.hub import reach_hub, reason
 from linnet.step import TeacherOutput
-from linnet.students.network import architectures, last_weights, look, normalize_for
+from linnet.students.network import architectures, find_last_part, last_weights, normalize_for, options_for, watch
 from linnet.students.weights import (
     check_downloaded,
     check_values,
@@ -44,6 +44,7 @@ class TimmTeacher(ClassifierTeacher):
         self.normalize = normalize_for(network).eval()
         self.class_names, self.class_weights = _label_names(network), last_weights(network)
         self.start = (architecture, weights)
+        self.last_part: str | None = None
         names = list(self.class_names or map(str, range(network.num_classes)))
         names = [name if names.count(name) == 1 else f"{name} {i}" for i, name in enumerate(names)]  # ImageNet's cranes
         self.classes = class_table(names)
@@ -53,9 +54,12 @@ class TimmTeacher(ClassifierTeacher):
         return self.network(self.normalize(images)).float()
 
     def watch(self, images: torch.Tensor, with_maps: bool = False) -> TeacherOutput:
-        last, maps = look(self.network, self.normalize(images), with_maps)
-        features_BD = self.network.forward_head(last, pre_logits=True).flatten(1)
-        return TeacherOutput(self.network.forward_head(last), features_BD=features_BD, maps=maps)
+        normal = self.normalize(images)
+        if self.last_part is None:
+            with torch.no_grad():
+                self.last_part = find_last_part(self.network, normal[:1])
+        seen = watch(self.network, normal, self.last_part, with_maps)
+        return TeacherOutput(seen.output_BC, features_BD=seen.features_BD, maps=seen.maps)
 
 
 def check_name(name: str) -> None:
@@ -93,7 +97,7 @@ def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
     network: Any
     source, _, place = name.partition(":")
     if source == "local-dir":
-        network = _built(id, name)
+        network = _built(id, name, Path(place))
         load_weights(network, Path(place), whole=True)
         return network, network.pretrained_cfg["architecture"], Path(place)
     if source != "hf-hub" and place:
@@ -115,30 +119,34 @@ def _network(id: str, name: str) -> tuple[Any, str, bool | Path]:
     return network, name, True
 
 
-def _built(id: str, name: str, classes: int | None = None) -> Any:
-    """A network without weights."""
+def _built(id: str, name: str, path: Path, classes: int | None = None) -> Any:
+    """A network without weights, made for those at a path."""
     import timm
+    from timm.models._hub import load_model_config_from_path
 
     try:
-        return timm.create_model(name, pretrained=False, num_classes=classes)
+        architecture = load_model_config_from_path(path)[1] if name.startswith("local-dir:") else name
+        return timm.create_model(name, pretrained=False, **{**options_for(architecture, path), "num_classes": classes})
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"the teacher '{id}' cannot be built ({first_line(error)})") from error
 
 
 def _from_file(id: str, name: str, path: Path) -> Any:
     """A network with the weights of a file, which say how many classes it knows."""
-    network = _built(id, name)
-    file, last = find_weights(path), classifiers(network)[0]
+    network = _built(id, name, path)
+    file, last = find_weights(path), (classifiers(network) or ("classifier",))[0]
     rows = state_for(network, read_weights(file)).get(f"{last}.weight")
     if rows is None:
-        load_weights(_built(id, name, 0), file)  # refuses those of another architecture
+        load_weights(_built(id, name, path, 0), file)  # refuses those of another architecture
         raise UserError(
             f"the weights at {file} have no classifier ('{last}.weight'), so they cannot teach as they are: train one "
             f"on your data, as in 'linnet distill DATA --method ce --student {name} --student.pretrained {path} --out "
             "runs/teacher', and give --teacher run:runs/teacher"
         )
     if len(rows) != network.num_classes:
-        network = _built(id, name, len(rows))
+        network = _built(id, name, path, len(rows))
     load_weights(network, file, whole=True)
     return network
 
