@@ -117,9 +117,6 @@ def train(
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
     epochs = config.epochs
-    if run.is_finished and not run.last_checkpoint.exists():  # it was not to be kept
-        summary = run.summary()
-        return TrainResult(*(summary[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
     optimizer = make_optimizer(task, config)
     state = load_checkpoint(run.last_checkpoint, task, optimizer)
     if accelerator.is_main_process:
