@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.commands.comparison import Comparison, Summary, mean_sd, percent
-from linnet.data.aviary import make_species
+from linnet.data.birds import make_species
 
 # set: settings that all of its rows share
 SETS: dict[str, dict[str, Any]] = {

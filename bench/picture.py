@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from linnet.commands.comparison import Comparison
-from linnet.data.aviary import BACKGROUNDS, draw_bird, make_species, seeded
+from linnet.data.birds import BACKGROUNDS, draw_bird, make_species, seeded
 
 RUNS, SEEDS, COLUMNS = Path("runs/bench/aviary"), range(5), 6
 METHODS = {"ce": "labels only", "kd": "logits", "vl2lite": "embeddings", "pand": "embeddings,\nneighbours"}

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from linnet.data.aviary import (
+from linnet.data.birds import (
     BACKGROUNDS,
     IMAGE_SIZE,
     Plumage,

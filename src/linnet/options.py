@@ -27,18 +27,8 @@ SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_
 }
 # what most people want to set, in the order of the first panel
 FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
-WORDS = (
-    "method",
-    "out",
-    "seed",
-    "config",
-    "resume",
-    "overwrite",
-    "dry-run",
-    "export",
-    "no-export",
-    "opset",
-)  # of distill alone
+# of distill alone
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset")
 
 # What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
 _typed: dict[str, Any] = {}

@@ -137,9 +137,6 @@ def train(
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
     epochs = config.epochs
-    if run.is_finished and not run.last_checkpoint.exists():  # it was not to be kept
-        summary = run.summary()
-        return TrainResult(*(summary[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
     if config.sync_batch_norm:
         synchronise_batch_norm(task.student, accelerator)
     optimizer = make_optimizer(task, config)

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 
 from linnet.config import DataConfig
-from linnet.data.aviary import (
+from linnet.data.aviary import build
+from linnet.data.birds import (
     BACKGROUNDS,
     CHOICES,
-    build,
     caption,
     draw_bird,
     is_reserved,
@@ -66,7 +66,7 @@ def test_every_species_is_reserved_and_no_bird_of_the_mini_clip_is():
 def test_half_of_all_combinations_is_reserved():
     rng = seeded("half")
     names = list(CHOICES)
-    from linnet.data.aviary import Plumage
+    from linnet.data.birds import Plumage
 
     drawn = [Plumage(*[str(rng.choice(CHOICES[n])) for n in names]) for _ in range(2000)]
     assert 0.45 < np.mean([is_reserved(p) for p in drawn]) < 0.55

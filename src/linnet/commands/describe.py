@@ -108,7 +108,6 @@ def describe(
         return _without_model(settings, file, show, overwrite)
     from linnet.teachers.writer import check_model
 
-    given_path(vlm, "vlm")
     if any(f"data.{name}" in (options or {}) for name in TEXT_SETTINGS):
         raise UserError("--vlm writes new texts: leave --data.texts out, or leave --vlm out to convert the table")
     file = _writable(file, SUFFIXES if per == "image" else CLASS_SUFFIXES)
@@ -116,15 +115,19 @@ def describe(
     if per == "class":
         _check_new(file, overwrite)
     check_model(vlm)
-    manifest = load_manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
-    report(manifest.problems)
-
+    manifest = _manifest(replace(settings, texts=None, text_columns=None, text_templates=None))
     about: dict[str, Any] = {"prompts": questions, "max_tokens": max_tokens}
     about |= {"examples": examples} if per == "class" else {}
     provenance, load = _model(vlm, precision, max_tokens, batch_size)
     job = Job(file, manifest, settings, provenance | about | _versions(settings), load, batch_size, overwrite)
     _show(_describe_images(job) if per == "image" else _describe_classes(job), show)
     return file
+
+
+def _manifest(settings: DataConfig) -> Manifest:
+    manifest = load_manifest(settings)
+    report(manifest.problems)
+    return manifest
 
 
 def _model(
@@ -173,8 +176,7 @@ def _without_model(settings: DataConfig, file: Path | None, show: int, overwrite
         )
     if file is not None:
         _check_new(_writable(file, SUFFIXES), overwrite)
-    manifest = load_manifest(settings)
-    report(manifest.problems)
+    manifest = _manifest(settings)
     if manifest.texts is None:
         raise UserError(f"{settings.source} has no texts: give a table with --data.texts, or a model with --vlm")
     captions = [

@@ -6,7 +6,8 @@ data -> teacher (cached) -> method -> training -> val and test -> ONNX
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,31 +93,41 @@ def distill(
     if overwrite:
         run.check_kept(given)
     check_run(given, accelerator.num_processes, resume)
-    story: Callable[[Config, Run, Any], None]
-    if methods.needs_data(given.method):
-        with accelerator.local_main_process_first():
-            story = partial(_distill, load_manifest(given.data))
-    else:
-        story = partial(distill_without_data, prepare_copy(given, accelerator))
+    story = _prepared(given, accelerator)
     resolved, more = _precise(given, run if resume else None, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             run = Run.open(run.folder, resolved, resume=resume, overwrite=overwrite)
-    handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
-    try:
-        if accelerator.is_main_process and run.is_new:  # else not before all is ready
-            run.begin()
+    with _logging(run, accelerator):
         if resume and run.is_new:
             log.info("there is no run in %s to go on with: a new one begins", run.folder)
         for reason in [*reasons, *more]:
             log.info("auto: %s", reason)
         story(resolved, run, accelerator)
+    accelerator.wait_for_everyone()  # or the others would return before summary.json is there
+    return run
+
+
+def _prepared(config: Config, accelerator: Any) -> Callable[[Config, Run, Any], None]:
+    """The rest of the run, with what can be read before its folder is touched."""
+    if not methods.needs_data(config.method):
+        return partial(distill_without_data, prepare_copy(config, accelerator))
+    with accelerator.local_main_process_first():
+        return partial(_distill, load_manifest(config.data))
+
+
+@contextmanager
+def _logging(run: Run, accelerator: Any) -> Iterator[None]:
+    """What is logged in the block is in train.log. The run is closed after it."""
+    handler = run.log_to_file() if accelerator.is_main_process else logging.NullHandler()
+    try:
+        if accelerator.is_main_process and run.is_new:  # else not before all is ready
+            run.begin()
+        yield
     finally:
         log.removeHandler(handler)
         handler.close()
         run.close()
-    accelerator.wait_for_everyone()  # or the others would return before summary.json is there
-    return run
 
 
 def _precise(config: Config, resumed: Run | None, accelerator: Any) -> tuple[Config, list[str]]:

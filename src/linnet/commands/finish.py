@@ -55,38 +55,55 @@ def train_and_finish(
     evaluation: Evaluation,
     novel: NovelTest | None = None,
 ) -> None:
-    device, splits, images = accelerator.device, evaluation.splits, evaluation.images
+    if accelerator.is_main_process:
+        run.begin()
+    accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
+    if run.is_finished and not run.last_checkpoint.exists():  # it was dropped, and there is nothing left to train
+        done = run.summary()
+        result = TrainResult(*(done[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
+    else:
+        task = Task(student, method, config.train.precision).to(accelerator.device)
+        result = _train(config, run, accelerator, task, loader, evaluation, LAST_EPOCHS if novel else 0)
+    if accelerator.is_main_process:
+        _finish(config, run, result, evaluation, novel, accelerator.device)
+
+
+def _train(
+    config: Config,
+    run: Run,
+    accelerator: Any,
+    task: Task,
+    loader: TrainLoader | None,
+    evaluation: Evaluation,
+    keep_last: int,
+) -> TrainResult:
+    """Train, with a bar, validating on val if there is one."""
+    splits, images = evaluation.splits, evaluation.images
 
     def validate(now: Student) -> float | None:
         if "val" not in splits:
             return None
-        return top_k_accuracy(look(now, images["val"], device).logits_NC, splits["val"].labels)
+        return top_k_accuracy(look(now, images["val"], accelerator.device).logits_NC, splits["val"].labels)
 
     def note(row: dict[str, Any]) -> str:
         val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
         return f"loss {row['loss']:.3f}{val}"
 
-    if accelerator.is_main_process:
-        run.begin()
-    accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
-    task = Task(student, method, config.train.precision).to(device)
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with Bar(f"{config.method} -> {config.student.name}", config.train.epochs) as bar:
-        result = train(
+        return train(
             task,
-            method.batches(loader, student),
+            task.method.batches(loader, task.student),
             config.train,
             run,
             accelerator,
             config.seed,
             validate,
             on_epoch=lambda row: bar.update(row["epoch"], note(row)),
-            keep_last=LAST_EPOCHS if novel else 0,
+            keep_last=keep_last,
             on_step=lambda step, steps: bar.inside(step / steps, f"step {step} of {steps}"),
         )
-    if accelerator.is_main_process:
-        _finish(config, run, result, evaluation, novel, device)
 
 
 def _finish(

@@ -63,8 +63,10 @@ def examine(manifest: Manifest) -> Findings:
             part = items[start : start + CHUNK]
             examined = pool.map(_examine, (path for _, path in part))
             for (digest, _), (finding, largest) in zip(part, examined, strict=True):
-                found |= {digest: finding} if finding else {}
-                deep |= {digest: largest} if largest else {}
+                if finding:
+                    found[digest] = finding
+                if largest:
+                    deep[digest] = largest
             bar.update(start + len(part))
     if deep and max(deep.values()) <= FOURTEEN_BITS:
         found |= {digest: Finding(DARK) for digest in deep}

@@ -151,21 +151,19 @@ def preprocessing(student: Student) -> dict[str, Any]:
 
 def _describe(model: Any, student: Student) -> None:
     """The same in words, where tools such as Netron show them."""
-    side, names = student.image_size, {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    side = student.image_size
     resized = resized_side(side, student.crop_pct)
     how = f"the middle of the image, shorter side {resized}" if student.crop_mode == "center" else "the whole, squashed"
     if student.crop_mode == "squash" and resized > side:
         how = f"the middle of the whole, squashed to {resized} x {resized}"
-    names[
-        "images"
-    ].doc_string = (
-        f"(batch, 3, {side}, {side}), RGB (not BGR), in [0, 1]: {how}, bicubic with antialiasing; normalised inside"
-    )
-    if "bank" in names:
-        names[
-            "bank"
-        ].doc_string = "(classes, width), unit vectors of other class names, by 'linnet embed'; may be left out"
-    names["logits"].doc_string = "(batch, classes); softmax gives probabilities; class names: metadata 'linnet'"
+    words = {
+        "images": f"(batch, 3, {side}, {side}), RGB (not BGR), in [0, 1]: {how}, bicubic with antialiasing; normalised "
+        "inside",
+        "bank": "(classes, width), unit vectors of other class names, by 'linnet embed'; may be left out",
+        "logits": "(batch, classes); softmax gives probabilities; class names: metadata 'linnet'",
+    }
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = words[value.name]
 
 
 def check_opset(opset: int | None) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from linnet.environment import computes_bf16
 from linnet.errors import UserError, first_line, require
+from linnet.files import given_path
 from linnet.hub import reach_hub, reason
 from linnet.text.journal import Written
 
@@ -33,8 +34,8 @@ def check_model(id: str) -> None:
     Raises:
         UserError: it can be seen without the network that there is no such model.
     """
+    folder = given_path(id, "vlm")
     require("transformers", "hf")
-    folder = Path(id)
     if folder.is_dir():
         _check_folder(folder)
     elif folder.is_absolute() or id.startswith((".", "~")) or id.count("/") > 1:

@@ -18,17 +18,8 @@ from linnet.text.classes import composed
 log = logging.getLogger("linnet")
 
 FORMS = "class names are a,b,c or a file with one per line"
-HEADERS = (
-    "class_name",
-    "name",
-    "names",
-    "class",
-    "classes",
-    "category",
-    "species",
-    "label",
-    "labels",
-)  # the best first
+# the best first
+HEADERS = ("class_name", "name", "names", "class", "classes", "category", "species", "label", "labels")
 TABLES = (".csv", ".tsv")
 STRUCTURED = (".json", ".yaml", ".yml")
 FILES = (".txt", ".list", ".names", *TABLES, *STRUCTURED)

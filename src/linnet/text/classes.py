@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from linnet.errors import UserError, did_you_mean
 from linnet.files import read_text, readable
 
+WORDNET_ID = r"n\d{8}"
 # a number and what parts it from a name; "1.5 litre" and "1-2 persons" go on with a digit
 INDEX = re.compile(r"(\d+)(?:(?<=0\d\d)\.|[\s_]+(?:[-–—][\s_]++(?!\d))?|[.)–—-][\s_]*+(?!\d))")
 
@@ -46,7 +47,7 @@ def _without_index(names: Sequence[str]) -> list[str]:
 
     So ``1957 Chevrolet``, ``747-400`` and ``2-door`` keep their numbers.
     """
-    words = [re.sub(r"^n\d{8}[-_\s]+", "", name) for name in names]
+    words = [re.sub(rf"^{WORDNET_ID}[-_\s]+", "", name) for name in names]
     if all(len(left) < len(name) for left, name in zip(words, names, strict=True)) and len({*words}) == len(names):
         return words if all(any(map(str.isalpha, left)) for left in words) else list(names)
     fronts = [INDEX.match(name) for name in names]
@@ -74,7 +75,7 @@ def say_nothing(classes: Sequence[ClassInfo]) -> bool:
     numbers = {int(name[2]) for name in counted if name}
     alike = all(counted) and len({name[1] for name in counted if name}) == 1
     in_order = numbers in (set(range(len(names))), set(range(1, len(names) + 1)))
-    return (alike and in_order) or all(re.fullmatch(r"n\d{8}", name) for name in names)
+    return (alike and in_order) or all(re.fullmatch(WORDNET_ID, name) for name in names)
 
 
 def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:

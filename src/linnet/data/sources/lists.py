@@ -28,7 +28,7 @@ from linnet.data.sources.folder import SPLIT_FOLDERS as SPLIT_WORDS
 from linnet.errors import UserError
 from linnet.files import read_text
 from linnet.text.class_lists import HEADERS
-from linnet.text.classes import ClassInfo, class_table, composed
+from linnet.text.classes import WORDNET_ID, ClassInfo, class_table, composed
 
 log = logging.getLogger("linnet")
 
@@ -294,7 +294,7 @@ def _classes(lists: Sequence[ImageList], table: Sequence[int]) -> tuple[ClassInf
     if names is None:
         return class_table([str(label) for label in table])
     own = [names[label] for label in table]
-    if all(re.fullmatch(r"n\d{8}", name) for name in own):
+    if all(re.fullmatch(WORDNET_ID, name) for name in own):
         words = _imagenet_words(own)
     else:
         words = [name.replace("/", " ") for name in own]
