@@ -161,12 +161,8 @@ def train(
                 task.student.save(run.best_student)
             if epoch >= epochs - keep_last:
                 task.student.save(run.epoch_student(epoch + 1))
-            row = {
-                "epoch": epoch + 1,
-                "step": (epoch + 1) * len(loader),
-                "lr": learning_rate((epoch + 1) * len(loader) - 1, steps, config),
-                **terms,
-            }
+            done = (epoch + 1) * len(loader)
+            row = {"epoch": epoch + 1, "step": done, "lr": learning_rate(done - 1, steps, config), **terms}
             row |= {**task.method.numbers(), **({} if val is None else {"val.top1": val})}
             row |= {"seconds": round(train_seconds, 3)}
             if is_moment(epoch + 1, epochs) and (images := task.method.pictures()) is not None:
