@@ -69,7 +69,7 @@ SHAPES: dict[str, Tensor] = {
     "one against": -torch.eye(5, dtype=torch.float64)[[0, 3, 2, 1]],
     "equal images": logits(2)[[0, 0, 0, 0]],
 }
-SCALES = [1e-30, 1e-10, 1.0, 100.0, 1e4, 1e8]
+SCALES = [1e-30, 1e-10, 100.0, 1e8]
 
 
 def test_every_public_loss_meets_extreme_numbers():

@@ -17,7 +17,8 @@ from linnet.defaults import settings
 from linnet.students.network import architectures
 from linnet.text.classes import ClassInfo
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
 TEMPLATES = {
     "cub200": "a photo of {}, a type of bird",
     "aircraft": "a photo of {}, one of the airplane models",
@@ -49,7 +50,7 @@ def resolve(make_folder: Callable[..., Path]) -> Callable[[Path], Config]:
 
 @pytest.mark.parametrize("data", ["aircraft", "cars", "cub200"])
 def test_settings_of_data_free(data: str, resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == f"dfkd_{data}_resnet18"))
+    config = resolve(RECIPES[f"dfkd_{data}_resnet18"])
     train, own = config.train, config.options["dfkd"]
     assert (config.method, config.student.pretrained, config.student.image_size) == ("dfkd", False, 224)
     assert (train.epochs, train.batch_size, train.optimizer, train.nesterov) == (200, 64, "sgd", False)
@@ -59,7 +60,7 @@ def test_settings_of_data_free(data: str, resolve: Callable[[Path], Config]):
     assert (own["upsampling"], own["spatial_attention"], own["width"]) == ("transposed", 0.05, 64)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES.values(), ids=lambda path: path.stem)
 def test_every_recipe_resolves_and_says_how_it_is_started(path: Path, resolve: Callable[[Path], Config]):
     config = resolve(path)
     kind, _, name = (config.teacher.id or "").partition(":")
@@ -82,7 +83,7 @@ def test_every_recipe_resolves_and_says_how_it_is_started(path: Path, resolve: C
 
 @pytest.mark.parametrize(("name", "method", "data", "student"), PAPERS, ids=[row[0] for row in PAPERS])
 def test_settings_of_the_papers(name: str, method: str, data: str, student: str, resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == name))
+    config = resolve(RECIPES[name])
     train, teacher, pand = config.train, config.teacher, method == "pand"
     assert config.method == method
     assert config.data.views == "paper:vl2lite"
@@ -116,7 +117,7 @@ TRAINED = """2 4 6 7 8 10 11 12 14 18 22 24 25 27 28 30 31 32 33 34 35 37 40 44 
 
 
 def test_settings_of_open_vocabulary(resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == "openvocab_cub200_resnet18"))
+    config = resolve(RECIPES["openvocab_cub200_resnet18"])
     train, options = config.train, config.options["openvocab"]
     classes = tuple(ClassInfo(f"{i:03d}.Bird_{i}", f"Bird {i}") for i in range(1, 201))
     novel = {i + 1 for i in novel_classes(classes, config.data)}
@@ -135,17 +136,17 @@ def test_settings_of_open_vocabulary(resolve: Callable[[Path], Config]):
     assert (config.data.views, train.precision, train.clip_norm) == ("paper:openvocab", "fp32", None)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_precision_is_the_authors(path: Path, resolve: Callable[[Path], Config]):
+def test_precision_is_the_authors():
     """None is known of VLM-KD, whose recipes leave it open, and of DFKD-FGVC, whose recipes say fp32."""
-    written = yaml.safe_load(path.read_text())["train"].get("precision")
-    assert written == (None if path.stem.startswith("vlmkd") else "fp32") or path.stem.startswith("openvocab")
+    for name, path in RECIPES.items():
+        written = yaml.safe_load(path.read_text())["train"].get("precision")
+        assert written == (None if name.startswith("vlmkd") else "fp32"), name
 
 
 @pytest.mark.parametrize("method", ["pand", "vl2lite"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_aircraft_is_trained_on_the_official_train_and_named_by_its_makers(method: str, student: str):
-    text = next(path for path in RECIPES if path.stem == f"{method}_aircraft_{student}").read_text()
+    text = RECIPES[f"{method}_aircraft_{student}"].read_text()
     assert "images_variant_train.txt (3,334), _val.txt (3,333)" in text
     assert '"Boeing 737-300"' in text
     assert "a tenth of train" not in text
@@ -176,19 +177,33 @@ CASES = [
 def test_figkds_recipes_are_the_pairs_that_its_author_reports():
     small = {case[0] for case in CASES if case[0].startswith("figkd")}
     large = {f"figkd_{data}_resnet18" for data in ("cub200", "mit67", "stanford40", "dogs")}
-    assert {path.stem for path in RECIPES if path.stem.startswith("figkd")} == small | large
+    assert {name for name in RECIPES if name.startswith("figkd")} == small | large
+
+
+def test_the_head_of_figkds_recipes_and_the_tables_tell_the_same_scores():
+    lines = (ROOT / "docs/results.md").read_text().partition("### FiGKD")[2].partition("\n### ")[0].splitlines()
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if re.match(r"\|.*\d", line)]
+    small = {row[-1]: [cell.split("/") for cell in row[1:-1]] for row in rows if "→" in row[0]}
+    told = {f"figkd_{data}_{name}": [c[i] for c in row] for i, data in enumerate(SMALL) for name, row in small.items()}
+    told |= {f"figkd_{row[0]}_resnet18": row[1:] for row in rows if "→" not in row[0]}
+    assert told.keys() == {name for name in RECIPES if name.startswith("figkd")}
+    for name, scores in told.items():
+        columns = zip(("teacher", "CE", "KD", "DKD", "MLKD", "FiGKD"), scores, strict=True)
+        words = ", ".join(f"{column} {score}" for column, score in columns if score != "-") + "."
+        assert words in RECIPES[name].read_text().replace("\n# ", " "), name
 
 
 @pytest.mark.parametrize(("name", "data", "student", "teacher", "lr", "beta"), CASES, ids=[case[0] for case in CASES])
 def test_settings_of_the_small_benchmarks(
     name: str, data: str, student: str, teacher: str, lr: float, beta: float, make_folder: Callable[..., Path]
 ):
-    path, folder = next(path for path in RECIPES if path.stem == name), make_folder(images=3)
+    path, folder = RECIPES[name], make_folder(images=3)
     config, _ = settings(folder, config=path)
     train, (views, side, pixels) = config.train, SMALL[data]
     assert config.method == name.partition("_")[0]
     assert config.teacher.id == f"run:runs/{data}-{teacher}"
-    assert f"--student {teacher} " in path.read_text()
+    teachers_lr = " --train.lr 0.05" if lr != 0.05 else ""  # every teacher is of the kind that has 0.05
+    assert f"--method ce --student {teacher}{teachers_lr} --out" in path.read_text()
     assert (config.teacher.views, config.data.views, config.student.image_size) == ("online", views, side)
     assert (config.student.name, config.student.pretrained) == (student, False)
     assert (config.student.mean, config.student.std) == pixels
@@ -201,7 +216,7 @@ def test_settings_of_the_small_benchmarks(
 
 
 def test_settings_of_the_tiny_imagenet_benchmark(resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == "kd_tinyimagenet_mobilenetv2"))
+    config = resolve(RECIPES["kd_tinyimagenet_mobilenetv2"])
     train, own = config.train, config.options["kd"]
     assert (config.method, own["temperature"], own["alpha"]) == ("kd", 4.0, 0.9)
     assert (config.student.name, config.student.image_size) == ("mobilenetv2_tinyimagenet", 64)
@@ -216,8 +231,8 @@ def test_settings_of_the_tiny_imagenet_benchmark(resolve: Callable[[Path], Confi
 def test_settings_of_the_long_tail_of_cifar(gamma: int, resolve: Callable[[Path], Config]):
     """Those of the CIFAR benchmark, but for the long tail and the method."""
     name = f"ltkd_cifar100lt_resnet8x4_gamma{gamma}"
-    config = resolve(next(path for path in RECIPES if path.stem == name))
-    plain = resolve(next(path for path in RECIPES if path.stem == "figkd_cifar100_resnet8x4"))
+    config = resolve(RECIPES[name])
+    plain = resolve(RECIPES["figkd_cifar100_resnet8x4"])
     assert config.data.long_tail == gamma
     assert config.teacher.id == f"run:runs/cifar100lt{gamma}-resnet32x4"
     assert (config.method, config.student, config.train) == ("ltkd", plain.student, plain.train)
@@ -228,7 +243,7 @@ def test_settings_of_the_long_tail_of_cifar(gamma: int, resolve: Callable[[Path]
 
 @pytest.mark.parametrize("epochs", [180, 400])
 def test_settings_of_imagenet_lt(epochs: int, resolve: Callable[[Path], Config]):
-    config = resolve(next(path for path in RECIPES if path.stem == f"vlmkd_imagenet_lt_resnet50_{epochs}"))
+    config = resolve(RECIPES[f"vlmkd_imagenet_lt_resnet50_{epochs}"])
     train, own = config.train, config.options["vlm-kd"]
     assert (config.method, config.student.name, config.student.pretrained) == ("vlm-kd", "resnet50", False)
     assert (config.student.image_size, config.teacher.text_encoder) == (224, config.teacher.id)
@@ -240,7 +255,7 @@ def test_settings_of_imagenet_lt(epochs: int, resolve: Callable[[Path], Config])
 
 @pytest.mark.parametrize("data", ["cub200", "mit67", "stanford40", "dogs"])
 def test_fine_grained_recipes_start_from_scratch_as_their_teacher_does(data: str, resolve: Callable[[Path], Config]):
-    path = next(path for path in RECIPES if path.stem == f"figkd_{data}_resnet18")
+    path = RECIPES[f"figkd_{data}_resnet18"]
     config = resolve(path)
     assert (config.teacher.id, config.teacher.views) == (f"run:runs/{data}-resnet34-scratch", "online")
     assert (config.student.name, config.student.pretrained, config.student.image_size) == ("resnet18", False, 224)
@@ -248,7 +263,7 @@ def test_fine_grained_recipes_start_from_scratch_as_their_teacher_does(data: str
     assert "is not known to us" in path.read_text()
 
 
-LONG_TAILS = [path for path in RECIPES if path.stem.startswith(("vlmkd", "ltkd"))]
+LONG_TAILS = [path for name, path in RECIPES.items() if name.startswith(("vlmkd", "ltkd"))]
 
 
 @pytest.mark.parametrize("path", LONG_TAILS, ids=lambda path: path.stem)
@@ -263,7 +278,7 @@ def test_a_recipe_for_a_long_tail_trains_the_row_with_logit_adjustment(path: Pat
 
 @pytest.mark.parametrize("method", ["ce", "kd", "dkd", "dist"])
 def test_a_figkd_recipe_trains_the_other_rows_of_the_table(method: str, make_folder: Callable[..., Path]):
-    path = next(path for path in RECIPES if path.stem == "figkd_cifar100_resnet8x4")
+    path = RECIPES["figkd_cifar100_resnet8x4"]
     config, _ = settings(make_folder(images=3), config=path, method=method)
     assert list(config.options) == [method]
     assert config.train.epochs == 240

@@ -18,7 +18,7 @@ from safetensors.torch import save, save_file
 from linnet.errors import UserError
 from linnet.students import network
 from linnet.students.student import Student
-from linnet.students.weights import find_weights, load_weights
+from linnet.students.weights import IN_TORCHVISIONS_ORDER, find_weights, load_weights
 from linnet.text.classes import ClassInfo
 
 CLASSES = tuple(ClassInfo(f"class {i}", f"thing {i}") for i in range(5))
@@ -296,7 +296,19 @@ def test_a_checkpoint_of_linnet_is_a_file_of_weights(weights: State, tmp_path: P
 TORCHVISION = {"mobilenet_v2": "mobilenetv2_100", "mnasnet1_0": "mnasnet_100", "mnasnet0_5": "mnasnet_050", "efficientnet_b0": "efficientnet_b0", "efficientnet_b1": "efficientnet_b1", "efficientnet_b2": "efficientnet_b2"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("theirs", "name"), TORCHVISION.items(), ids=str)
+def test_every_network_that_is_fitted_in_by_order_is_compared_with_torchvisions():
+    assert sorted(TORCHVISION.values()) == sorted(IN_TORCHVISIONS_ORDER)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "name"),
+    [
+        pair
+        if pair[0] in ("mobilenet_v2", "mnasnet0_5", "efficientnet_b0")
+        else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in TORCHVISION.items()
+    ],
+)
 def test_a_file_of_torchvision_is_fitted_in_by_the_order_of_its_tensors(theirs: str, name: str, tmp_path: Path):
     torch.manual_seed(0)
     network: Any = getattr(torchvision.models, theirs)(num_classes=5).eval()
