@@ -19,6 +19,7 @@ from linnet.students.weights import (
     load_weights,
     read_weights,
     settings_beside,
+    shown_to,
     state_for,
 )
 from linnet.teachers.base import ClassifierTeacher, Kind
@@ -126,7 +127,8 @@ def _built(id: str, name: str, path: Path, classes: int | None = None) -> Any:
 
     try:
         architecture = load_model_config_from_path(path)[1] if name.startswith("local-dir:") else name
-        return timm.create_model(name, pretrained=False, **{**options_for(architecture, path), "num_classes": classes})
+        options = {**options_for(architecture, path), "num_classes": classes}
+        return timm.create_model(name, pretrained_cfg_overlay=shown_to(path, architecture), **options)
     except UserError:
         raise
     except Exception as error:
