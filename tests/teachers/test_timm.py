@@ -188,6 +188,7 @@ def test_teachers_that_are_not_there(tmp_path: Path):
         (f"timm:local-dir:{tmp_path / 'clip'}", "names no architecture: expected timm's layout"),
         (f"timm:local-dir:{tmp_path / 'bare'}", "no weights at"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
+        ("timm:test_resnet.r1", "no weights 'r1' of 'test_resnet': give test_resnet or test_resnet.r160_in1k"),
         ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),
         (f"timm:local-dir:{tmp_path}", "has no config.json"),

@@ -133,11 +133,26 @@ def architectures(pattern: str = "") -> list[str]:
 def check_name(name: str) -> None:
     """
     Raises:
-        UserError: timm knows no such network (with a suggestion).
+        UserError: timm knows no such network, or no weights of this name for it (with a suggestion).
     """
     known = architectures()
     if name.split(".")[0] not in known:
         raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
+    check_tag(name)
+
+
+def check_tag(name: str) -> None:
+    """``TAG`` in ``NAME.TAG`` says which of a network's weights.
+
+    Raises:
+        UserError: timm knows no such weights (with those that it knows).
+    """
+    import timm
+
+    plain, _, tag = name.partition(".")
+    known = timm.list_models(f"{plain}.*", include_tags=True)
+    if tag and name not in known:
+        raise UserError(f"timm knows no weights '{tag}' of '{plain}': give {' or '.join([plain, *known])}")
 
 
 def has_weights(name: str) -> bool:

@@ -9,7 +9,15 @@ from torch import nn
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.hub import reach_hub, reason
 from linnet.step import TeacherOutput
-from linnet.students.network import architectures, find_last_part, last_weights, normalize_for, options_for, watch
+from linnet.students.network import (
+    architectures,
+    check_tag,
+    find_last_part,
+    last_weights,
+    normalize_for,
+    options_for,
+    watch,
+)
 from linnet.students.weights import (
     check_downloaded,
     check_values,
@@ -86,6 +94,7 @@ def check_name(name: str) -> None:
             raise UserError(f"timm has no model '{name}': for weights of your own give timm:ARCHITECTURE:{name}")
         if plain not in known:
             raise UserError(f"timm has no model '{source}'.{did_you_mean(plain, known)}")
+        check_tag(source)
         if place:
             find_weights(Path(place))
 
