@@ -4,6 +4,7 @@ A quick few, one of each kind of head, are in the default suite; all are in ``ma
 """
 
 import inspect
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -203,3 +204,26 @@ def test_weights_of_a_folder_get_the_network_that_they_were_made_in(tmp_path: Pa
     assert same(teacher.network.eval()(images), network(images))
     other = Student("test_resnet", CLASSES, 32, pretrained=tmp_path / "timm" / "model.safetensors").eval()
     assert same(other.backbone(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (
+            {"act_layer": "none"},
+            "cannot be built at 32 pixels \\('none'\\): .*, or look at 'model_args' in {folder}/config.json",
+        ),
+        ({"newer": 1}, "cannot be built \\(.*'newer'\\): .*, or look at 'model_args' in {folder}/config.json"),
+        ({"checkpoint_path": "other.pth", "pretrained": True, "pretrained_cfg": {}}, ""),
+    ],
+)
+def test_what_a_folder_says_of_its_network(told: dict[str, object], words: str, tmp_path: Path):
+    """It tells how the network is built, not which weights it gets."""
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=5), tmp_path, safe_serialization=True)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"model_args": told}))
+    if words:
+        with pytest.raises(UserError, match=words.format(folder=tmp_path)):
+            Student("test_resnet", CLASSES, 32, pretrained=tmp_path)
+    else:
+        Student("test_resnet", CLASSES, 32, pretrained=tmp_path)

@@ -36,6 +36,10 @@ def test_pretrained_weights_from_a_saved_model_go_in_without_a_foreign_classifie
 def test_unknown_or_unusable_students(tmp_path: Path):
     with pytest.raises(UserError, match="timm has no network 'resnet188'. Did you mean 'resnet18'"):
         Student("resnet188", CLASSES, image_size=32)
+    with pytest.raises(UserError, match="no weights 'r1' of 'test_resnet': give test_resnet or test_resnet.r160_in1k"):
+        Student("test_resnet.r1", CLASSES, image_size=32)
+    with pytest.raises(UserError, match="no weights 'a1' of 'vgg8_cifar': give vgg8_cifar$"):
+        Student("vgg8_cifar.a1", CLASSES, image_size=32)
     with pytest.raises(UserError, match="no weights at"):
         Student("test_resnet", CLASSES, image_size=32, pretrained=tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="does not start with a convolution of stride 2"):

@@ -139,6 +139,21 @@ def test_a_network_with_the_weights_of_a_file(timm_folder: Path, tmp_path: Path)
     assert load(f"timm:test_resnet.r160_in1k:{tmp_path / 'b.pth'}").start[0] == "test_resnet.r160_in1k"
 
 
+@pytest.mark.parametrize(("name", "options"), [("test_vit", {"img_size": 64}), ("test_resnet", {})])
+def test_a_folder_says_what_its_weights_were_shown(name: str, options: dict[str, int], tmp_path: Path):
+    """Not the size of timm's own weights of that name, to which a transformer's positions would be stretched."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3, **options).eval()
+    shown = {"input_size": (3, 64, 64), "crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True, data_config=shown)
+    teacher, same = load(f"timm:{name}:{tmp_path}"), load(f"timm:local-dir:{tmp_path}")
+    assert teacher.image_shape == same.image_shape == (64, 64)
+    photo = Image.effect_noise((90, 70), 50).convert("RGB")
+    images = teacher.eval_transform(photo)[None]
+    assert torch.equal(images, same.eval_transform(photo)[None])
+    assert torch.allclose(teacher.logits(images), same.logits(images), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -173,6 +188,7 @@ def test_teachers_that_are_not_there(tmp_path: Path):
         (f"timm:local-dir:{tmp_path / 'clip'}", "names no architecture: expected timm's layout"),
         (f"timm:local-dir:{tmp_path / 'bare'}", "no weights at"),
         ("timm:resnet188", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
+        ("timm:test_resnet.r1", "no weights 'r1' of 'test_resnet': give test_resnet or test_resnet.r160_in1k"),
         ("timm:resnet188:w.pth", "timm has no model 'resnet188'. Did you mean 'resnet18'"),
         (f"timm:resnet18:{tmp_path / 'w.pth'}", "no weights at"),
         (f"timm:local-dir:{tmp_path}", "has no config.json"),

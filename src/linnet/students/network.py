@@ -13,7 +13,15 @@ from torch import nn
 
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.hub import reach_hub, reason
-from linnet.students.weights import check_downloaded, check_values, classifiers, downloaded, load_weights, made_with
+from linnet.students.weights import (
+    check_downloaded,
+    check_values,
+    classifiers,
+    downloaded,
+    find_weights,
+    load_weights,
+    made_with,
+)
 
 # What timm's factories set only where they load weights. A student has it from the start: timm sets it again where it
 # loads a saved one.
@@ -125,11 +133,26 @@ def architectures(pattern: str = "") -> list[str]:
 def check_name(name: str) -> None:
     """
     Raises:
-        UserError: timm knows no such network (with a suggestion).
+        UserError: timm knows no such network, or no weights of this name for it (with a suggestion).
     """
     known = architectures()
     if name.split(".")[0] not in known:
         raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
+    check_tag(name)
+
+
+def check_tag(name: str) -> None:
+    """``TAG`` in ``NAME.TAG`` says which of a network's weights.
+
+    Raises:
+        UserError: timm knows no such weights (with those that it knows).
+    """
+    import timm
+
+    plain, _, tag = name.partition(".")
+    known = timm.list_models(f"{plain}.*", include_tags=True)
+    if tag and name not in known:
+        raise UserError(f"timm knows no weights '{tag}' of '{plain}': give {' or '.join([plain, *known])}")
 
 
 def has_weights(name: str) -> bool:
@@ -168,19 +191,22 @@ def create_network(
     if pretrained is True:
         reach_hub(f"the weights of the student '{name}'")
     model: Any = None
-    options = options_for(name, pretrained if isinstance(pretrained, Path) else like)
+    wrong, place = "", pretrained if isinstance(pretrained, Path) else like
+    options = options_for(name, place)
+    said = f", or look at 'model_args' in {find_weights(place).parent / 'config.json'}" if place and options else ""
+    options.pop("img_size", None)  # students have their own
     options |= {"num_classes": outputs, "pretrained": pretrained is True}
     for size in ({"img_size": image_size}, {}):  # transformers want img_size, most convolutional nets refuse it
         try:
             model = timm.create_model(name, **{**options, **size})
             break
-        except TypeError:
-            continue
+        except TypeError as error:
+            wrong = first_line(error)
         except Exception as error:
             if pretrained is not True:
                 raise UserError(
                     f"the student '{name}' cannot be built at {image_size} pixels ({first_line(error)}): "
-                    "choose another --student.image-size or another student"
+                    f"choose another --student.image-size or another student{said}"
                 ) from error
             if file := downloaded(name):
                 check_downloaded(file)
@@ -189,7 +215,7 @@ def create_network(
                 "check the network, or give --student.pretrained false (from scratch) or a path"
             ) from error
     if model is None:
-        raise UserError(f"the student '{name}' could not be built with {outputs} outputs at {image_size} pixels")
+        raise UserError(f"the student '{name}' cannot be built ({wrong}): choose another timm architecture{said}")
     if not classifiers(model):
         raise UserError(f"the student '{name}' has no classifier: choose another timm architecture")
     if isinstance(pretrained, Path):

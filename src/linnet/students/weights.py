@@ -1,6 +1,7 @@
 """Weights out of files: found, read, checked, and fitted into a timm network."""
 
 import argparse
+import inspect
 import json
 import logging
 import sys
@@ -261,13 +262,26 @@ def settings_beside(folder: Path) -> dict[str, Any]:
 
 def made_with(path: Path, name: str) -> dict[str, Any]:
     """What timm was told when it built the network whose weights lie at a path, where config.json beside them says so:
-    an epsilon, an activation. How many classes, colours and pixels it has is for others to say."""
-    folder = find_weights(path).parent
-    settings = settings_beside(folder)
-    if settings.get("architecture") != name.split(".")[0] or not isinstance(settings.get("model_args"), dict):
-        return {}
-    others = ("num_classes", "in_chans", "img_size")
-    return {key: value for key, value in settings["model_args"].items() if key not in others}
+    an epsilon, an activation, the pixels of its position embedding. How many classes and colours it has is for others
+    to say, and so is where weights lie."""
+    import timm
+
+    told = _told_of(path, name, "model_args")
+    others = {"num_classes", "in_chans", *inspect.signature(timm.create_model).parameters}
+    return {key: value for key, value in told.items() if key not in others}
+
+
+def shown_to(path: Path, name: str) -> dict[str, Any]:
+    """How an image is made an input of the network whose weights lie at a path, where config.json beside them says so:
+    its size, what is cut off."""
+    told = _told_of(path, name, "pretrained_cfg")
+    return {key: told[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation") if key in told}
+
+
+def _told_of(path: Path, name: str, part: str) -> dict[str, Any]:
+    settings = settings_beside(find_weights(path).parent)
+    told = settings.get(part) if settings.get("architecture") == name.split(".")[0] else None
+    return told if isinstance(told, dict) else {}
 
 
 def _said_beside(file: Path) -> str:

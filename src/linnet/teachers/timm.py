@@ -9,7 +9,15 @@ from torch import nn
 from linnet.errors import UserError, did_you_mean, first_line
 from linnet.hub import reach_hub, reason
 from linnet.step import TeacherOutput
-from linnet.students.network import architectures, find_last_part, last_weights, normalize_for, options_for, watch
+from linnet.students.network import (
+    architectures,
+    check_tag,
+    find_last_part,
+    last_weights,
+    normalize_for,
+    options_for,
+    watch,
+)
 from linnet.students.weights import (
     check_downloaded,
     check_values,
@@ -19,6 +27,7 @@ from linnet.students.weights import (
     load_weights,
     read_weights,
     settings_beside,
+    shown_to,
     state_for,
 )
 from linnet.teachers.base import ClassifierTeacher, Kind
@@ -85,6 +94,7 @@ def check_name(name: str) -> None:
             raise UserError(f"timm has no model '{name}': for weights of your own give timm:ARCHITECTURE:{name}")
         if plain not in known:
             raise UserError(f"timm has no model '{source}'.{did_you_mean(plain, known)}")
+        check_tag(source)
         if place:
             find_weights(Path(place))
 
@@ -126,7 +136,8 @@ def _built(id: str, name: str, path: Path, classes: int | None = None) -> Any:
 
     try:
         architecture = load_model_config_from_path(path)[1] if name.startswith("local-dir:") else name
-        return timm.create_model(name, pretrained=False, **{**options_for(architecture, path), "num_classes": classes})
+        options = {**options_for(architecture, path), "num_classes": classes}
+        return timm.create_model(name, pretrained_cfg_overlay=shown_to(path, architecture), **options)
     except UserError:
         raise
     except Exception as error:
