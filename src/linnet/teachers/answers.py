@@ -207,7 +207,8 @@ def _train_outputs(
         seen_once = cache.rows
         return lambda index, view: head(seen_once(rows.digests[index]))
     recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
-    images = Images(rows.paths, rows.digests, side, views.RECIPES[recipe].fit, config.data.store_limit_gb)
+    fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
+    images = Images(rows.paths, rows.digests, side, fit, config.data.store_limit_gb, mode)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         parts = []
@@ -223,6 +224,7 @@ def _train_outputs(
         return lambda index, view: live_head(live_rows(teacher, look(view, index)))
     # the number of views is not part of the space: a larger one computes the new views only
     words = f"replay|{recipe}|version {views.RECIPES[recipe].version}, {STORE_VERSION}|data seed {seed}|{side} pixels"
+    words += "|squash" if (fit, mode) == ("eval", "squash") else ""
     replayed = TeacherCache(teacher, words, config.teacher.cache, device)
     for view in range(min(config.teacher.replay or 0, config.train.epochs)):
         _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)
