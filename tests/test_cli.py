@@ -95,6 +95,7 @@ def test_the_package_names_what_it_exports():
         (["distill", "aviary", "--config.x", "y"], "unknown option '--config.x'"),
         (["distill", "aviary", "--train.lr", "none"], "train.lr cannot be none: give a value, or auto"),
         (["distill", "aviary", "--train.milestones", "0.3", "0.4"], "to give several values, repeat the option"),
+        (["distill", "aviary", "--student.mean", "0.5,0.5,0.5"], "must be a number, not '0.5,0.5,0.5': to give several values, repeat the option"),
         (["distill", "aviary", "--shots", "5"], "which 'kd' does not train: use --method openvocab"),
         (["distill", "aviary", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
         (["distill", "aviary", "--opset", "17"], "--opset must be from 18, the oldest that torch writes, to"),

@@ -377,6 +377,15 @@ def test_what_is_read_after_training_may_change(tmp_path: Path):
     assert run.changes(replace(Config(), seed=1)) == ["seed: 0 -> 1"]
 
 
+@pytest.mark.parametrize(("method", "later"), [("kd", ("weight", "deviation")), ("openvocab", ("align_teacher",))])
+def test_a_run_from_before_an_option_existed_goes_on(method: str, later: tuple[str, ...], tmp_path: Path):
+    config, _ = settings(DATA, method=method)
+    earlier = {name: value for name, value in config.options[method].items() if name not in later}
+    assert len(earlier) == len(config.options[method]) - len(later)
+    write_yaml(replace(config, options={method: earlier}), Run(tmp_path).config)
+    assert Run(tmp_path).changes(config) == []
+
+
 @pytest.mark.parametrize("views", ["light", "paper:openvocab"])
 def test_a_training_does_not_go_on_with_other_views_than_it_began_with(
     views: str, tmp_path: Path, killed_after: Callable

@@ -21,6 +21,8 @@ from linnet.errors import UserError
 from linnet.fields import AUTO, Auto, Bounds, Count, NonNegative, Pattern, to_dict
 from linnet.files import write_atomically
 
+Still = Literal["center", "squash"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -106,7 +108,7 @@ class TeacherConfig:
     """Where teacher outputs are kept; by default linnet's cache folder."""
 
     @property
-    def still(self) -> Literal["center", "squash"]:
+    def still(self) -> Still:
         """How it sees images whole: those of val and test, and of train, unless it is shown the student's views."""
         return "squash" if self.views == "squash" else "center"
 

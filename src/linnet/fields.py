@@ -130,7 +130,12 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
         items = [value] if isinstance(value, str | int | float) else value
         if not isinstance(items, list | tuple):
             raise UserError(f"{where} must be a list, not {value!r}")
-        return tuple(coerce(item, args[0], where) for item in items)
+        try:
+            return tuple(coerce(item, args[0], where) for item in items)
+        except UserError as error:
+            if any(isinstance(item, str) and "," in item for item in items):
+                raise UserError(f"{error}: to give several values, repeat the option") from error
+            raise
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a mapping, not {value!r}")

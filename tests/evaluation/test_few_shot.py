@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import write_image
+from PIL import Image
 from torchvision.transforms import RandAugment
 
 from linnet.config import ShotsConfig
@@ -85,3 +87,22 @@ def test_one_key_is_of_the_image_as_it_is_and_the_others_of_randaugment_2_9(
     same = np.isclose(keys[:, 1:], plain[:, None], atol=2e-3).all(axis=2)
     assert same.mean() < 0.5  # some draws change nothing
     assert made == [((2, 9), {})] * 9
+
+
+def test_a_teacher_that_squashes_sees_keys_so(tmp_path: Path):
+    teacher = load_teacher("mini-clip")
+    assert isinstance(teacher, VisionLanguageTeacher)
+    paths = [write_image(tmp_path / f"{i}.jpg", (80 * i, 200 - 60 * i, 60), seed=i, size=(150, 60)) for i in range(2)]
+    classes = (ClassInfo("a", "a"), ClassInfo("b", "b"))
+    support = Manifest(tuple(paths), np.array([0, 1]), np.array(["train"] * 2), digest_files(paths), classes)
+    center, squash = (
+        support_keys(teacher, support, 2, 0, tmp_path / "cache", torch.device("cpu"), still)
+        for still in ("center", "squash")
+    )
+    policy = [json.loads(path.read_text())["policy"] for path in tmp_path.rglob("space.json")]
+    size = teacher.image_shape[::-1]
+    whole = [np.array(read_image(path).resize(size, Image.Resampling.BICUBIC)) for path in paths]
+    pixels = torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
+    assert np.allclose(squash[:, 0], teacher.embed_images(pixels).numpy(), atol=2e-3)
+    assert not np.isclose(squash, center, atol=2e-3).all(axis=2).any()
+    assert sorted(words.endswith("|squash") for words in policy) == [False, True]

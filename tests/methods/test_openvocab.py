@@ -144,8 +144,8 @@ def test_gradient_reaches_the_student_and_the_prompts_and_nothing_of_the_teacher
     assert data.teacher.embedding_BE.grad is None
 
 
-@pytest.mark.parametrize("align_teacher", ["constant", "learned"])
-def test_the_kl_moves_prompts_through_one_side_or_both(align_teacher: str):
+@pytest.mark.parametrize("align_teacher", [None, "constant", "learned"])
+def test_the_kl_moves_prompts_through_one_side_or_both(align_teacher: str | None):
     """learned: the plain formula of the released code, in which nothing is a constant but the images."""
     data, out = batch(), student()
     alone = {"cls_weight": 0.0, "mse_weight": 0.0, "contrast_weight": 0.0, "filter": False}

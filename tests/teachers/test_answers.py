@@ -1,5 +1,6 @@
 """What a run asks of its teacher: the shipped one, on 24 training and 20 validation images of drawn birds."""
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pictures import write_image
 from PIL import Image
 
 from linnet.config import DataConfig
-from linnet.data.batches import TrainLoader
+from linnet.data.batches import TrainLoader, decode
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest, digest_files
 from linnet.data.store import Images
@@ -169,6 +171,25 @@ def test_under_squash_the_teacher_looks_once_at_all_of_each_image(
         )
         assert np.allclose(seen, expected, atol=0.05)
         assert not np.allclose(seen, other, atol=0.05)
+
+
+def test_views_of_a_photo_in_the_students_size_are_squashed_for_both_or_for_neither(
+    room: Room, open_clip_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_image(tmp_path / "wide.png", (200, 40, 90), seed=0, size=(90, 40))
+    parts = {part: rows.take(np.array([0, 1])) for part, rows in room.splits.items()}
+    train = parts["train"] = replace(parts["train"], paths=(path, path), digests=digest_files([path, path]))
+    teacher = load_teacher(f"open_clip:local-dir:{open_clip_folder()}")
+    assert isinstance(teacher, VisionLanguageTeacher)
+    given = {"data.views": "paper:cifar", "student.image_size": 32, "train.batch_size": 2, "train.epochs": 1}
+    for mode, views in itertools.product(("center", "squash"), ("replay:1", "online")):
+        seen = watch(teacher, monkeypatch)
+        options = {**given, "teacher.cache": room.folder, "student.crop_mode": mode, "teacher.views": views}
+        config, _ = settings(SOURCE, teacher=teacher.id, options=options)
+        said = ask(config, teacher, parts, CPU)
+        images = decode(config, {"train": train})["train"]
+        batch = next(TrainLoader(config, train, images, CPU, teacher=said.train).epoch(0))
+        assert torch.allclose(seen[-1][0], batch.images[0], atol=1e-5)
 
 
 def test_asking_again_computes_nothing_and_more_views_compute_the_new_ones(

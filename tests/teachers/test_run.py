@@ -9,6 +9,7 @@ from linnet.data.images import eval_pixels
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
 from linnet.teachers.base import ClassifierTeacher
+from linnet.teachers.cache import TeacherCache
 from linnet.text.classes import ClassInfo
 
 CLASSES = tuple(ClassInfo(name, name) for name in ("ant", "bee", "cat"))
@@ -50,6 +51,18 @@ def test_the_student_of_a_run_teaches_with_its_own_share_of_the_image(tmp_path: 
     pixels = part.eval_transform(image).permute(1, 2, 0).numpy()
     assert np.allclose(pixels, eval_pixels(image, 32, "center", 0.8) / 255)
     assert whole.preprocessing != part.preprocessing
+
+
+@pytest.mark.parametrize("part", ["mean", "std"])
+def test_the_same_weights_behind_another_normalisation_are_another_teacher(tmp_path: Path, part: str):
+    """Neither is among the tensors of a network, by which teachers are told apart."""
+    spaces = []
+    for value in (0.3, 0.4):
+        torch.manual_seed(0)
+        student = Student("test_resnet", CLASSES, image_size=32, **{part: (value,) * 3})
+        student.save(tmp_path / f"{value}" / "model")
+        spaces.append(TeacherCache(load(f"run:{tmp_path / str(value)}"), root=tmp_path / "cache").folder)
+    assert spaces[0] != spaces[1]
 
 
 def test_answers_about_other_pixels_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

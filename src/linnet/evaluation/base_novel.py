@@ -113,8 +113,8 @@ class NovelTest:
         return {"few_shot.retrieval.mean_per_class": accuracy, "few_shot.retrieval.alpha": alpha}
 
     def _keys(self, support: Manifest) -> np.ndarray:
-        seed, folder = self.config.data.seed, self.config.teacher.cache
-        return support_keys(self.teacher, support, self.config.shots.views, seed, folder, self.device)
+        seed, own = self.config.data.seed, self.config.teacher
+        return support_keys(self.teacher, support, self.config.shots.views, seed, own.cache, self.device, own.still)
 
 
 def score_novel(

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from linnet.config import ShotsConfig
+from linnet.config import ShotsConfig, Still
 from linnet.data.images import read_image
 from linnet.data.manifest import Manifest
 from linnet.metrics import mean_per_class_accuracy
 from linnet.teachers.base import VisionLanguageTeacher
-from linnet.teachers.cache import Pixels, TeacherCache, center_pixels
+from linnet.teachers.cache import Pixels, TeacherCache, still_pixels, still_transform
 
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 TEMPERATURE = 0.07
@@ -61,32 +61,40 @@ def choose_alpha(
 
 
 def support_keys(
-    teacher: VisionLanguageTeacher, support: Manifest, views: int, seed: int, folder: Path | None, device: torch.device
+    teacher: VisionLanguageTeacher,
+    support: Manifest,
+    views: int,
+    seed: int,
+    folder: Path | None,
+    device: torch.device,
+    still: Still = "center",
 ) -> np.ndarray:
     """(C, M, E) float32: the teacher's embeddings of the support images as they are and of RandAugment views of them,
     cached.
 
-    Every class has the same number of images; M is that times ``views``, of which the first is the plain one.
+    Every class has the same number of images; M is that times ``views``, of which the first is the plain one. The
+    teacher sees them whole as it sees all others (``still``).
     """
     import torchvision
 
     words = f"randaugment of torchvision {torchvision.__version__}|version {VERSION}|seed {seed}"
+    words += "|squash" if still == "squash" else ""
     cache = TeacherCache(teacher, words, folder, device)
     for view in range(views):
-        cache.fill(support.digests, _augmented(teacher, support, view, seed), view)
+        cache.fill(support.digests, _augmented(teacher, support, view, seed, still), view)
     keys_VNE = torch.stack([cache.rows(support.digests, view).float() for view in range(views)])
     keys_NVE = torch.nn.functional.normalize(keys_VNE, dim=2).transpose(0, 1).numpy()
     order = np.argsort(support.labels, kind="stable")
     return keys_NVE[order].reshape(len(support.classes), -1, keys_NVE.shape[2])
 
 
-def _augmented(teacher: VisionLanguageTeacher, images: Manifest, view: int, seed: int) -> Pixels:
-    """RandAugment (on all views but number 0) before the teacher's own view."""
+def _augmented(teacher: VisionLanguageTeacher, images: Manifest, view: int, seed: int, still: Still) -> Pixels:
+    """RandAugment (on all views but number 0) before the teacher's view of the whole."""
     from torchvision.transforms import RandAugment
 
     if view == PLAIN_VIEW:
-        return center_pixels(teacher, images.paths)
-    augment = RandAugment(OPERATIONS, MAGNITUDE)
+        return still_pixels(teacher, images.paths, still)
+    augment, transform = RandAugment(OPERATIONS, MAGNITUDE), still_transform(teacher, still)
 
     def pixels(rows: Sequence[int]) -> torch.Tensor:
         seen = []
@@ -94,7 +102,7 @@ def _augmented(teacher: VisionLanguageTeacher, images: Manifest, view: int, seed
             key = hashlib.sha256(images.digests[row].tobytes() + f"{view}|{seed}".encode()).digest()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int.from_bytes(key[:8], "big") >> 1)
-                seen.append(teacher.eval_transform(augment(read_image(images.paths[row]))))
+                seen.append(transform(augment(read_image(images.paths[row]))))
         return torch.stack(seen)
 
     return pixels

@@ -54,9 +54,9 @@ class OpenVocabularyOptions:
     """Divides the cosines with captions; none: as they are."""
     learn_prompts: bool = False
     """Learn context vectors before the class texts together with the student (prompts.vectors; the paper's are 8)."""
-    align_teacher: Literal["constant", "learned"] = "constant"
+    align_teacher: Literal["constant", "learned"] | None = None
     """With learn_prompts: whether the KL moves the prompts through the student's distribution alone, or through the
-    teacher's too, as in the released code."""
+    teacher's too, as in the released code; auto: constant."""
 
 
 class OpenVocabulary(Method):
@@ -178,7 +178,7 @@ class OpenVocabulary(Method):
         if options.contrast_weight:
             terms["contrast"] = options.contrast_weight * image_contrast(student_BE, teacher_BE, options.temperature)
         if options.align_weight:
-            constant = options.align_teacher == "constant"
+            constant = options.align_teacher != "learned"
             divergence = nearest_text_kl(student_BC, teacher_BC, options.texts, keep_B, constant)
             terms["align"] = options.align_weight * divergence
         if self.captions is not None:

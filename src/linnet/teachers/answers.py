@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from linnet.config import Config, TeacherConfig
+from linnet.config import Config, Still, TeacherConfig
 from linnet.data import views
 from linnet.data.batches import cut_views
 from linnet.data.images import VERSION as STORE_VERSION
@@ -24,7 +24,7 @@ from linnet.metrics import top_k_accuracy
 from linnet.progress import Bar
 from linnet.step import TeacherOutput
 from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLanguageTeacher
-from linnet.teachers.cache import STILL_VIEWS, Pixels, TeacherCache, live_rows
+from linnet.teachers.cache import Pixels, TeacherCache, live_rows, still_pixels
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
@@ -81,7 +81,7 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     cache = TeacherCache(teacher, still, config.teacher.cache, device)
     for part, rows in splits.items():
         if part != "train" or chosen != "zero-shot" or config.teacher.views == still:
-            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, STILL_VIEWS[still](teacher, rows.paths))
+            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, still_pixels(teacher, rows.paths, still))
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
     val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
@@ -156,10 +156,10 @@ def _looked(
     part: str,
     folder: Path | None,
     device: torch.device,
-    view: Literal["center", "squash"] = "center",
+    still: Still = "center",
 ) -> TeacherCache:
-    cache = TeacherCache(teacher, view, folder, device)
-    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, STILL_VIEWS[view](teacher, images.paths))
+    cache = TeacherCache(teacher, still, folder, device)
+    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, still_pixels(teacher, images.paths, still))
     return cache
 
 
@@ -207,7 +207,8 @@ def _train_outputs(
         seen_once = cache.rows
         return lambda index, view: head(seen_once(rows.digests[index]))
     recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
-    images = Images(rows.paths, rows.digests, side, views.RECIPES[recipe].fit, config.data.store_limit_gb)
+    fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
+    images = Images(rows.paths, rows.digests, side, fit, config.data.store_limit_gb, mode)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         parts = []
@@ -223,6 +224,7 @@ def _train_outputs(
         return lambda index, view: live_head(live_rows(teacher, look(view, index)))
     # the number of views is not part of the space: a larger one computes the new views only
     words = f"replay|{recipe}|version {views.RECIPES[recipe].version}, {STORE_VERSION}|data seed {seed}|{side} pixels"
+    words += "|squash" if (fit, mode) == ("eval", "squash") else ""
     replayed = TeacherCache(teacher, words, config.teacher.cache, device)
     for view in range(min(config.teacher.replay or 0, config.train.epochs)):
         _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)

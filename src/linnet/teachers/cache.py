@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save as safetensors_bytes
 
+from linnet.config import Still
 from linnet.data.images import CHUNK, read_image
 from linnet.environment import available_cpus
 from linnet.files import cache_folder, clear_leftovers, write_atomically
@@ -36,6 +37,7 @@ CENTER_VIEW = 0
 
 Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
 Compute = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, E), what the cache keeps of them
+Transform = Callable[[Image.Image], torch.Tensor]  # -> (3, height, width) float32 in [0, 1]
 
 
 class Rows:
@@ -178,24 +180,29 @@ def row_key(digest: np.ndarray, view: int) -> bytes:
 
 def center_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
     """Images as the teacher's own evaluation transform shows them."""
-    return _read(paths, teacher.eval_transform)
+    return still_pixels(teacher, paths, "center")
 
 
-def squashed_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:
-    """All of each image, squashed to the teacher's size (bicubic, antialiased)."""
+def still_pixels(teacher: Teacher, paths: Sequence[Path], still: Still) -> Pixels:
+    """Images as the teacher sees them whole."""
+    return _read(paths, still_transform(teacher, still))
+
+
+def still_transform(teacher: Teacher, still: Still) -> Transform:
+    """``center`` is the teacher's own evaluation transform, ``squash`` all of an image, squashed to the teacher's size
+    (bicubic, antialiased)."""
+    if still == "center":
+        return teacher.eval_transform
     height, width = teacher.image_shape
 
     def squash(image: Image.Image) -> torch.Tensor:
         squashed = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
         return torch.from_numpy(squashed).permute(2, 0, 1).float() / 255
 
-    return _read(paths, squash)
+    return squash
 
 
-STILL_VIEWS = {"center": center_pixels, "squash": squashed_pixels}
-
-
-def _read(paths: Sequence[Path], transform: Callable[[Image.Image], torch.Tensor]) -> Pixels:
+def _read(paths: Sequence[Path], transform: Transform) -> Pixels:
     def pixels(rows: Sequence[int]) -> torch.Tensor:
         with ThreadPoolExecutor(available_cpus()) as pool:
             return torch.stack(list(pool.map(lambda row: transform(read_image(paths[row])), rows)))

@@ -26,7 +26,8 @@ class RunTeacher(ClassifierTeacher):
         student = Student.load(Run(path).model)
         size, crop_mode, crop_pct = student.image_size, student.crop_mode, student.crop_pct
         share = "" if crop_pct == 1 else f" {crop_pct}"
-        words = f"linnet eval {size} {crop_mode}{share}, version {STORE_VERSION}"
+        mean, std = (part.flatten().tolist() for part in (student.normalize.mean, student.normalize.std))
+        words = f"linnet eval {size} {crop_mode}{share}, mean {mean}, std {std}, version {STORE_VERSION}"
 
         def transform(image: Image.Image) -> torch.Tensor:
             pixels = eval_pixels(image, size, crop_mode, crop_pct).copy()
