@@ -194,10 +194,8 @@ def test_recipes_of_vlm_kd(name: str, open_clip_folder: Callable[..., Path], tmp
 def test_recipes_of_dfkd(name: str, tmp_path: Path):
     teacher = random_teacher(tmp_path / "teacher", None, CLASSES[name.split("_")[1]], 32, "resnet34")
     options = {"teacher.id": teacher, "student.image_size": 32, "dfkd.alternations": 1}
-    options |= {
-        "dfkd.generator_steps": 2,
-        "dfkd.student_steps": 3,
-    }  # a random teacher soon makes the generator collapse
+    # few steps: a random teacher soon makes the generator collapse
+    options |= {"dfkd.generator_steps": 2, "dfkd.student_steps": 3}
     assert started(name, None, tmp_path / "run", **options).metrics()[0]["step"] == 3
 
 
