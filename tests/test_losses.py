@@ -188,10 +188,11 @@ def naive_decoupled(student: torch.Tensor, teacher: torch.Tensor, labels: list[i
     for i in known:
         p, q = (naive_softmax([v / t for v in row[i].tolist()]) for row in (teacher, student))
         true = labels[i]
-        target += p[true] * math.log(p[true] / q[true]) + (1 - p[true]) * math.log((1 - p[true]) / (1 - q[true]))
+        others_p, others_q = (sum(v for c, v in enumerate(row) if c != true) for row in (p, q))  # 1 - p loses digits
+        target += p[true] * math.log(p[true] / q[true]) + others_p * math.log(others_p / others_q)
         for c in range(len(p)):
             if c != true:
-                rest_p, rest_q = p[c] / (1 - p[true]), q[c] / (1 - q[true])
+                rest_p, rest_q = p[c] / others_p, q[c] / others_q
                 others += rest_p * math.log(rest_p / rest_q)
     return t**2 * target / len(known), t**2 * others / len(known)
 
