@@ -51,7 +51,7 @@ def normalize_for(network: Any) -> Normalize:
     return Normalize(settings["mean"], settings["std"])
 
 
-class Seen(NamedTuple):
+class NetworkOutput(NamedTuple):
     """What :func:`watch` saw: the pooled features, what the network gives, and the maps of its stages."""
 
     features_BD: torch.Tensor
@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     maps: tuple[torch.Tensor, ...]
 
 
-def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = False) -> Seen:
+def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = False) -> NetworkOutput:
     """A timm network as timm computes it, and on the way what it gives its last layer.
 
     Args:
@@ -74,7 +74,7 @@ def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = 
         last = network.forward_features(images)
     features_BD = network.forward_head(last, pre_logits=True).flatten(1)
     output_BC = network.get_submodule(last_part)(features_BD) if last_part else network.forward_head(last)
-    return Seen(features_BD, output_BC, tuple(maps))
+    return NetworkOutput(features_BD, output_BC, tuple(maps))
 
 
 def find_last_part(network: Any, images: torch.Tensor) -> str:
