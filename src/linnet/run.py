@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import PLACES, Config, difference, moved_from, read_yaml, write_yaml
+from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -172,20 +172,6 @@ class Run:
         below = [Path(root) for path in contents if not path.is_symlink() for root, _, _ in os.walk(path)]
         if locked := [path for path in (self.folder, *below) if path.is_dir() and not os.access(path, os.W_OK)]:
             raise UserError(f"{locked[0]} cannot be written: change its permissions, or choose another --out")
-
-    def check_kept(self, config: Config) -> None:
-        """
-        Raises:
-            UserError: the run would delete what it is made from, its teacher for example.
-        """
-        for group, names in PLACES.items():
-            for name in names:
-                for part in str(getattr(getattr(config, group), name)).split(":"):
-                    if part and os.path.exists(part) and Path(part).resolve().is_relative_to(self.folder.resolve()):
-                        raise UserError(
-                            f"--overwrite would delete {part}, which the run needs ({group}.{name}): choose another "
-                            "--out"
-                        )
 
     def _clear(self) -> None:
         """Delete what linnet wrote; env.json goes last, so that a kill leaves the folder recognisable."""

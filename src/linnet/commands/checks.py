@@ -1,10 +1,11 @@
 """What a run needs beside data and network, checked before either is touched."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from linnet import methods
-from linnet.config import Config
+from linnet.config import PLACES, Config
 from linnet.data.sources import find_source
 from linnet.errors import UserError
 from linnet.students.network import has_weights
@@ -45,6 +46,20 @@ def check_run(config: Config, processes: int = 1, resume: bool = False) -> None:
     if teacher.text_encoder not in (None, teacher.id):
         check_teacher(str(teacher.text_encoder), reads_texts=True)
     check_student(config)
+
+
+def check_kept(config: Config, folder: Path) -> None:
+    """
+    Raises:
+        UserError: a run that replaces what is in a folder is made from something there, its teacher for example.
+    """
+    for group, names in PLACES.items():
+        for name in names:
+            for part in str(getattr(getattr(config, group), name)).split(":"):
+                if part and os.path.exists(part) and Path(part).resolve().is_relative_to(folder.resolve()):
+                    raise UserError(
+                        f"--overwrite would delete {part}, which the run needs ({group}.{name}): choose another --out"
+                    )
 
 
 def check_student(config: Config) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet import methods
-from linnet.commands.checks import check_run
+from linnet.commands.checks import check_kept, check_run
 from linnet.commands.finish import check_end, train_and_finish
 from linnet.commands.without_data import distill_without_data, prepare_copy
 from linnet.config import Config
@@ -91,7 +91,7 @@ def distill(
     if not resume:
         run.check_free(overwrite)
     if overwrite:
-        run.check_kept(given)
+        check_kept(given, run.folder)
     check_run(given, accelerator.num_processes, resume)
     story = _prepared(given, accelerator)
     resolved, more = _precise(given, run if resume else None, accelerator)
