@@ -100,6 +100,7 @@ def test_the_package_names_what_it_exports():
         (["distill", "aviary", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
         (["distill", "aviary", "--opset", "17"], "--opset must be from 18, the oldest that torch writes, to"),
         (["distill", "aviary", "--opset", "new", "--dry-run"], "opset must be a whole number, not 'new'"),
+        (["distill", "aviary", "--kd.weight", "9", "--kd.alpha", "0.5", "--dry-run"], "kd.alpha and kd.weight both weigh the distillation term"),
         (["export", "/nowhere", "--opset", "17"], "--opset must be from 18"),
         (["predict", "/nowhere", "x.jpg"], "/nowhere is neither a run folder nor an .onnx file"),
     ],

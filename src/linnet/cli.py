@@ -69,12 +69,15 @@ def distill(
         export: Write model.onnx at the end.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
+    from linnet import methods
     from linnet.commands.distill import distill as run_distill
     from linnet.defaults import settings as resolve_settings
 
     options = typed_settings()
     if dry_run:
-        _print_settings(*resolve_settings(data, config=config, options=options, out=out, resume=resume))
+        resolved, reasons = resolve_settings(data, config=config, options=options, out=out, resume=resume)
+        methods.build(resolved.method, resolved.options).check_settings(resolved)
+        _print_settings(resolved, reasons)
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     if is_first():
