@@ -119,14 +119,15 @@ def test_an_embedding_head_goes_on_from_an_earlier_one(tmp_path: Path):
 SIZES = [(61, 44), (44, 61), (33, 32), (32, 37), (50, 33), (333, 250), (250, 333), (499, 37), (9, 31), (32, 32)]
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
 @pytest.mark.parametrize(
-    ("name", "crop_mode", "crop_pct"),
+    ("name", "crop_pct"),
     [
-        ("resnet10t", "center", 1.0),
-        ("mobilenetv3_small_050", "squash", 1.0),
-        ("test_resnet", "center", 0.9),
-        ("mobilenetv3_small_050", "center", 0.875),
-        ("resnet10t", "squash", 0.875),
+        ("test_resnet", 1.0),
+        ("resnet10t", 1.0),
+        ("mobilenetv3_small_050", 1.0),
+        ("test_resnet", 0.9),
+        ("resnet10t", 0.875),
     ],
 )
 def test_timm_shows_a_saved_student_the_same_pixels(name: str, crop_mode: CropMode, crop_pct: float, tmp_path: Path):
