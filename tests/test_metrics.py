@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, top_k_accuracy_score
 
 from linnet.deploy.predictor import largest
@@ -10,11 +9,9 @@ from linnet.metrics import (
     class_accuracies,
     expected_calibration_error,
     near_chance,
-    paired_difference,
     right,
     softmax,
     top_k_accuracy,
-    wilson_interval,
 )
 
 
@@ -92,33 +89,6 @@ def test_mean_per_class_differs_from_top1_on_unbalanced_data():
 
 def test_agreement():
     assert agreement(np.eye(3), np.eye(3)[[0, 1, 1]]) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 10), (10, 10), (1, 1), (24, 272), (500, 1000)])
-def test_an_interval_of_a_share_is_wilsons(count: int, total: int):
-    low, high = wilson_interval(count, total)
-    expected = binomtest(count, total).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-def test_a_paired_difference_by_a_plain_loop():
-    """With half an image in each cell added, the interval is that of the mean of the differences of n + 2 images."""
-    first = np.array([True] * 60 + [False] * 40)
-    second = np.array([True] * 45 + [False] * 15 + [True] * 5 + [False] * 35)
-    value, low, high = paired_difference(first, second)
-    assert value == pytest.approx(0.10)
-    apart = [1.0] * 31 + [-1.0] * 11 + [0.0] * (204 - 42)  # every image twice, so that a half one is one
-    half = 1.959964 * np.std(apart) / np.sqrt(102)
-    assert (low, high) == pytest.approx((np.mean(apart) - half, np.mean(apart) + half))
-
-
-def test_a_paired_difference_is_never_certain():
-    same = np.array([True, True, False])
-    value, low, high = paired_difference(same, same)
-    assert value == 0
-    assert low < 0 < high
-    assert paired_difference(np.ones(1, bool), np.zeros(1, bool))[2] == 1.0
 
 
 @pytest.mark.parametrize(

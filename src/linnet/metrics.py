@@ -3,11 +3,7 @@
 Shapes: N images, C classes.
 """
 
-import math
-
 import numpy as np
-
-Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:
@@ -27,30 +23,6 @@ def right(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray
 def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> float:
     """Share of the images that are :func:`right`."""
     return float(right(logits_NC, labels_N, k).mean())
-
-
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), which also holds for few images and for shares near 0 and 1."""
-    if total == 0:
-        return 0.0, 1.0
-    share, extra = right / total, Z**2 / total
-    middle = (share + extra / 2) / (1 + extra)
-    half = Z / (1 + extra) * math.sqrt(share * (1 - share) / total + extra / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def paired_difference(first_N: np.ndarray, second_N: np.ndarray) -> tuple[float, float, float]:
-    """By how much one model's accuracy is above another's on the same images, with the ends of its 95 % interval:
-    Wald's with half an image added to each of the four cells (Agresti and Min 2005), which is never empty.
-
-    Args:
-        first_N, second_N: (N,) bool, which images each names right.
-    """
-    total, only_first = len(first_N), int((first_N & ~second_N).sum())
-    only_second = int((second_N & ~first_N).sum())
-    apart, larger = only_first - only_second, total + 2
-    half = Z * math.sqrt(only_first + only_second + 1 - apart**2 / larger) / larger
-    return apart / max(total, 1), max(-1.0, apart / larger - half), min(1.0, apart / larger + half)
 
 
 def near_chance(share: float, classes: int) -> bool:

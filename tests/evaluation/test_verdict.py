@@ -16,6 +16,7 @@ import linnet
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, write_yaml
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
+from linnet.evaluation.intervals import Difference
 from linnet.evaluation.score import write_predictions
 from linnet.evaluation.verdict import find_labels_only, in_words, judge_accuracy, judge_teacher, read_named, verdict
 from linnet.run import Run
@@ -250,10 +251,13 @@ def test_a_student_who_gained_by_its_teacher_may_be_above_it(run: Run, caplog: p
 
 
 def test_differences_in_words():
-    assert in_words((0.023, 0.004, 0.042)) == "2.3 points (95 % interval 0.4 to 4.2) above"
-    assert in_words((0.0, -0.03, 0.03)) == "as good (95 % interval -3.0 to 3.0 points) as"
-    assert in_words((-0.023, -0.042, -0.004)) == "2.3 points (95 % interval 0.4 to 4.2) below"
-    assert in_words((-0.01, -0.03, 0.01)) == "1.0 points (95 % interval -1.0 to 3.0, which may be chance) below"
+    assert in_words(Difference(0.023, 0.004, 0.042, 0.5)) == "2.3 points (95 % interval 0.4 to 4.2) above"
+    assert in_words(Difference(0.0, -0.03, 0.03, 0.5)) == "as good (95 % interval -3.0 to 3.0 points) as"
+    assert in_words(Difference(-0.023, -0.042, -0.004, 0.5)) == "2.3 points (95 % interval 0.4 to 4.2) below"
+    assert (
+        in_words(Difference(-0.01, -0.03, 0.01, 0.5))
+        == "1.0 points (95 % interval -1.0 to 3.0, which may be chance) below"
+    )
 
 
 # --- a run ---
@@ -273,7 +277,7 @@ def swapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_useless_teacher_is_told_before_training_and_in_the_summary(swapped: Path, tmp_path: Path):
     options = {"student.pretrained": False, "student.image_size": 32, "train.epochs": 1, "train.batch_size": 8}
-    options |= {"export": False}
+    options |= {"export": False, "data.val_fraction": 0.3}
     teacher, made = {"teacher": "mini-clip", "student": "test_resnet", "options": options}, {}
     for method in ("ce", "kd"):
         made[method] = linnet.distill(swapped, **teacher, method=method, out=tmp_path / method)

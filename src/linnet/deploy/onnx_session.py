@@ -9,8 +9,8 @@ from linnet.environment import available_cpus
 from linnet.errors import UserError, first_line, require
 
 
-def open_session(file: Path | bytes, name: str) -> Any:
-    """An inference session on the CPU, with as many threads as this process may use processors.
+def open_session(file: Path | bytes, name: str, threads: int | None = None) -> Any:
+    """An inference session on the CPU, with as many threads as this process may use processors, if nothing is said.
 
     Args:
         file: where it lies, or what it holds. name: what an error calls it.
@@ -24,8 +24,8 @@ def open_session(file: Path | bytes, name: str) -> Any:
             raise UserError(f"{file}: no such file")
         file = file.read_bytes()  # ONNX Runtime takes no path that is not UTF-8
     options = runtime.SessionOptions()
-    if (usable := available_cpus()) < (os.cpu_count() or 1):  # else its own choice: one for each core
-        options.intra_op_num_threads = usable
+    if threads or available_cpus() < (os.cpu_count() or 1):  # else its own choice: one for each core
+        options.intra_op_num_threads = threads or available_cpus()
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
         return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -16,8 +16,9 @@ from linnet import methods
 from linnet.config import Config, difference
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
+from linnet.evaluation.intervals import Difference, over_images, wilson_interval
 from linnet.files import readable
-from linnet.metrics import near_chance, paired_difference, right, wilson_interval
+from linnet.metrics import near_chance, right
 from linnet.run import Run
 from linnet.teachers.answers import Answers
 from linnet.teachers.probe import quick_probe
@@ -28,8 +29,6 @@ log = logging.getLogger("linnet")
 FEW = 100  # images below which an interval is so wide that the log says so
 PROBED = 50  # training images of each class that a quick probe is fitted to, fewer of many classes
 BE_BETTER = "a teacher should be clearly better than the student alone"
-
-Difference = tuple[float, float, float]  # of two accuracies, with the ends of its 95 % interval
 
 
 class Named(NamedTuple):
@@ -43,7 +42,7 @@ class Named(NamedTuple):
         """The difference of the two accuracies; None where they are not about the same images."""
         if other is None or self.images != other.images:
             return None
-        return paired_difference(self.right_N, other.right_N)
+        return over_images(self.right_N, other.right_N)
 
 
 def read_named(file: Path, column: str = "prediction") -> Named | None:
@@ -108,7 +107,7 @@ def judge_teacher(config: Config, run: Run, answers: Answers, train: Manifest, v
     facts, warnings = judge_accuracy(id, answers.logits["val"], val.labels)
     if (probed_N := _probed(answers, train, val)) is not None:
         facts["teacher.quick_probe.val.top1"] = float(probed_N.mean())
-        above, low, _ = paired_difference(probed_N, right_N)
+        above, low, *_ = over_images(probed_N, right_N)
         if low > 0:
             remedy = "describe the classes with --data.descriptions FILE, or choose other --teacher.templates"
             if methods.student_head(config.method) != "embedding":
@@ -183,11 +182,11 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
     facts: dict[str, Any] = {"verdict.part": part}
     words = []
     if over_teacher := student.minus(read_named(run.predictions_of(part), "teacher_prediction")):
-        facts["verdict.minus_teacher"] = list(over_teacher)
+        facts["verdict.minus_teacher"] = list(over_teacher[:3])
         words.append(f"{in_words(over_teacher)} its teacher")
     alone = find_labels_only(run, config, same_student=True)
     if alone and (over_labels := student.minus(read_named(alone.predictions_of(part)))):
-        facts |= {"verdict.minus_labels_only": list(over_labels), "verdict.labels_only": str(alone.folder)}
+        facts |= {"verdict.minus_labels_only": list(over_labels[:3]), "verdict.labels_only": str(alone.folder)}
         words.append(f"{in_words(over_labels)} {_labels_only(alone, config)}")
     if not words:
         return {}
@@ -202,7 +201,7 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
 
 def in_words(apart: Difference) -> str:
     """``2.3 points (95 % interval 0.4 to 4.2) above``."""
-    value, low, high = apart
+    value, low, high, _ = apart
     if value == 0:
         return f"as good (95 % interval {_percent(low)} to {_percent(high)} points) as"
     side, low, high = ("above", low, high) if value > 0 else ("below", -high, -low)

@@ -1,0 +1,111 @@
+"""Is a difference real? Intervals and tests of accuracies, each tested against scipy, statsmodels or a simulation.
+
+Shapes: S seeds, N images. All intervals are 95 % intervals; accuracies and differences are fractions.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
+DRAWS = 10_000  # of a bootstrap: its ends differ by about 1 % of the interval's width from those of infinitely many
+MOST_SEEDS = 50  # a difference that needs more of them than this is too small to be shown by seeds
+
+
+class Difference(NamedTuple):
+    """Of two accuracies, with the ends of its interval and the two-sided p-value of no difference, which is below 0.05
+    where the interval does not contain 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927), which also holds for few images and for shares near 0 and 1."""
+    if total == 0:
+        return 0.0, 1.0
+    share, extra = right / total, Z**2 / total
+    middle = (share + extra / 2) / (1 + extra)
+    half = Z / (1 + extra) * math.sqrt(share * (1 - share) / total + extra / (4 * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean_per_class_interval(right_N: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean of the classes' accuracies: normal, with one image more in each class, half of it right
+    (a class with one image would else be certain)."""
+    totals = np.bincount(labels_N)
+    rights = np.bincount(labels_N, weights=right_N)[totals > 0]
+    totals = totals[totals > 0]
+    share = (rights + 0.5) / (totals + 1)
+    half = Z * math.sqrt(float((share * (1 - share) / totals).sum())) / len(totals)
+    mean = float((rights / totals).mean())
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def over_images(first: np.ndarray, second: np.ndarray) -> Difference:
+    """By how much one model's accuracy is above another's on other images of this kind, given these trainings: paired
+    bootstrap over the images.
+
+    Two images more, on one of which either model alone is right, keep the interval from being empty where two models
+    agree (the bootstrap's form of Agresti and Min 2005). An image's draws depend on nothing but its difference, so what
+    is drawn is how often each difference occurs.
+
+    Args:
+        first, second: (N,) or (S, N) bool, which images each names right; of several seeds the mean counts.
+    """
+    apart_N = np.atleast_2d(first).mean(axis=0) - np.atleast_2d(second).mean(axis=0)
+    if not len(apart_N):
+        return Difference(0.0, -1.0, 1.0, 1.0)
+    values, counts = np.unique(np.concatenate([apart_N.round(9), [-1.0, 1.0]]), return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=DRAWS) @ values
+    means = drawn / counts.sum()
+    low, high = np.quantile(means, [0.025, 0.975])
+    beyond = min((means <= 1e-12).mean(), (means >= -1e-12).mean())
+    return Difference(float(apart_N.mean()), float(low), float(high), float(min(1.0, 2 * max(beyond, 1 / DRAWS))))
+
+
+def over_seeds(differences: Sequence[float]) -> Difference | None:
+    """The same for other seeds, given these images: Student's t over the differences of each seed; None of fewer than
+    two. Differences that are all equal give an interval without width."""
+    from scipy import stats
+
+    count = len(differences)
+    if count < 2:
+        return None
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(count)
+    if error < 1e-12:
+        return Difference(mean, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0)
+    half = float(stats.t.ppf(0.975, count - 1)) * error
+    return Difference(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, count - 1)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value of two models that are equally often right, from the images that only one of them names
+    right (McNemar 1947, by the binomial distribution)."""
+    from scipy import stats
+
+    count = only_first + only_second
+    return float(stats.binomtest(only_first, count).pvalue) if count else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, corrected so that with 95 % none of those below 0.05 is chance (Holm 1979)."""
+    count, largest, corrected = len(p_values), 0.0, [0.0] * len(p_values)
+    for rank, i in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (count - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def more_seeds(difference: Difference, seeds: int) -> int | None:
+    """About how many seeds more would keep 0 out of an interval, if the difference stays as it is: the interval's half
+    width falls with the root of their number. None where it would take more than MOST_SEEDS."""
+    half = (difference.high - difference.low) / 2
+    if not difference.value:
+        return None
+    needed = math.ceil(seeds * (half / abs(difference.value)) ** 2)
+    return max(1, needed - seeds) if needed <= MOST_SEEDS else None
