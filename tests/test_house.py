@@ -29,7 +29,7 @@ FLOORS = [
     "__main__",
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names.split()}
-WITHOUT_TORCH = ("text.classes", "text.class_lists", "text.bank", "text.captions", "metrics", "run", "data.images", "data.load", "deploy.predictor", "deploy.text_tower", "commands.embed", "commands.predict")  # fmt: skip
+WITHOUT_TORCH = ("text.classes", "text.class_lists", "text.bank", "text.captions", "metrics", "run", "data.images", "data.load", "deploy.predictor", "deploy.text_tower", "commands.embed", "commands.evaluate", "commands.predict", "report.evaluation")  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from linnet.commands.describe import describe as describe
     from linnet.commands.distill import distill as distill
     from linnet.commands.embed import embed as embed
+    from linnet.commands.evaluate import evaluate as evaluate
     from linnet.commands.export import export as export
     from linnet.config import Config as Config
     from linnet.deploy.predictor import load as load
@@ -23,12 +24,13 @@ _HOME = {
     "describe": "linnet.commands.describe",
     "distill": "linnet.commands.distill",
     "embed": "linnet.commands.embed",
+    "evaluate": "linnet.commands.evaluate",
     "export": "linnet.commands.export",
     "load": "linnet.deploy.predictor",
     "Config": "linnet.config",
     "UserError": "linnet.errors",
 }
-__all__ = ["Config", "UserError", "describe", "distill", "embed", "export", "load"]
+__all__ = ["Config", "UserError", "describe", "distill", "embed", "evaluate", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -184,6 +184,60 @@ def predict(
 
 
 @app.command
+def evaluate(
+    model: Path,
+    data: str | None = None,
+    /,
+    *,
+    split: Literal["test", "val", "train", "all"] | None = None,
+    against: Path | None = None,
+    classes: Literal["common"] | None = None,
+    bank: Path | None = None,
+    out: Path | None = None,
+    on_error: Annotated[Literal["stop", "skip"] | None, Parameter(name="--data.on-error")] = None,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Score a trained student on labelled images: accuracies with intervals, each class, what it takes for what.
+
+    Args:
+        model: A run folder, or a model.onnx (torch is not needed then).
+        data: Labelled images whose classes have the same names: a folder, or another source that 'linnet list data'
+            shows. [default: the data of the run]
+        split: The part of the data. [default: test; all, if data that are given have no test split]
+        against: Another run or model.onnx, which is scored on the same images: is the difference real?
+        classes: common leaves out images of classes that the model does not know, or that one of two does not know.
+        bank: Other class names than those of the training, for a student of --method openvocab: a file written by
+            'linnet embed'.
+        out: Folder of the tables: per_class.csv, predictions.parquet, evaluation.json. [default:
+            RUN/evaluation/DATA-SPLIT]
+        on_error: What images that cannot be read do: stop names all of them, skip leaves them out. [default: as in the
+            run]
+        overwrite: Replace another evaluation that is in --out.
+        json: Print evaluation.json instead of the page.
+    """
+    from linnet.commands.evaluate import evaluate as run_evaluate
+
+    done = run_evaluate(
+        model,
+        data,
+        split=split,
+        against=against,
+        classes=classes,
+        bank=bank,
+        out=out,
+        overwrite=overwrite,
+        on_error=on_error,
+    )
+    if json:
+        print((done.folder / "evaluation.json").read_text(encoding="utf-8"), end="")
+        return
+    from linnet.report.evaluation import show
+
+    show(done.numbers, done.classes, done.folder)
+
+
+@app.command
 def embed(
     *,
     classes: str,

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -255,3 +256,8 @@ def readable(name: str | Path) -> str:
     except UnicodeEncodeError:  # half a character, out of a JSON file
         content = str(name).encode("utf-8", "backslashreplace")
     return content.decode("utf-8", "backslashreplace")
+
+
+def on_one_line(name: str | Path) -> str:
+    r"""The same for a line of a terminal: a name with a line break in it does not become two lines, but has ``\n``."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in readable(name))

@@ -36,12 +36,16 @@ def mean_per_class_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> floa
 
 
 def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
+    """:func:`calibration_error` of the class with the largest logit."""
+    return calibration_error(softmax(logits_NC).max(axis=1), right(logits_NC, labels_N), bins)
+
+
+def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = 15) -> float:
     """Weighted mean of |accuracy - confidence| over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
-    probabilities = softmax(logits_NC)
-    confidence, right_N = probabilities.max(axis=1), right(logits_NC, labels_N)
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    index = np.minimum((confidence_N * bins).astype(int), bins - 1)
     gaps = [
-        abs(right_N[index == b].mean() - confidence[index == b].mean()) * (index == b).mean() for b in np.unique(index)
+        abs(right_N[index == b].mean() - confidence_N[index == b].mean()) * (index == b).mean()
+        for b in np.unique(index)
     ]
     return float(np.sum(gaps))
 

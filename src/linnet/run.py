@@ -43,6 +43,8 @@ class Run:
         self.onnx = self._own("model.onnx")
         self.text_tower = self._own("text_tower.onnx")
         self.predictions = self._own("predictions")
+        self.evaluation = self._own("evaluation")
+        self.evaluations = self._own("evaluations.jsonl")
         self.summary_file = self._own("summary.json")
         self.last_checkpoint = self.checkpoints / "last.pt"
         self.best_student = self.checkpoints / "best"

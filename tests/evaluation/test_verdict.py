@@ -17,7 +17,7 @@ from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, writ
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.evaluation.intervals import Difference
-from linnet.evaluation.score import write_predictions
+from linnet.evaluation.predictions import write_predictions
 from linnet.evaluation.verdict import find_labels_only, in_words, judge_accuracy, judge_teacher, read_named, verdict
 from linnet.run import Run
 from linnet.step import TeacherOutput

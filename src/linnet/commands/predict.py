@@ -4,14 +4,13 @@ import csv
 import io
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from linnet.commands.embed import bank_for
 from linnet.deploy.predictor import Prediction, collect, load
 from linnet.errors import UserError
-from linnet.files import readable
+from linnet.files import on_one_line, readable
 from linnet.text.bank import TextBank
 
 
@@ -76,5 +75,4 @@ def _table_line(prediction: Prediction) -> str:
     shown = "   ".join(
         f"{name} {100 * p:.1f} %" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
     )
-    line = f"{readable(str(prediction.path))}   {shown}"  # and a name with a line break does not become two lines
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in line)
+    return on_one_line(f"{prediction.path}   {shown}")

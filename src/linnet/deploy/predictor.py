@@ -117,12 +117,13 @@ def largest(row: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-row, kind="stable")
 
 
-def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
+def load(path: str | Path, bank: TextBank | None = None, device: str = "cpu") -> Predictor:
     """A predictor from a run folder, a saved model folder or an ONNX file written by linnet.
 
     Args:
         bank: names other classes than those of the training, for a student with an embedding head: see
             :func:`linnet.embed`.
+        device: where the student of a run computes, as torch calls it; an ONNX file computes on the CPU.
 
     Raises:
         UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
@@ -131,7 +132,7 @@ def load(path: str | Path, bank: TextBank | None = None) -> Predictor:
     is_onnx = path.suffix.lower() == ".onnx"
     if not is_onnx and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
-    network: _Network = OnnxNetwork(path) if is_onnx else TorchNetwork(model_folder(path))
+    network: _Network = OnnxNetwork(path) if is_onnx else TorchNetwork(model_folder(path), device)
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)
@@ -178,10 +179,10 @@ class OnnxNetwork:
 class TorchNetwork:
     """A student from a saved model folder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, device: str = "cpu"):
         from linnet.students.student import Student
 
-        self._student = Student.load(folder)
+        self._student, self._device = Student.load(folder).to(device), device
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
         self.crop_pct = self._student.crop_pct
         self.class_names = [info.name for info in self._student.classes]
@@ -194,7 +195,7 @@ class TorchNetwork:
         import torch
 
         with torch.inference_mode():
-            return self._student(torch.from_numpy(images)).logits_BC.numpy()
+            return self._student(torch.from_numpy(images).to(self._device)).logits_BC.cpu().numpy()
 
 
 def collect(arguments: list[Path]) -> list[Path]:

@@ -22,7 +22,8 @@ from linnet.data.novel import NovelData
 from linnet.data.store import Images
 from linnet.evaluation.consistency import FEWEST, consistency
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
-from linnet.evaluation.score import Seen, look, write_predictions
+from linnet.evaluation.predictions import write_predictions
+from linnet.evaluation.score import Seen, look
 from linnet.metrics import mean_per_class_accuracy
 from linnet.run import Run
 from linnet.students.student import Student

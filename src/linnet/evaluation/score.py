@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,8 @@ from torch import nn
 from linnet.data.batches import eval_batches
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images
-from linnet.files import new_file, readable
-from linnet.metrics import agreement, all_metrics, class_accuracies, softmax
+from linnet.evaluation.predictions import write_predictions
+from linnet.metrics import agreement, all_metrics, class_accuracies
 from linnet.run import Run
 from linnet.students.student import Student, evaluating
 
@@ -98,22 +97,3 @@ def _numbers(logits: np.ndarray, labels: np.ndarray, groups: Mapping[str, np.nda
     of_class = class_accuracies(logits, labels)
     scored = {name: of_class[own][~np.isnan(of_class[own])] for name, own in groups.items()}
     return all_metrics(logits, labels) | {name: float(own.mean()) for name, own in scored.items() if len(own)}
-
-
-def write_predictions(path: Path, manifest: Manifest, logits: np.ndarray, teacher_logits: np.ndarray | None) -> None:
-    """One row per image: path, label, prediction, confidence, the teacher's prediction, and the logits."""
-    import pyarrow
-    import pyarrow.parquet
-
-    names = np.array([info.name for info in manifest.classes])
-    columns: dict[str, Any] = {
-        "path": [readable(path) for path in manifest.paths],
-        "label": names[manifest.labels],
-        "prediction": names[logits.argmax(axis=1)],
-        "confidence": softmax(logits).max(axis=1),
-    }
-    if teacher_logits is not None:
-        columns["teacher_prediction"] = names[teacher_logits.argmax(axis=1)]
-    columns["logits"] = list(logits)
-    with new_file(path) as file:
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
