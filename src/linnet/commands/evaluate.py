@@ -212,6 +212,8 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
 def _default_folder(models: Sequence[_Model], images: LabelledImages) -> Path:
     """In the run; beside nothing but a file, here."""
     words = [find_source(images.source).run_name(images.source), images.split]
+    if models[0].run is not None and models[0].path.is_file():
+        words.append(models[0].path.name)
     if len(models) > 1:
         words += ["against", _short(models[1])]
     if models[0].run is not None:
