@@ -24,6 +24,7 @@ from linnet.options import (
     with_settings,
 )
 from linnet.processes import drop_leftovers, is_first
+from linnet.progress import TerminalHandler
 
 app = App(
     name="linnet",
@@ -276,7 +277,7 @@ def doctor() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit 0 when all is well, 2 with one clear line for what the user can mend, 1 with a traceback for
     a bug."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[TerminalHandler()])
     logging.getLogger("linnet").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show does not stop anything

@@ -24,7 +24,7 @@ from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import as_csv, counts, report
 from linnet.data.views import RECIPES
-from linnet.defaults import default_folder, settings, with_precision
+from linnet.defaults import default_folder, in_a_block, settings, with_precision
 from linnet.deploy.export import check_opset
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import NovelTest
@@ -101,8 +101,8 @@ def distill(
     with _logging(run, accelerator):
         if resume and run.is_new:
             log.info("there is no run in %s to go on with: a new one begins", run.folder)
-        for reason in [*reasons, *more]:
-            log.info("auto: %s", reason)
+        if reasons := [*reasons, *more]:
+            log.info("%s", in_a_block(reasons))
         story(resolved, run, accelerator)
     accelerator.wait_for_everyone()  # or the others would return before summary.json is there
     return run
