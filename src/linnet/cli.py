@@ -51,6 +51,7 @@ def distill(
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     export: Annotated[bool, Parameter(group=RUN)] = True,
     opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    logger: Annotated[Literal["none", "tensorboard", "trackio", "wandb"], Parameter(group=RUN)] = "none",
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -69,6 +70,7 @@ def distill(
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
+        logger: Where the numbers of each epoch go beside metrics.jsonl: on this machine, no account is needed.
     """
     from linnet import methods
     from linnet.commands.distill import distill as run_distill

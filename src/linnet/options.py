@@ -27,8 +27,9 @@ SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_
 }
 # what most people want to set, in the order of the first panel
 FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
+TYPED = ("method", "seed", "export", "opset", "logger")  # settings without a group
 # of distill alone
-WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset")
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset", "logger")
 
 # What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
 _typed: dict[str, Any] = {}
@@ -56,7 +57,7 @@ def _listed(value: Any) -> list[Any]:
 
 def typed_settings() -> dict[str, Any]:
     """What was typed about the run itself: dotted settings and the single words among them."""
-    return {key: value for key, value in _typed.items() if "." in key or key in ("method", "seed", "export", "opset")}
+    return {key: value for key, value in _typed.items() if "." in key or key in TYPED}
 
 
 def as_typed(kind: Any, tokens: Any) -> Any:

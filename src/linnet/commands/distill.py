@@ -33,6 +33,7 @@ from linnet.evaluation.score import Evaluation
 from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
 from linnet.files import cache_folder, given_path
+from linnet.loggers import check_logger
 from linnet.methods.base import Context
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
 from linnet.run import Run
@@ -85,7 +86,8 @@ def distill(
     run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
     given, reasons = resolve(out=run.folder, resume=resume)
     check_opset(given.opset)
-    accelerator = make_accelerator()
+    check_logger(given)
+    accelerator = make_accelerator(None if given.logger == "none" else given.logger, run.folder)
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
     if not resume:

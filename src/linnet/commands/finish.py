@@ -16,6 +16,7 @@ from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, score_novel
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look, look_at_splits, score
 from linnet.evaluation.verdict import is_loss, verdict
 from linnet.files import check_space, readable
+from linnet.loggers import Note, logging_numbers
 from linnet.methods.base import Method
 from linnet.metrics import top_k_accuracy
 from linnet.progress import BY_THE_BAR, Bar
@@ -59,14 +60,16 @@ def train_and_finish(
     if accelerator.is_main_process:
         run.begin()
     accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
-    if run.is_finished and not run.last_checkpoint.exists():  # it was dropped, and there is nothing left to train
-        done = run.summary()
-        result = TrainResult(*(done[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
-    else:
-        task = Task(student, method, config.train.precision).to(accelerator.device)
-        result = _train(config, run, accelerator, task, loader, evaluation, LAST_EPOCHS if novel else 0)
-    if accelerator.is_main_process:
-        _finish(config, run, result, evaluation, novel, accelerator.device)
+    with logging_numbers(config, run, accelerator) as note:
+        if run.is_finished and not run.last_checkpoint.exists():  # it was dropped, and there is nothing left to train
+            done = run.summary()
+            result = TrainResult(*(done[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
+        else:
+            task = Task(student, method, config.train.precision).to(accelerator.device)
+            result = _train(config, run, accelerator, task, loader, evaluation, LAST_EPOCHS if novel else 0, note)
+        if accelerator.is_main_process:
+            summary = _finish(config, run, result, evaluation, novel, accelerator.device)
+            note({f"summary/{name}": value for name, value in summary.items()}, config.train.epochs)
 
 
 def _train(
@@ -77,6 +80,7 @@ def _train(
     loader: TrainLoader | None,
     evaluation: Evaluation,
     keep_last: int,
+    note: Note,
 ) -> TrainResult:
     """Train, with a bar, validating on val if there is one."""
     splits, images = evaluation.splits, evaluation.images
@@ -90,6 +94,7 @@ def _train(
         words = _epoch(row, run, config.train.epochs)
         log.info("%s", words, extra=BY_THE_BAR)
         bar.update(row["epoch"], words)
+        note({name: value for name, value in row.items() if name not in ("epoch", "step")}, row["epoch"])
 
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -125,7 +130,7 @@ def _finish(
     evaluation: Evaluation,
     novel: NovelTest | None,
     device: torch.device,
-) -> None:
+) -> dict[str, Any]:
     """Score the kept student on val and, once, on test; save and export it; write summary.json last."""
     try:
         student = Student.load(run.best_student).to(device)
@@ -160,3 +165,4 @@ def _finish(
         run.last_checkpoint.unlink(missing_ok=True)
     confused = confused_on_val(evaluation.splits["val"], seen["val"]) if "val" in seen else []
     log.log(logging.WARNING if is_loss(summary) else logging.INFO, "%s", ending(run, config, summary, confused))
+    return summary
