@@ -14,6 +14,7 @@ from linnet.config import Config
 from linnet.errors import UserError
 from linnet.files import check_out, readable
 from linnet.options import (
+    ADVANCED,
     BASIC,
     RUN,
     as_typed,
@@ -49,8 +50,8 @@ def distill(
     resume: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
-    export: Annotated[bool, Parameter(group=RUN)] = True,
-    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    export: Annotated[bool, Parameter(group=RUN, show_default=lambda _: "--export")] = True,
+    opset: Annotated[int | None, Parameter(group=ADVANCED, converter=as_typed)] = None,
     logger: Annotated[Literal["none", "tensorboard", "trackio", "wandb"], Parameter(group=RUN)] = "none",
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
@@ -69,7 +70,7 @@ def distill(
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
-        opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
+        opset: Version of the ONNX operators in model.onnx, for an older runtime. [default: torch's choice]
         logger: Where the numbers of each epoch go beside metrics.jsonl: on this machine, no account is needed.
     """
     from linnet import methods
