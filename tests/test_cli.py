@@ -123,6 +123,7 @@ OWN = {
     "--export",
     "--no-export",
     "--opset",
+    "--logger",
 }
 
 

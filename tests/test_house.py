@@ -22,7 +22,7 @@ FLOORS = [
     "students",
     "teachers",
     "methods",
-    "evaluation deploy training defaults",
+    "evaluation deploy training defaults loggers",
     "report",
     "commands",
     "cli __init__",

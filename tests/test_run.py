@@ -164,7 +164,7 @@ def test_what_happens_before_a_run_replaces_another_is_in_its_log(copied: Run, m
     assert run.summary()["train.epochs"] == 1
     assert json.loads(run.inputs.read_text())["data"]
     words = run.log.read_text()
-    assert words.index("auto: ") < words.index("images: ") < words.index("test top-1")
+    assert words.index("settings chosen for you") < words.index("data: ") < words.index("result of ")
     assert not (run.folder / ".train.log").exists()
 
 
@@ -310,9 +310,8 @@ def test_a_finished_run_needs_no_last_checkpoint(copied: Run):
     assert not run.last_checkpoint.exists()
     again = linnet.distill(out=copied.folder, options={"export": True}, resume=True)  # what it is not needed for
     assert again.onnx.exists()
-    assert (
-        again.summary().items() >= {key: value for key, value in before.items() if key != "onnx.max_difference"}.items()
-    )
+    timed = ("onnx.max_difference", "latency.one_thread_ms", "latency.ms")
+    assert again.summary().items() >= {key: value for key, value in before.items() if key not in timed}.items()
     shutil.rmtree(run.checkpoints)
     with pytest.raises(linnet.UserError, match="finished and its checkpoints were deleted"):
         linnet.distill(out=copied.folder, resume=True)

@@ -14,6 +14,7 @@ from linnet.config import Config
 from linnet.errors import UserError
 from linnet.files import check_out, readable
 from linnet.options import (
+    ADVANCED,
     BASIC,
     RUN,
     as_typed,
@@ -24,6 +25,7 @@ from linnet.options import (
     with_settings,
 )
 from linnet.processes import drop_leftovers, is_first
+from linnet.progress import TerminalHandler
 
 app = App(
     name="linnet",
@@ -48,8 +50,9 @@ def distill(
     resume: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
-    export: Annotated[bool, Parameter(group=RUN)] = True,
-    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    export: Annotated[bool, Parameter(group=RUN, show_default=lambda _: "--export")] = True,
+    opset: Annotated[int | None, Parameter(group=ADVANCED, converter=as_typed)] = None,
+    logger: Annotated[Literal["none", "tensorboard", "trackio", "wandb"], Parameter(group=RUN)] = "none",
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -67,7 +70,8 @@ def distill(
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
-        opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
+        opset: Version of the ONNX operators in model.onnx, for an older runtime. [default: torch's choice]
+        logger: Where the numbers of each epoch go beside metrics.jsonl: on this machine, no account is needed.
     """
     from linnet import methods
     from linnet.commands.distill import distill as run_distill
@@ -330,7 +334,7 @@ def doctor() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit 0 when all is well, 2 with one clear line for what the user can mend, 1 with a traceback for
     a bug."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[TerminalHandler()])
     logging.getLogger("linnet").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show does not stop anything

@@ -257,6 +257,8 @@ class Config:
     """Write model.onnx at the end."""
     opset: Annotated[int, Bounds(1)] | None = None
     """Version of the ONNX operators in model.onnx; by default torch's choice."""
+    logger: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the numbers of each epoch go beside metrics.jsonl."""
 
 
 GROUPS: dict[str, type] = {

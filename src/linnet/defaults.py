@@ -273,6 +273,19 @@ def _fill_in(config: Config, automatic: Automatic) -> tuple[Config, list[str]]:
     return config, reasons
 
 
+def in_a_block(reasons: list[str]) -> str:
+    """What was chosen and why, one aligned line each, for the log."""
+    rows = []
+    for reason in reasons:
+        setting, _, rest = reason.partition(" = ")
+        value, _, why = rest.partition(": ")
+        rows.append((setting, value, why))
+    names, values = (max(len(row[i]) for row in rows) for i in (0, 1))
+    values = min(values, 24)  # a long teacher's name moves only its own reason
+    lines = [f"  {name:<{names}}  {value:<{values}}  {why}" for name, value, why in rows]
+    return "\n".join(["settings chosen for you:", *lines])
+
+
 def with_precision(config: Config, resumed: Run | None = None) -> tuple[Config, list[str]]:
     """The last setting of all, because a step of the real student may have to be timed for it.
 

@@ -28,6 +28,9 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"),
     "hf": ("transformers",),
     "heif": ("pillow_heif",),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 
 

@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter, UnusedCliTokensError
@@ -16,10 +17,29 @@ from linnet.errors import UserError, closest
 from linnet.fields import AUTO, Auto, field_sentences
 
 BASIC = Group("Basic", help="What you will need first.", sort_key=1)
-RUN = Group("The run", help="Starting, resuming and checking a run.", sort_key=2)
+RUN = Group("The run", help="Starting, resuming, checking and watching a run.", sort_key=2)
+TITLES = {"train": "Training"}
 PANELS = {
-    spec.name: Group(spec.name.capitalize(), help=spec.metadata["words"], sort_key=3 + i)
+    spec.name: Group(TITLES.get(spec.name, spec.name.capitalize()), help=spec.metadata["words"], sort_key=3 + i)
     for i, spec in enumerate(spec for spec in fields(Config) if spec.name in GROUPS)
+}
+ADVANCED = Group("Advanced", help="What is rarely needed, and all that only some methods read.", sort_key=99)
+# what the last panel shows, by group; a new setting is in its group's own panel until it is named here
+RARE = {
+    "data": "group_bounds text_columns text_templates novel_images seed store_limit_gb workers",
+    "student": "stem crop_mode crop_pct mean std",
+    "teacher": "text_encoder cache",
+    "train": "select nesterov milestones decay lr_min half_cycles clip_norm class_weights channels_last "
+    "sync_batch_norm checkpoint",
+} | {group: " ".join(spec.name for spec in fields(GROUPS[group])) for group in ("prompts", "shots")}
+# what "auto" comes to, for the help (:mod:`linnet.defaults` decides; importing it takes seconds)
+RESOLVED = {
+    "teacher.id": "mini-clip for drawn birds, open_clip:ViT-B-16-SigLIP2/webli for photos",
+    "student.name": "resnet10t for drawn birds, mobilenetv3_small_100 for photos",
+    "student.pretrained": "false for drawn birds and dfkd, true for photos",
+    "student.image_size": "64 for drawn birds, 224 for photos, less where they are smaller",
+    "train.epochs": "30 for drawn birds, 60 for photos, 20 for few-shot finetuning, 200 for dfkd",
+    "data.views": "light",
 }
 # settings with a short name: the main one of each group, and three more
 SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_encoder": "text-encoder"} | {
@@ -27,8 +47,9 @@ SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_
 }
 # what most people want to set, in the order of the first panel
 FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
+TYPED = ("method", "seed", "export", "opset", "logger")  # settings without a group
 # of distill alone
-WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset")
+WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset", "logger")
 
 # What was typed, by dotted name. Cyclopts fills in the defaults of what was not, and those must not override a file.
 _typed: dict[str, Any] = {}
@@ -56,7 +77,7 @@ def _listed(value: Any) -> list[Any]:
 
 def typed_settings() -> dict[str, Any]:
     """What was typed about the run itself: dotted settings and the single words among them."""
-    return {key: value for key, value in _typed.items() if "." in key or key in ("method", "seed", "export", "opset")}
+    return {key: value for key, value in _typed.items() if "." in key or key in TYPED}
 
 
 def as_typed(kind: Any, tokens: Any) -> Any:
@@ -78,12 +99,13 @@ def _settings(without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
             plain = hints[spec.name]
             plain = typing.get_args(plain)[0] if typing.get_origin(plain) is Annotated else plain
             automatic = Auto in typing.get_args(hints[spec.name])
+            is_shown = automatic or spec.default is not None
             option = Parameter(
                 name=names,
-                help=sentences[spec.name],
-                group=RUN if key == "data.eval" else BASIC if name in FIRST else PANELS[group],
+                help=_sentence(sentences[spec.name], key),
+                group=_panel(group, spec.name),
                 negative=() if plain is not bool else None,
-                show_default=_shown if automatic or spec.default is not None else False,
+                show_default=partial(_shown, resolved=RESOLVED.get(key)) if is_shown else False,
                 converter=as_typed,
             )
             yield inspect.Parameter(
@@ -91,10 +113,25 @@ def _settings(without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
             )
 
 
-def _shown(default: Any) -> str:
+def _sentence(words: str, key: str) -> str:
+    """Without what the default says."""
+    return f"{words.partition('; auto:')[0].rstrip('.')}." if key in RESOLVED else words
+
+
+def _panel(group: str, name: str) -> Group:
+    if f"{group}_{name}" in FIRST:
+        return BASIC
+    if f"{group}.{name}" == "data.eval":
+        return RUN
+    return ADVANCED if name in RARE.get(group, "").split() else PANELS[group]
+
+
+def _shown(default: Any, resolved: str | None) -> str:
     if isinstance(default, tuple):
         return ", ".join(map(str, default))
-    return "auto" if default is AUTO else str(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return resolved or "auto" if default is AUTO else str(default)
 
 
 def with_settings(verb: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:

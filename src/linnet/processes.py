@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 from datetime import timedelta
+from pathlib import Path
 from threading import Timer
 from typing import Any
 
@@ -36,8 +37,12 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def make_accelerator() -> Any:
-    """Accelerate's handle on this process and on the others, joined if there are several."""
+def make_accelerator(logger: str | None = None, folder: str | Path | None = None) -> Any:
+    """Accelerate's handle on this process and on the others, joined if there are several.
+
+    Args:
+        logger: one of Accelerate's trackers. folder: where it may write.
+    """
     drop_leftovers()
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -55,7 +60,13 @@ def make_accelerator() -> Any:
     if several:
         say.start()
     try:
-        return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+        return Accelerator(
+            cpu=on_cpu,
+            mixed_precision="no",
+            log_with=logger,
+            project_dir=folder,
+            kwargs_handlers=[patience],
+        )
     finally:
         say.cancel()
 

@@ -1,7 +1,9 @@
 """A bar with an ETA on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
 import time
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,11 +15,30 @@ LONG_SECONDS = 3.0  # a step that takes longer shows how far it is
 LONG_PLAIN_SECONDS = 30.0  # the same without a terminal
 
 
-class Bar:
-    """``with Bar("training", 30) as bar: bar.update(1, "loss 2.3")``."""
+BY_THE_BAR = {"is_shown": True}  # ``log.info(..., extra=BY_THE_BAR)``: for train.log; a bar has shown it
 
-    def __init__(self, title: str, total: int):
-        self.title, self.total = title, total
+
+class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to where stderr is now: while a bar is alive its lines go above the bar, and do not tear it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.addFilter(lambda record: not getattr(record, "is_shown", False))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class Bar:
+    """``with Bar("training", 30) as bar: bar.update(1, "loss 2.3")``.
+
+    Args:
+        keep: each note is a line of its own, which stays above the bar.
+    """
+
+    def __init__(self, title: str, total: int, keep: bool = False):
+        self.title, self.total, self.keep = title, total, keep
         self.console = Console(stderr=True)
         self.silent = not is_first()  # of several processes one is enough
         self._progress: Progress | None = None
@@ -33,18 +54,22 @@ class Bar:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
             )
-            self._progress = Progress(*columns, console=self.console)
+            self._progress = Progress(*columns, console=self.console, transient=True)
             self._task = self._progress.add_task(self.title, total=self.total, note="")
             self._progress.start()
         self._start = self._whole = time.monotonic()
+        self._last = 0.0 if self.keep else self._start
         return self
 
     def update(self, done: int, note: str = "") -> None:
         self._done, self._note, self._whole = done, note, time.monotonic()
         if self._progress:
+            if self.keep:
+                self._progress.console.print(note, markup=False, highlight=False)
+                self._note = note = ""
             self._progress.update(self._task, completed=done, note=note)
             return
-        if time.monotonic() - self._last >= PLAIN_SECONDS or done == self.total:
+        if time.monotonic() - self._last >= PLAIN_SECONDS or (self.keep and done == self.total):
             self._line(done, note)
 
     def inside(self, share: float, words: str) -> None:
@@ -65,7 +90,8 @@ class Bar:
             return
         self._last = time.monotonic()
         left = (self._last - self._start) / max(done, 1e-9) * (self.total - done)
-        print(f"{self.title}: {self._done}/{self.total}  {note}  {left:.0f} s left", file=sys.stderr, flush=True)
+        words = note if self.keep and done == self._done else f"{self.title}: {self._done}/{self.total}  {note}"
+        print(f"{words}  {left:.0f} s left", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._progress:

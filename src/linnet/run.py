@@ -37,6 +37,7 @@ class Run:
         self.log = self._own("train.log")
         self.metrics_file = self._own("metrics.jsonl")
         self.checkpoints = self._own("checkpoints")
+        self.logs = self._own("logs")
         self.gallery = self._own("gallery")
         self.gallery_picture = self._own("gallery.png")
         self.model = self._own("model")
@@ -150,7 +151,7 @@ class Run:
     @property
     def has_results(self) -> bool:
         """Whether anything is here that took a training to make."""
-        before = {self.config, self.inputs, self.environment, self.prompts, self.problems, self.log}
+        before = {self.config, self.inputs, self.environment, self.prompts, self.problems, self.log, self.logs}
         if not self.metrics():
             before.add(self.metrics_file)
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
@@ -376,7 +377,7 @@ def model_folder(path: Path) -> Path:
 def _is_read_after_training(changed: str, config: Config) -> bool:
     """Few-shot retrieval, scoring and the export need a trained student, not another training."""
     retrieval = changed.startswith("shots.") and not changed.startswith("shots.use") and config.shots.use == "retrieval"
-    return retrieval or changed.startswith(("export:", "opset:", "data.eval:", "train.checkpoint:"))
+    return retrieval or changed.startswith(("export:", "opset:", "data.eval:", "train.checkpoint:", "logger:"))
 
 
 def is_run(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import as_csv, counts, report
 from linnet.data.views import RECIPES
-from linnet.defaults import default_folder, settings, with_precision
+from linnet.defaults import default_folder, in_a_block, settings, with_precision
 from linnet.deploy.export import check_opset
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import NovelTest
@@ -33,6 +33,7 @@ from linnet.evaluation.score import Evaluation
 from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
 from linnet.files import cache_folder, given_path
+from linnet.loggers import check_logger
 from linnet.methods.base import Context
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
 from linnet.run import Run
@@ -85,7 +86,8 @@ def distill(
     run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
     given, reasons = resolve(out=run.folder, resume=resume)
     check_opset(given.opset)
-    accelerator = make_accelerator()
+    check_logger(given)
+    accelerator = make_accelerator(None if given.logger == "none" else given.logger, run.folder)
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story
     if not resume:
@@ -101,8 +103,8 @@ def distill(
     with _logging(run, accelerator):
         if resume and run.is_new:
             log.info("there is no run in %s to go on with: a new one begins", run.folder)
-        for reason in [*reasons, *more]:
-            log.info("auto: %s", reason)
+        if reasons := [*reasons, *more]:
+            log.info("%s", in_a_block(reasons))
         story(resolved, run, accelerator)
     accelerator.wait_for_everyone()  # or the others would return before summary.json is there
     return run

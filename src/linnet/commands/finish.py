@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 
+from linnet.commands.ending import confused_on_val, ending, measured
 from linnet.config import Config
 from linnet.data.batches import TrainLoader
 from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
-from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, in_words, score_novel
+from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, score_novel
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look, look_at_splits, score
-from linnet.evaluation.verdict import verdict
+from linnet.evaluation.verdict import is_loss, verdict
 from linnet.files import check_space, readable
+from linnet.loggers import Note, logging_numbers
 from linnet.methods.base import Method
 from linnet.metrics import top_k_accuracy
-from linnet.progress import Bar
+from linnet.progress import BY_THE_BAR, Bar
 from linnet.run import Run
 from linnet.students.student import Student
 from linnet.training import Task, TrainResult, train
@@ -58,14 +60,16 @@ def train_and_finish(
     if accelerator.is_main_process:
         run.begin()
     accelerator.wait_for_everyone()  # or the others would go on from a checkpoint that is about to be deleted
-    if run.is_finished and not run.last_checkpoint.exists():  # it was dropped, and there is nothing left to train
-        done = run.summary()
-        result = TrainResult(*(done[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
-    else:
-        task = Task(student, method, config.train.precision).to(accelerator.device)
-        result = _train(config, run, accelerator, task, loader, evaluation, LAST_EPOCHS if novel else 0)
-    if accelerator.is_main_process:
-        _finish(config, run, result, evaluation, novel, accelerator.device)
+    with logging_numbers(config, run, accelerator) as note:
+        if run.is_finished and not run.last_checkpoint.exists():  # it was dropped, and there is nothing left to train
+            done = run.summary()
+            result = TrainResult(*(done[f"train.{key}"] for key in ("best_epoch", "seconds", "images_per_second")))
+        else:
+            task = Task(student, method, config.train.precision).to(accelerator.device)
+            result = _train(config, run, accelerator, task, loader, evaluation, LAST_EPOCHS if novel else 0, note)
+        if accelerator.is_main_process:
+            summary = _finish(config, run, result, evaluation, novel, accelerator.device)
+            note({f"summary/{name}": value for name, value in summary.items()}, config.train.epochs)
 
 
 def _train(
@@ -76,6 +80,7 @@ def _train(
     loader: TrainLoader | None,
     evaluation: Evaluation,
     keep_last: int,
+    note: Note,
 ) -> TrainResult:
     """Train, with a bar, validating on val if there is one."""
     splits, images = evaluation.splits, evaluation.images
@@ -85,13 +90,15 @@ def _train(
             return None
         return top_k_accuracy(look(now, images["val"], accelerator.device).logits_NC, splits["val"].labels)
 
-    def note(row: dict[str, Any]) -> str:
-        val = f"  val top-1 {100 * row['val.top1']:.1f} %" if "val.top1" in row else ""
-        return f"loss {row['loss']:.3f}{val}"
+    def tell(row: dict[str, Any]) -> None:
+        words = _epoch(row, run, config.train.epochs)
+        log.info("%s", words, extra=BY_THE_BAR)
+        bar.update(row["epoch"], words)
+        note({name: value for name, value in row.items() if name not in ("epoch", "step")}, row["epoch"])
 
     if config.train.channels_last:
         task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with Bar(f"{config.method} -> {config.student.name}", config.train.epochs) as bar:
+    with Bar(f"{config.method} -> {config.student.name}", config.train.epochs, keep=True) as bar:
         return train(
             task,
             task.method.batches(loader, task.student),
@@ -100,10 +107,20 @@ def _train(
             accelerator,
             config.seed,
             validate,
-            on_epoch=lambda row: bar.update(row["epoch"], note(row)),
+            on_epoch=tell,
             keep_last=keep_last,
             on_step=lambda step, steps: bar.inside(step / steps, f"step {step} of {steps}"),
         )
+
+
+def _epoch(row: Mapping[str, Any], run: Run, epochs: int) -> str:
+    """``epoch  3 of 30  loss 2.608  val top-1 20.0 %  best   1.2 s``: best of all so far."""
+    words = f"epoch {row['epoch']:>{len(str(epochs))}} of {epochs}  loss {row['loss']:<6.4g}"
+    if "val.top1" in row:
+        earlier = [other.get("val.top1", 0.0) for other in run.metrics() if other["epoch"] < row["epoch"]]
+        mark = "best" if row["val.top1"] >= max(earlier, default=0.0) else "    "
+        words += f"  val top-1 {100 * row['val.top1']:5.1f} %  {mark}"
+    return f"{words}  {row['seconds']:5.1f} s"
 
 
 def _finish(
@@ -113,7 +130,7 @@ def _finish(
     evaluation: Evaluation,
     novel: NovelTest | None,
     device: torch.device,
-) -> None:
+) -> dict[str, Any]:
     """Score the kept student on val and, once, on test; save and export it; write summary.json last."""
     try:
         student = Student.load(run.best_student).to(device)
@@ -132,7 +149,6 @@ def _finish(
     summary |= score(seen, evaluation, run)
     if novel:
         summary |= score_novel(novel, student, seen, run, result.best_epoch)
-        log.info("%s", in_words(summary))
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}
     summary |= {"train.epochs": config.train.epochs, "train.best_epoch": result.best_epoch}
     summary |= {"train.seconds": round(result.seconds, 2)}
@@ -143,15 +159,10 @@ def _finish(
             summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
-    summary |= verdict(run, config, summary)
+    summary |= {**verdict(run, config, summary), **measured(run, summary)}
     run.write_summary(summary)
     if config.train.checkpoint == "drop":
         run.last_checkpoint.unlink(missing_ok=True)
-    log.info("%s: %s", readable(run.folder), _in_words(summary))
-
-
-def _in_words(summary: Mapping[str, Any]) -> str:
-    parts = [f"val top-1 {100 * summary['val.top1']:.1f} %"] if "val.top1" in summary else []
-    if "test.top1" in summary:
-        return ", ".join([*parts, f"test top-1 {100 * summary['test.top1']:.1f} % on {summary['images.test']} images"])
-    return f"{parts[0]} (val only: there is no test split)" if parts else "not scored: there are no labelled images"
+    confused = confused_on_val(evaluation.splits["val"], seen["val"]) if "val" in seen else []
+    log.log(logging.WARNING if is_loss(summary) else logging.INFO, "%s", ending(run, config, summary, confused))
+    return summary

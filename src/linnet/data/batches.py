@@ -148,8 +148,9 @@ def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
         )
         for part, rows in splits.items()
     }
-    stored = sum(part.file.stat().st_size for part in images.values() if part.stored) / 1e6
-    log.info("images: %.0f MB decoded once, memory-mapped from %s", stored, next(iter(images.values())).file.parent)
+    if new := [part.file for part in images.values() if part.is_new]:
+        size = sum(file.stat().st_size for file in new) / 1e6
+        log.info("images: decoded once, kept for later runs: %.0f MB in %s", size, new[0].parent)
     return images
 
 

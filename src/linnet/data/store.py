@@ -49,6 +49,7 @@ class Images(Sequence[np.ndarray]):
         name = hashlib.sha256(f"{VERSION}|{size}|{kind}|".encode() + digests.tobytes()).hexdigest()[:24]
         self.file = cache_folder() / "images" / f"{name}.u8"
         self._index_file = self.file.with_suffix(".index.npy")
+        self.is_new = False  # whether it was decoded now
         self.stored = len(paths) * 3 * 2 * (TRAIN_MARGIN * size) ** 2 <= limit_gb * 1e9  # at the widest
         if self.stored:
             clear_leftovers(self.file.parent)
@@ -60,6 +61,7 @@ class Images(Sequence[np.ndarray]):
                     log.warning("the store of decoded images %s is damaged: the images are decoded again", self.file)
                 self._write()
                 self._open()
+                self.is_new = True
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -5,7 +5,7 @@ Shapes: N images, C classes.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ log = logging.getLogger("linnet")
 
 FEW = 100  # images below which an interval is so wide that the log says so
 PROBED = 50  # training images of each class that a quick probe is fitted to, fewer of many classes
+# what two runs must share for their difference to be that of their methods
+EQUAL = ("student.name", "student.pretrained", "student.image_size", "train.epochs", "train.batch_size", "seed")
 BE_BETTER = "a teacher should be clearly better than the student alone"
 
 
@@ -68,8 +70,29 @@ def find_labels_only(run: Run, config: Config, same_student: bool = False) -> Ru
     Args:
         same_student: no other one will do.
     """
-    found, folder = [], run.folder.resolve()
-    not_these = {folder, Path(str(config.teacher.id).removeprefix("run:")).resolve()}
+    found = []
+    for other, summary in _all_labels_only(run, config):
+        same = summary.get("student.name") == config.student.name
+        found.append((same, summary.get("val.top1", 0.0), str(other.folder)))
+    same, _, best = max(found, default=(False, 0.0, ""))
+    return Run(Path(best)) if found and (same or not same_student) else None
+
+
+def nearest_labels_only(run: Run, config: Config) -> tuple[Run, list[str]] | None:
+    """Of the ``ce`` runs beside ``run`` the one whose student, budget and seed are most like its own, of several the
+    best on val; and ``train.epochs 30 (here 60)`` for each of those in which it differs."""
+    found = []
+    for other, summary in _all_labels_only(run, config):
+        changed = [line.partition(": ") for line in difference(other.settings(), config)]
+        apart = [f"{name} {values.replace(' -> ', ' (here ')})" for name, _, values in changed if name in EQUAL]
+        found.append((-len(apart), summary.get("val.top1", 0.0), str(other.folder), apart))
+    *_, best, apart = max(found, default=(0, 0.0, "", []))
+    return (Run(Path(best)), apart) if found else None
+
+
+def _all_labels_only(run: Run, config: Config) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """The finished ``ce`` runs of the same data that lie beside ``run`` and are not its teacher, with their numbers."""
+    not_these = {run.folder.resolve(), Path(str(config.teacher.id).removeprefix("run:")).resolve()}
     for file in run.folder.parent.glob(f"*/{run.summary_file.name}"):
         other = Run(file.parent)
         try:
@@ -77,11 +100,8 @@ def find_labels_only(run: Run, config: Config, same_student: bool = False) -> Ru
             other.settings()
         except (UserError, OSError, ValueError):  # what cannot be read is no run to compare with
             continue
-        same = summary.get("student.name") == config.student.name
         if summary.get("method") == "ce" and same_data and file.parent.resolve() not in not_these:
-            found.append((same, summary.get("val.top1", 0.0), str(file.parent)))
-    same, _, best = max(found, default=(False, 0.0, ""))
-    return Run(Path(best)) if found and (same or not same_student) else None
+            yield other, summary
 
 
 def _data(run: Run) -> str:
@@ -170,7 +190,8 @@ def _probed(answers: Answers, train: Manifest, val: Manifest) -> np.ndarray | No
 
 
 def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The student beside its teacher, and beside the same student on the labels alone: on test, else on val.
+    """The student beside its teacher, and beside the same student on the labels alone: on test, else on val. The block
+    at the end of a run says it (:mod:`linnet.commands.ending`).
 
     Returns:
         What the summary says about it, one sentence under ``verdict``; nothing if there is nothing to compare with.
@@ -194,9 +215,12 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
     over_labels_alone = facts.get("verdict.minus_labels_only", [0.0])[0]
     if over_teacher and over_teacher[0] > 0 >= over_labels_alone:  # one who gained by it may well be above it
         sentence += f"; {BE_BETTER}"
-    is_loss = BE_BETTER in sentence or over_labels_alone < 0
-    log.log(logging.WARNING if is_loss else logging.INFO, "verdict: %s", sentence)
     return {"verdict": sentence, **facts}
+
+
+def is_loss(summary: Mapping[str, Any]) -> bool:
+    """Whether the verdict is one that nobody should overlook."""
+    return BE_BETTER in summary.get("verdict", "") or summary.get("verdict.minus_labels_only", [0.0])[0] < 0
 
 
 def in_words(apart: Difference) -> str:

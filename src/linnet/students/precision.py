@@ -64,7 +64,7 @@ def choose_precision(
     ms = row["ms"]
     faster: Precision = "bf16" if ms["bf16"] <= MARGIN * ms["fp32"] else "fp32"
     words = f"a step takes {ms['fp32']:.0f} ms in fp32 and {ms['bf16']:.0f} ms in bf16 on this CPU"
-    return faster, f"{words} (bf16 is used where it saves a fifth)"
+    return faster, words
 
 
 def folder() -> Path:

@@ -174,8 +174,6 @@ def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, 
     if computed := cache.computed - before:
         cached = f", {len(digests) - computed} more from the cache" if computed < len(digests) else ""
         log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)
-    else:
-        log.info("%s: all %d answers came from the cache", title, len(digests))
 
 
 def _val_top1(head: ClassHead, cache: TeacherCache, splits: Mapping[str, Manifest]) -> float:

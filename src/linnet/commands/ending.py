@@ -1,0 +1,187 @@
+"""The end of every run: a block that a person can decide from, on the terminal and in train.log."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from linnet import methods
+from linnet.config import Config, difference
+from linnet.data.manifest import Manifest
+from linnet.deploy.latency import image_ms
+from linnet.errors import UserError
+from linnet.evaluation import base_novel
+from linnet.evaluation.confusion import confused_pairs
+from linnet.evaluation.intervals import more_seeds, wilson_interval
+from linnet.evaluation.score import Seen
+from linnet.evaluation.verdict import BE_BETTER, Named, in_words, nearest_labels_only, read_named
+from linnet.files import readable
+from linnet.run import Run
+
+WIDTH = 100  # columns, for all but names and commands that are longer
+LABEL = 13  # of these are the label's
+
+Summary = Mapping[str, Any]
+Rows = Iterator[tuple[str, str]]  # (label, words); without a label the row goes on with the one above
+
+
+def measured(run: Run, summary: Summary) -> dict[str, Any]:
+    """What the summary says beside the scores: their intervals, the size of model.onnx, and the time of an image on
+    this machine's CPU."""
+    facts: dict[str, Any] = {}
+    for part in ("val", "test"):
+        if f"{part}.top1" in summary:
+            count = summary[f"images.{part}"]
+            facts[f"{part}.top1_interval"] = list(wilson_interval(round(summary[f"{part}.top1"] * count), count))
+    is_exported = "onnx.max_difference" in summary
+    if is_exported:
+        facts["onnx.bytes"] = run.onnx.stat().st_size
+    model = run.onnx if is_exported else run.model
+    with suppress(UserError):  # no runtime for it is here: then it is not timed
+        facts |= {"latency.one_thread_ms": round(image_ms(model, 1), 3), "latency.ms": round(image_ms(model), 3)}
+    return facts
+
+
+def confused_on_val(val: Manifest, seen: Seen) -> list[str]:
+    """The pairs of classes that are confused most: on val, because nothing is chosen by looking at test."""
+    names = val.class_names
+    return [
+        f"{names[pair.label]} taken for {names[pair.named]}: {len(pair.rows)} of {pair.of}"
+        for pair in confused_pairs(val.labels, seen.logits_NC.argmax(axis=1))
+    ]
+
+
+def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) -> str:
+    """The block.
+
+    Args:
+        summary: with what :func:`linnet.evaluation.verdict.verdict` and :func:`measured` say.
+        confused: see :func:`confused_on_val`.
+    """
+    rows = [*_networks(summary), *_scores(summary), *_gain(run, config, summary)]
+    rows += [("confused" if not i else "", f"on val {words}") for i, words in enumerate(confused)]
+    rows += [*_places(run, summary), *_next(run, config, summary)]
+    title = f"result of {readable(run.folder)}: {config.method}, seed {config.seed}"
+    return "\n".join([title, *(f"  {label:<{LABEL - 2}}{words}" for label, words in rows)])
+
+
+def _networks(summary: Summary) -> Rows:
+    millions, best = summary["student.params"] / 1e6, summary["train.best_epoch"]
+    yield "student", f"{summary['student.name']}, {millions:.2f} M parameters"
+    yield "training", f"{summary['train.epochs']} epochs in {_duration(summary['train.seconds'])}, epoch {best} is kept"
+    if teacher := summary.get("teacher.id"):
+        scores = [
+            f"{part} {_percent(summary[key])} %"
+            for part in ("val", "test")
+            if (key := f"teacher.{part}.top1") in summary
+        ]
+        yield "teacher", ": ".join([readable(teacher), *([", ".join(scores)] if scores else [])])
+
+
+def _scores(summary: Summary) -> Rows:
+    for part in ("val", "test"):
+        if f"{part}.top1" not in summary:
+            continue
+        low, high = summary[f"{part}.top1_interval"]
+        shown = f"95 % interval {_percent(low)} to {_percent(high)}"
+        yield part, f"{_percent(summary[f'{part}.top1'])} % of {summary[f'images.{part}']} images ({shown})"
+        groups = [name for name in ("few", "medium", "many") if f"{part}.{name}" in summary]
+        of_classes = summary[f"{part}.mean_per_class"]
+        if groups or abs(of_classes - summary[f"{part}.top1"]) >= 0.0005:
+            of_groups = "".join(f", {name} {_percent(summary[f'{part}.{name}'])} %" for name in groups)
+            yield "", f"mean of the classes {_percent(of_classes)} %{of_groups}"
+    if not {"val.top1", "test.top1"} & summary.keys():
+        yield "scores", "not scored: there are no labelled images"
+    elif "test.top1" not in summary:
+        yield "test", "there is no test split"
+    if "ood.mean_per_class" in summary:
+        first, *more = base_novel.in_words(summary).split("; ")
+        yield "by name", first
+        yield from (("", words) for words in more)
+
+
+def _gain(run: Run, config: Config, summary: Summary) -> Rows:
+    """The student beside its teacher, and beside the same student without one."""
+    part = "test" if "test.top1" in summary else "val"
+    own = read_named(run.predictions_of(part))
+    if own and (apart := own.minus(read_named(run.predictions_of(part), "teacher_prediction"))):
+        yield "to teacher", f"on {part} {in_words(apart)} its teacher"
+    if config.method != "ce" and methods.needs_data(config.method) and own:
+        yield from zip(["to ce", *[""] * 9], _over_ce(run, config, own, part), strict=False)
+    if BE_BETTER in summary.get("verdict", ""):
+        yield "note", BE_BETTER
+
+
+def _over_ce(run: Run, config: Config, own: Named, part: str) -> list[str]:
+    """A difference is shown only to a run of the same student, budget and seed."""
+    found = nearest_labels_only(run, config)
+    if found is None:
+        return ["no ce run beside it: whether distillation helped is not known"]
+    alone, differing = found
+    name = readable(alone.folder)
+    if differing:
+        return [f"not known: {name} has another student, budget or seed:", *differing]
+    apart = own.minus(read_named(alone.predictions_of(part)))
+    if apart is None:
+        return [f"not known: {name} was scored on other images"]
+    if apart.low > 0 or apart.high < 0:
+        words = "resolved for this seed; one seed says nothing about other seeds"
+    else:
+        more = more_seeds(apart, 1)
+        words = f"not resolved: about {more} more seed{'s' if more != 1 else ''} would" if more else (
+            "not resolved: too small a difference for seeds to show"
+        )  # fmt: skip
+    changed = [line.partition(":")[0] for line in difference(alone.settings(), config)]
+    others = [name for name in changed if name.startswith(("train.", "student.", "data.")) and name != "data.source"]
+    also = [f"other settings than there: {', '.join(others)}"] if others else []
+    interval = f"95 % interval {100 * apart.low:+.1f} to {100 * apart.high:+.1f}"
+    return [f"on {part} {100 * apart.value:+.1f} points ({interval}) against {name}", words, *also]
+
+
+def _places(run: Run, summary: Summary) -> Rows:
+    if "latency.ms" in summary:
+        what = "model.onnx" if "onnx.bytes" in summary else "the saved model with torch"
+        one, own = summary["latency.one_thread_ms"], summary["latency.ms"]
+        yield "speed", f"{one:.2f} ms an image on 1 thread, {own:.2f} by default ({what}, this CPU)"
+    folder = readable(run.folder)
+    if "onnx.bytes" in summary:
+        yield "model", f"{folder}/{run.onnx.name}, {summary['onnx.bytes'] / 1e6:.1f} MB"
+    else:
+        yield "model", f"{folder}/{run.model.name}"
+    is_scored = run.predictions.is_dir()
+    yield "files", f"{folder}: {run.log.name}, {run.summary_file.name}{', predictions/' if is_scored else ''}"
+
+
+def _next(run: Run, config: Config, summary: Summary) -> Rows:
+    """Whether it is real, and how to use it."""
+    commands, folder = [], readable(run.folder)
+    is_distilled = methods.needs_data(config.method)
+    is_paired = config.method != "ce" and (near := nearest_labels_only(run, config)) is not None and not near[1]
+    if is_distilled and not is_paired:
+        data, other = readable(str(config.data.source)), config.method if config.method != "ce" else "kd"
+        first = f"linnet compare {shlex.quote(data)} --config {shlex.quote(f'{folder}/{run.config.name}')}"
+        commands.append([first, f"--methods {shlex.quote(f'ce,{other}')} --seeds 0,1,2"])
+    else:
+        commands.append([f"linnet evaluate {shlex.quote(folder)}"])
+    model = f"{folder}/{run.onnx.name}" if "onnx.bytes" in summary else folder
+    commands.append([f"linnet predict {shlex.quote(model)} PHOTO"])
+    label = "next"
+    for command in commands:
+        whole = " ".join(command)
+        lines = [whole]
+        if len(whole) > WIDTH - LABEL and len(command) > 1:  # still one command for a shell
+            lines = [f"{command[0]} \\", f"  {command[1]}"]
+        for line in lines:
+            yield label, line
+            label = ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
