@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +14,19 @@ PLAIN_SECONDS = 10.0  # without a terminal, at most one line in this time
 LONG_SECONDS = 3.0  # a step that takes longer shows how far it is
 LONG_PLAIN_SECONDS = 30.0  # the same without a terminal
 
+_hidden = False
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """No bar is shown in the block: somebody else says how far things are."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
 
 class Bar:
     """``with Bar("training", 30) as bar: bar.update(1, "loss 2.3")``."""
@@ -19,7 +34,7 @@ class Bar:
     def __init__(self, title: str, total: int):
         self.title, self.total = title, total
         self.console = Console(stderr=True)
-        self.silent = not is_first()  # of several processes one is enough
+        self.silent = _hidden or not is_first()  # of several processes one is enough
         self._progress: Progress | None = None
         self._last = self._whole = 0.0
         self._done, self._note = 0, ""
