@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from linnet.commands.compare import compare as compare
     from linnet.commands.describe import describe as describe
     from linnet.commands.distill import distill as distill
     from linnet.commands.embed import embed as embed
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from linnet.errors import UserError as UserError
 
 _HOME = {
+    "compare": "linnet.commands.compare",
     "describe": "linnet.commands.describe",
     "distill": "linnet.commands.distill",
     "embed": "linnet.commands.embed",
@@ -30,7 +32,7 @@ _HOME = {
     "Config": "linnet.config",
     "UserError": "linnet.errors",
 }
-__all__ = ["Config", "UserError", "describe", "distill", "embed", "evaluate", "export", "load"]
+__all__ = ["Config", "UserError", "compare", "describe", "distill", "embed", "evaluate", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ from linnet.options import (
     RUN,
     as_typed,
     in_one_line,
+    listed,
+    numbers,
     remember,
     typed_settings,
     with_data_settings,
@@ -86,6 +88,73 @@ def distill(
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     if is_first():
         print(readable(run.folder))
+
+
+@app.command
+@with_settings
+def compare(
+    *data: str,
+    methods: Annotated[str | None, Parameter(group=BASIC)] = None,
+    seeds: Annotated[str | None, Parameter(group=BASIC)] = None,
+    students: Annotated[str | None, Parameter(group=BASIC)] = None,
+    teachers: Annotated[str | None, Parameter(group=BASIC)] = None,
+    out: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    config: Annotated[Path | None, Parameter(group=BASIC)] = None,
+    time: Annotated[str | None, Parameter(group=RUN)] = None,
+    jobs: Annotated[int, Parameter(group=RUN)] = 1,
+    threads: Annotated[int | None, Parameter(group=RUN)] = None,
+    cluster: Annotated[str | None, Parameter(group=RUN)] = None,
+    dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    allow_mismatch: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    export: Annotated[bool, Parameter(group=RUN)] = False,
+    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    **settings: Annotated[dict[str, str], Parameter(show=False)],
+) -> None:
+    """Train methods side by side at equal budget, and say which are better than the labels alone.
+
+    Every method and seed is a run, kept as soon as it is finished: the same command goes on where it was stopped, and
+    several processes or machines that share the folder share the work.
+
+    Args:
+        data: DATA as for 'linnet distill', a YAML grid, or both; or finished runs, which are compared as they are.
+        methods: Methods or sums, as in ce,kd,kd+figkd:0.5; ce is always there. [default: ce,kd]
+        seeds: Seeds of each method. [default: 0,1,2]
+        students: Students, each with a ce row of its own.
+        teachers: Teachers, for the methods that have one.
+        out: The folder of the runs and of the table: compare.md, compare.json, compare.parquet. [default:
+            runs/compare-DATA]
+        config: A YAML file of settings for all rows; options given here override it.
+        time: A budget such as 30m or 2h: epochs and cells are chosen so that they fit.
+        jobs: Cells that are trained side by side.
+        threads: Of each cell; the last digits depend on them. [default: an equal share of the processors]
+        cluster: The address of a Ray cluster that trains the cells; local starts one on this machine.
+        dry_run: Print rows, settings, and a prediction of time and disk from a timed step, and stop.
+        allow_mismatch: Compare rows that are not trained alike; the table says so.
+        overwrite: Train cells again whose settings have changed.
+        export: Write model.onnx in every run.
+        opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
+    """
+    from linnet.commands.compare import compare as run_compare
+    from linnet.commands.comparison.table import print_report
+
+    found = run_compare(
+        *data,
+        methods=listed(methods),
+        seeds=numbers(seeds),
+        students=listed(students),
+        teachers=listed(teachers),
+        out=out,
+        config=config,
+        options=typed_settings(),
+        time=time,
+        jobs=jobs,
+        threads=threads,
+        cluster=cluster,
+        allow_mismatch=allow_mismatch,
+        overwrite=overwrite,
+    )
+    print_report(found)
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:

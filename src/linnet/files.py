@@ -249,6 +249,18 @@ def lock(path: Path) -> IO[str]:
     return file
 
 
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Only one process at a time is in the block; the others wait. Where the file system has no locks, none waits."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def readable(name: str | Path) -> str:
     r"""A file's name as text: a byte that is not UTF-8 is shown as ``\xe9``. Use it wherever a name is written."""
     try:

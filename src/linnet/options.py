@@ -85,6 +85,22 @@ def as_typed(kind: Any, tokens: Any) -> Any:
     return tokens
 
 
+def listed(words: str | None) -> list[str]:
+    """``ce,kd`` as a list."""
+    return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
+def numbers(words: str | None) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        UserError: they are none.
+    """
+    if not all(word.isdigit() for word in listed(words)):
+        raise UserError(f"--seeds must be whole numbers, as in 0,1,2, not '{words}'")
+    return [int(word) for word in listed(words)]
+
+
 def _settings(without: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     """The settings of :mod:`linnet.config` as options of a verb, but for some groups and single settings."""
     for group, kind in GROUPS.items():

@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -13,6 +15,19 @@ from linnet.processes import is_first
 PLAIN_SECONDS = 10.0  # without a terminal, at most one line in this time
 LONG_SECONDS = 3.0  # a step that takes longer shows how far it is
 LONG_PLAIN_SECONDS = 30.0  # the same without a terminal
+
+_hidden = False
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """No bar is shown in the block: somebody else says how far things are."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
 
 
 BY_THE_BAR = {"is_shown": True}  # ``log.info(..., extra=BY_THE_BAR)``: for train.log; a bar has shown it
@@ -40,7 +55,7 @@ class Bar:
     def __init__(self, title: str, total: int, keep: bool = False):
         self.title, self.total, self.keep = title, total, keep
         self.console = Console(stderr=True)
-        self.silent = not is_first()  # of several processes one is enough
+        self.silent = _hidden or not is_first()  # of several processes one is enough
         self._progress: Progress | None = None
         self._last = self._whole = 0.0
         self._done, self._note = 0, ""

@@ -32,7 +32,7 @@ from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation
 from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
-from linnet.files import cache_folder, given_path
+from linnet.files import cache_folder, given_path, in_turn
 from linnet.loggers import check_logger
 from linnet.methods.base import Context
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
@@ -275,6 +275,14 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
         words["student"]["pretrained"] = teacher.fingerprint()
     key = hashlib.sha256(json.dumps((manifest.content_hash, words), sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "teachers" / f"{name}-{key}"
+    with in_turn(folder.with_name(f".{folder.name}.lock")):  # several runs may need it at once
+        _fine_tune(config, teacher, name, folder, options)
+    log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
+    return folder
+
+
+def _fine_tune(config: Config, teacher: ClassifierTeacher, name: str, folder: Path, options: Mapping[str, Any]) -> None:
+    """Train it, or go on, unless it is finished."""
     finished, damaged = Run(folder).is_finished, False
     if finished:
         try:
@@ -290,8 +298,6 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
         )
         again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
         again(config.data.source, resume=not damaged and Run(folder).config.exists(), overwrite=damaged)
-    log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
-    return folder
 
 
 def _ask_teacher(

@@ -23,7 +23,7 @@ from safetensors.numpy import save as safetensors_bytes
 from linnet.config import Still
 from linnet.data.images import CHUNK, read_image
 from linnet.environment import available_cpus
-from linnet.files import cache_folder, clear_leftovers, write_atomically
+from linnet.files import cache_folder, clear_leftovers, in_turn, write_atomically
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,12 @@ class TeacherCache:
         clear_leftovers(self.folder)
         self.computed = 0  # rows that this object had to compute
         self.rows = Rows()
-        for path in sorted(self.folder.glob("*.safetensors")):
+        self._opened: set[Path] = set()
+        self._open_new()
+
+    def _open_new(self) -> None:
+        """What other processes have written since the last look is there, too."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
             self._open(path)
 
     def fill(
@@ -134,9 +139,18 @@ class TeacherCache:
         batch: int = CHUNK,
     ) -> None:
         """The same of whatever ``outputs`` computes for some of the n digests, ``batch`` at a time. What was computed
-        is kept, however this ends."""
-        missing = {row_key(digest, view): image for image, digest in enumerate(digests)}
-        missing = {key: image for key, image in missing.items() if key not in self.rows}
+        is kept, however this ends. Of several processes that ask the same, one computes and the others wait."""
+        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
+        if all(key in self.rows for key in wanted):
+            return
+        with in_turn(self.folder / ".lock"):
+            self._open_new()
+            missing = {key: image for key, image in wanted.items() if key not in self.rows}
+            self._compute(missing, outputs, progress, batch)
+
+    def _compute(
+        self, missing: dict[bytes, int], outputs: Compute, progress: Callable[[int], None], batch: int
+    ) -> None:
         keys, new = list(missing), list[np.ndarray]()
         written, saved = 0, time.monotonic()
         try:
@@ -163,6 +177,7 @@ class TeacherCache:
         self.computed += len(keys)
 
     def _open(self, path: Path) -> None:
+        self._opened.add(path)
         with path.open("rb") as file:
             intact = hashlib.file_digest(file, "sha256").hexdigest() == path.stem
         if not intact:

@@ -1,0 +1,207 @@
+"""compare(): methods side by side, at equal budget, with intervals; and whether what they gain is real.
+
+rows x seeds -> cells (runs) -> means and intervals -> a table
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from linnet.commands.comparison import plan as plans
+from linnet.commands.comparison.cells import Cell, refuse_others, state
+from linnet.commands.comparison.costs import measure
+from linnet.commands.comparison.finished import read_runs
+from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair
+from linnet.commands.comparison.live import Watch
+from linnet.commands.comparison.results import Done, Report, report
+from linnet.commands.comparison.table import write_files
+from linnet.commands.comparison.workers import (
+    failure_of,
+    forget_failures,
+    train_here,
+    train_on_cluster,
+    train_side_by_side,
+)
+from linnet.config import read_yaml
+from linnet.data.sources import as_written
+from linnet.errors import UserError
+from linnet.files import given_path
+from linnet.run import is_run
+
+
+@dataclass(frozen=True)
+class Work:
+    """How cells are trained. ``threads``: of each cell; ``cluster``: the address of a Ray cluster."""
+
+    jobs: int = 1
+    threads: int | None = None
+    cluster: str | None = None
+    overwrite: bool = False
+    allow_mismatch: bool = False
+
+
+def compare(
+    *sources: str | Path,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    students: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    out: str | Path | None = None,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    time: str | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    cluster: str | None = None,
+    allow_mismatch: bool = False,
+    overwrite: bool = False,
+) -> Report:
+    """Train every method with every seed at equal budget, and say which are better than the labels alone. The same
+    words as ``linnet compare``.
+
+    Example:
+        >>> report = linnet.compare("photos/", methods=["ce", "kd"], seeds=[0, 1, 2])
+        >>> report.result("kd").words
+
+    Args:
+        sources: data, a YAML grid, or both; or finished runs, of which nothing is trained.
+        methods, seeds, students, teachers: what is compared; ``ce`` is always there.
+        out: the folder of the cells and of compare.md, compare.json and compare.parquet.
+        config: a YAML file of settings for all rows. options: further ones by dotted name.
+        time: a budget such as ``30m``, into which epochs and cells are fitted.
+        jobs: cells trained side by side. threads: of each cell. cluster: the address of a Ray cluster, or ``local``.
+        allow_mismatch: compare what was not trained alike; the table says so.
+        overwrite: train cells again whose settings have changed.
+
+    Returns:
+        What the table says. Cells that failed are in ``failures``.
+
+    Raises:
+        UserError: anything the user can mend, in one sentence; before any cell begins, where it can be known.
+    """
+    work = Work(jobs, threads, cluster, overwrite, allow_mismatch)
+    runs = [Path(source) for source in sources if is_run(Path(source))]
+    if runs:
+        if len(runs) < len(sources):
+            other = next(source for source in sources if Path(source) not in runs)
+            raise UserError(f"{other} is no run: give runs alone, or data and a grid")
+        if methods or seeds or students or teachers or options or time:
+            raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
+        return _of_runs(runs, out, work)
+    compared = asked(sources, methods, seeds, students, teachers, out, config, options)
+    compared, threads = planned(compared, work, time)
+    return _train_all(compared, work, threads)
+
+
+def asked(
+    sources: Sequence[str | Path],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    students: Sequence[str],
+    teachers: Sequence[str],
+    out: str | Path | None,
+    config: Path | None,
+    options: Mapping[str, Any] | None,
+) -> Compared:
+    """What is to be compared, checked as far as that goes without data.
+
+    Raises:
+        UserError: words or settings that are not understood.
+    """
+    files = [Path(source) for source in sources if str(source).endswith((".yaml", ".yml"))]
+    data = [source for source in sources if Path(source) not in files]
+    if len(files) > 1 or len(data) > 1:
+        shown = ", ".join(map(str, files if len(files) > 1 else data))
+        raise UserError(f"one DATA and one grid at most are compared, not {shown} (finished runs hold an env.json)")
+    if not files and not data:
+        raise UserError("nothing to compare: give DATA, a YAML grid, or finished runs")
+    shared = read_yaml(given_path(config, "config")) if config is not None else {}
+    shared = {key: value for key, value in shared.items() if key not in ("method", "seed")}
+    request = Request(
+        as_written(data[0]) if data else None,
+        files[0] if files else None,
+        tuple(methods),
+        tuple(students),
+        tuple(teachers),
+        tuple(seeds),
+        None if out is None else given_path(out, "out"),
+        {"export": False, **shared, **(options or {})},
+    )
+    return build(request)
+
+
+def planned(compared: Compared, work: Work, time: str | None, write: bool = True) -> tuple[Compared, int]:
+    """The comparison as it will be trained, checked, and the threads of each cell.
+
+    Raises:
+        UserError: anything that can be known before a cell begins.
+    """
+    if work.jobs < 1 or (work.threads is not None and work.threads < 1):
+        raise UserError("--jobs and --threads must be at least 1")
+    check_fair(compared.rows, work.allow_mismatch)
+    check_all(compared)
+    plan = plans.decide(compared, work.jobs, work.threads, work.cluster is not None)
+    if not work.overwrite:
+        refuse_others(plans.follow(compared, plan).grid.cells())
+    if write:
+        plan = plans.keep(compared.grid.out, plan)
+    return plans.follow(compared, plan), plan["threads"]
+
+
+def _train_all(compared: Compared, work: Work, threads: int) -> Report:
+    cells = compared.grid.cells()
+    forget_failures(cells)
+    epochs = {row.name: row.config.train.epochs for row in compared.rows}
+    try:
+        with Watch(cells, epochs, compared.grid.out) as watch:
+            if work.cluster is not None:
+                train_on_cluster(cells, work.cluster, threads, work.overwrite, watch.refresh)
+            elif work.jobs > 1:
+                train_side_by_side(cells, work.jobs, threads, work.overwrite, watch.refresh)
+            else:
+                train_here(cells, threads, work.overwrite, watch.refresh)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on: finished cells are kept, a stopped one is resumed") from None
+    return table_of(compared, work.allow_mismatch)
+
+
+def table_of(compared: Compared, allow_mismatch: bool) -> Report:
+    """The table of the cells that are finished, written into their folder.
+
+    Raises:
+        UserError: none is.
+    """
+    grid = compared.grid
+    cells = grid.cells()
+    failures = {cell.name: failure for cell in cells if (failure := failure_of(cell)) is not None}
+    done = [Done(cell.row, cell.seed, cell.run, cell.run.summary()) for cell in cells if _is_done(cell)]
+    if not done:
+        raise UserError(f"no cell is finished: {next(iter(failures.values()), 'nothing was trained')}")
+    notes = [*check_fair(compared.rows, allow_mismatch), *compared.notes]
+    notes += [f"missing: {name}: {failure}" for name, failure in failures.items()]
+    costs = measure(grid.out, [(cell.run, cell.summary) for cell in done], _teachers(done))
+    found = replace(report(compared.rows, done, grid.seeds, costs, notes), failures=failures, out=grid.out)
+    write_files(found, grid.out)
+    return found
+
+
+def _is_done(cell: Cell) -> bool:
+    return cell.run.is_finished and state(cell) == "finished"
+
+
+def _teachers(done: Sequence[Done]) -> list[str]:
+    return sorted({str(cell.summary["teacher.id"]) for cell in done if cell.summary.get("teacher.id")})
+
+
+def _of_runs(folders: Sequence[Path], out: str | Path | None, work: Work) -> Report:
+    rows, done, notes = read_runs(folders)
+    if notes and not work.allow_mismatch:
+        raise UserError(f"{notes[0]}: compare runs of the same data, or give --allow-mismatch, and the table says so")
+    notes += check_fair(rows, work.allow_mismatch)
+    folder = Path("runs/compare") if out is None else given_path(out, "out")
+    costs = measure(folder, [(cell.run, cell.summary) for cell in done], _teachers(done))
+    seeds = sorted({cell.seed for cell in done})
+    found = replace(report(rows, done, seeds, costs, notes), out=folder)
+    write_files(found, folder)
+    return found

@@ -1,0 +1,156 @@
+"""Rows and seeds of a comparison, its cells and their folders, and what a cell's folder holds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from linnet import methods
+from linnet.commands.distill import distill
+from linnet.config import Config, difference, nest
+from linnet.defaults import settings
+from linnet.errors import UserError
+from linnet.run import Run
+
+Settings = Mapping[str, Any]  # by dotted name, as on the command line
+Summary = dict[str, Any]  # of a finished run
+State = Literal["new", "stopped", "rescore", "finished", "other"]
+
+UNIMPORTANT = ("export:", "opset:", "train.checkpoint:", "logger:")  # settings that no number depends on
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison. ``options`` are all of its settings, its seed among them."""
+
+    row: str
+    seed: int
+    folder: Path
+    options: Settings
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def run(self) -> Run:
+        return Run(self.folder)
+
+    def config(self) -> Config:
+        """Its settings, resolved; all but the precision, where that is left open."""
+        return settings(options=self.options, timed=False)[0]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows that share data, student and budget; seeds differ only in initialisation and order.
+
+    Attributes:
+        out: the folder of the cells' runs. shared: settings of all rows; options of a method are those of the rows that
+            have this method.
+        rows: name -> what sets it apart; in a text ``{seed}`` stands for the cell's seed and ``{out}`` for
+        ``out``, so that a cell can go on from another one's student.
+    """
+
+    out: Path
+    shared: Settings
+    rows: Mapping[str, Settings]
+    seeds: tuple[int, ...]
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that what is there when somebody stops is a whole table of fewer seeds."""
+        return [self.cell(row, seed) for seed in self.seeds for row in self.rows]
+
+    def cell(self, row: str, seed: int) -> Cell:
+        own = dict(self.rows[row])
+        options = {**fitting(self.shared, own), **own, "seed": seed}
+        filled = {key: self._filled(value, seed) for key, value in options.items()}
+        return Cell(row, seed, self.out / f"{folder_name(row)}-s{seed}", filled)
+
+    def _filled(self, value: Any, seed: int) -> Any:
+        return value.replace("{seed}", str(seed)).replace("{out}", str(self.out)) if isinstance(value, str) else value
+
+
+def folder_name(row: str) -> str:
+    return re.sub(r"[^A-Za-z0-9=.+_]+", "-", row).strip("-")
+
+
+def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
+    """Those of the shared settings that a row has a use for: ``ce`` has no teacher and none of kd's options."""
+    method = str({**shared, **own}.get("method", Config.method))
+    ids = [id for id, _ in methods.parse(method)]
+    options = nest({**shared, **own}).get("options", {})
+    try:
+        options = methods.check_options(method, {id: options[id] for id in ids if id in options})
+        has_teacher = bool(methods.needs_teacher(method, options) or methods.needs_texts(method))
+    except UserError:  # bad options: resolving them says so
+        has_teacher = True
+
+    def is_used(key: str) -> bool:
+        group = key.partition(".")[0]
+        if group in methods.METHODS:
+            return group in ids
+        if key == "teacher.text_encoder":
+            return methods.needs_texts(method)
+        if group in ("teacher", "prompts"):
+            return has_teacher
+        return group != "shots" or methods.student_head(method) == "embedding"
+
+    return {key: value for key, value in shared.items() if is_used(key)}
+
+
+def state(cell: Cell) -> State:
+    """What the folder of a cell holds: nothing, a training that goes on, one that only has to be scored again, what is
+    wanted, or a training with other settings."""
+    config, run = cell.config(), cell.run
+    if not run.has_results:
+        return "new"
+    try:
+        changes = [line for line in run.changes(config) if not line.startswith(UNIMPORTANT)]
+        scored = [line for line in difference(run.settings(), config) if not line.startswith(UNIMPORTANT)]
+    except UserError:  # a run that this version cannot read
+        return "other"
+    if changes:
+        return "other"
+    if not run.is_finished:
+        return "stopped"
+    return "rescore" if scored else "finished"
+
+
+def differing(cell: Cell) -> str:
+    """In what the training in a cell's folder differs from what is wanted, in words."""
+    try:
+        changes = [line for line in cell.run.changes(cell.config()) if not line.startswith(UNIMPORTANT)]
+    except UserError as error:
+        return str(error)
+    return "; ".join(changes)
+
+
+def refuse_others(cells: Sequence[Cell]) -> None:
+    """
+    Raises:
+        UserError: a cell's folder holds a training with other settings.
+    """
+    others = [cell for cell in cells if state(cell) == "other"]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise UserError(
+            f"{others[0].folder}{more} was trained with other settings ({differing(others[0])}): choose another --out, "
+            "or give --overwrite to train it again"
+        )
+
+
+def train_cell(cell: Cell, overwrite: bool = False) -> None:
+    """Train a cell, or go on with it, or leave it as it is if it is finished.
+
+    Raises:
+        UserError: it holds a training with other settings, and ``overwrite`` is not set; or the run fails.
+    """
+    found = state(cell)
+    if found == "finished":
+        return
+    if found == "other" and not overwrite:
+        refuse_others([cell])
+    resume = found in ("stopped", "rescore")
+    distill(out=cell.folder, options=cell.options, resume=resume, overwrite=found == "other")

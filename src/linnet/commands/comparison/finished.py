@@ -1,0 +1,94 @@
+"""The same table from runs that are there already: which of them are rows, and which are seeds of one row."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from linnet.commands.comparison.cells import UNIMPORTANT
+from linnet.commands.comparison.grid import Row
+from linnet.commands.comparison.results import Done
+from linnet.config import Config, difference
+from linnet.errors import UserError
+from linnet.files import read_json
+from linnet.run import Run
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]]:
+    """Rows (runs that differ in their seed alone) and cells of some finished runs, and in what their data differ.
+
+    Raises:
+        UserError: a folder that is no finished run, two runs of one row and seed, or no ``ce`` run among them.
+    """
+    runs = [Run(folder) for folder in folders]
+    if unfinished := [str(run.folder) for run in runs if not run.is_finished]:
+        raise UserError(
+            f"not finished: {', '.join(unfinished)}; finish them with linnet distill --resume, or leave them out"
+        )
+    data = {_data(run) for run in runs}
+    configs = [run.settings() for run in runs]
+    if len(data) == 1:  # the same images, wherever they lie
+        first = configs[0].data
+        configs = [replace(own, data=replace(own.data, source=first.source)) for own in configs]
+    groups: list[tuple[Config, list[Run]]] = []
+    for run, config in zip(runs, configs, strict=True):
+        for start, own in groups:
+            if not _apart(start, config):
+                own.append(run)
+                break
+        else:
+            groups.append((config, [run]))
+    if not any(config.method == "ce" for config, _ in groups):
+        raise UserError(
+            f"none of these runs is ce, which gains are measured against: {_how_to_train_ce(runs[0], configs[0])}"
+        )
+    groups.sort(key=lambda group: group[0].method != "ce")
+    rows, done = [], list[Done]()
+    for config, own in groups:
+        name = _name(config, [other for other, _ in groups if other.method == config.method], own)
+        rows.append(Row(name, config, config.method == "ce"))
+        for run in own:
+            summary = run.summary()
+            seed = summary["seed"]
+            if twice := [cell for cell in done if cell.row == name and cell.seed == seed]:
+                raise UserError(
+                    f"{run.folder} and {twice[0].run.folder} are one cell, of the same settings and seed: leave one out"
+                )
+            done.append(Done(name, seed, run, summary))
+    notes = [f"unequal: the runs are of {len(data)} different data sets"] if len(data) > 1 else []
+    return rows, done, notes
+
+
+def _data(run: Run) -> str:
+    pins = read_json(run.inputs, dict, "train the run again") if run.inputs.exists() else {}
+    return str(pins.get("data"))
+
+
+def _apart(first: Config, second: Config) -> list[str]:
+    lines = difference(replace(first, seed=second.seed), second)
+    return [line for line in lines if not line.startswith(UNIMPORTANT)]
+
+
+def _name(config: Config, alike: Sequence[Config], runs: Sequence[Run]) -> str:
+    """The method, and what sets the row apart from others of this method."""
+    keys = {line.partition(":")[0] for other in alike for line in _apart(other, config)}
+    shown = []
+    for key in sorted(keys):
+        value = json.loads(json.dumps(_at(config, key), default=str))
+        shown.append(f"{key.removeprefix('options.')}={value}")
+    return " ".join([config.method, *shown])
+
+
+def _at(config: Config, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part)
+    return value
+
+
+def _how_to_train_ce(run: Run, config: Config) -> str:
+    """The command for the same budget."""
+    out = run.folder.with_name(f"ce-s{config.seed}")
+    words = ["linnet", "distill", "--config", str(run.config), "--method", "ce", "--out", str(out)]
+    return f"train it with {shlex.join(words)}"

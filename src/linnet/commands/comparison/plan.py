@@ -1,0 +1,77 @@
+"""What the first command on a folder decides for all that follow: threads and precision of every cell, and what fits
+into a given time."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from linnet.commands.comparison.grid import Compared, Row, resolved
+from linnet.defaults import with_precision
+from linnet.environment import available_cpus
+from linnet.errors import UserError
+from linnet.files import in_turn, read_json, write_atomically
+
+Plan = Mapping[str, Any]
+
+
+def read_plan(out: Path) -> dict[str, Any]:
+    file = out / "plan.json"
+    return read_json(file, dict, "delete it, and it is decided anew") if file.exists() else {}
+
+
+def decide(compared: Compared, jobs: int, threads: int | None, on_cluster: bool = False) -> dict[str, Any]:
+    """Threads and precision, as they were decided before in this folder, or now. Nothing is written.
+
+    Raises:
+        UserError: other threads than those of the cells that are there.
+    """
+    earlier = read_plan(compared.grid.out)
+    kept = earlier.get("threads")
+    if threads is not None and kept is not None and threads != kept:
+        raise UserError(
+            f"the cells in {compared.grid.out} are trained with {kept} thread{'s' if kept > 1 else ''} each, on which "
+            "their last digits depend: leave --threads out, or choose another --out"
+        )
+    precision = earlier.get("precision") or _precision(compared.rows)
+    return {**earlier, "threads": threads or kept or default_threads(jobs, on_cluster), "precision": precision}
+
+
+def default_threads(jobs: int, on_cluster: bool = False) -> int:
+    """OMP_NUM_THREADS, or a job's share of the processors; on a cluster one, which wastes nothing."""
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
+        return int(given)
+    return 1 if on_cluster else max(1, available_cpus() // jobs)
+
+
+def _precision(rows: Sequence[Row]) -> str:
+    """One for all cells: bf16 only where every student gains by it."""
+    students = {row.config.student: row.config for row in rows}
+    chosen = {str(with_precision(config)[0].train.precision) for config in students.values()}
+    return "bf16" if chosen == {"bf16"} else "fp32"
+
+
+def keep(out: Path, plan: Plan) -> dict[str, Any]:
+    """Write the plan, unless another process was first: then its plan holds."""
+    with in_turn(out / ".claims" / "plan.lock"):
+        earlier = read_plan(out)
+        merged = {**plan, **earlier}
+        if merged != earlier:
+            write_atomically(out / "plan.json", json.dumps(merged, indent=1) + "\n")
+    return merged
+
+
+def follow(compared: Compared, plan: Plan) -> Compared:
+    """The comparison as planned: with its precision, and with the epochs, seeds and rows that fit into its time."""
+    grid, choice = compared.grid, plan.get("choice") or {}
+    shared = {"train.precision": plan["precision"], **grid.shared}
+    rows = grid.rows
+    if choice:
+        shared |= {"train.epochs": choice["epochs"]}
+        rows = {name: own for name, own in rows.items() if name in choice["rows"]}
+    seeds = tuple(choice.get("seeds", grid.seeds))
+    grid = replace(grid, shared=shared, rows=rows, seeds=seeds)
+    notes = (*compared.notes, *choice.get("gave_up", ()))
+    return Compared(grid, tuple(resolved(grid)), notes)

@@ -1,0 +1,286 @@
+"""A report as a table: on the terminal, as Markdown, JSON and Parquet."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from linnet.commands.comparison.live import duration
+from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result, TeacherResult, numbers_of
+from linnet.environment import environment
+from linnet.errors import UserError
+from linnet.evaluation.intervals import Difference
+from linnet.fields import to_dict
+from linnet.files import new_file, readable, write_atomically
+
+
+def mean_sd(values: Sequence[float], digits: int = 2) -> str:
+    """``75.00 ± 2.61``: mean and sample standard deviation; of one value ``75.00``, of none nothing."""
+    if len(values) < 2:
+        return "".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _percent(result: Result, key: str, digits: int) -> str:
+    return mean_sd([100 * value for value in result.values.get(key, ())], digits)
+
+
+def _interval(apart: Difference | None, digits: int) -> str:
+    return "" if apart is None else f"{100 * apart.low:+.{digits}f} to {100 * apart.high:+.{digits}f}"
+
+
+def _difference(result: Result, report: Report, digits: int) -> str:
+    if result.reference is None:
+        return "0" if report.counted.get(result.name) == result.name else ""
+    return "" if result.images is None else f"{100 * result.images.value:+.{digits}f}"
+
+
+def _words(result: Result, report: Report) -> str:
+    if result.reference is None:
+        return "(ce)" if report.counted.get(result.name) == result.name else result.words
+    return "" if result.baseline else result.words
+
+
+def shows_claims(report: Report) -> bool:
+    return any(result.images is not None for result in report.results)
+
+
+# --- what is said under a table ---
+
+
+def remarks(report: Report) -> list[str]:
+    """What the columns mean, what counted as ce, what is unequal, what is missing: a line each."""
+    part, count = report.part, len(report.seeds)
+    seeds = ", ".join(map(str, report.seeds))
+    lines = [
+        f"{report.images} {part} images; seeds {seeds}; mean ± sd over seeds; accuracies in %, differences in points"
+    ]
+    if part == "val":
+        lines.append("there is no test split: val takes its place, and the epochs were chosen on it")
+    if shows_claims(report):
+        lines.append(f"A: 95 % interval for other {part} images, given these trainings (paired bootstrap over images)")
+        lines.append(
+            f"B: 95 % interval for other seeds, given these images (t over the {count} differences)"
+            if count > 1
+            else "B: none, because one seed says nothing about other seeds: give --seeds 0,1,2"
+        )
+        tested = sum(result.p_holm is not None for result in report.results)
+        both = "both intervals' p-values" if count > 1 else "the p-value of A"
+        lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested != 1 else ''}")
+    if report.teachers:
+        lines.append("teacher: the interval is that of its own accuracy (Wilson)")
+    lines += _counted_as_ce(report)
+    if any(result.retention is not None for result in report.results):
+        lines.append(f"retention: {part} accuracy of the student / of its teacher")
+    runtimes = {result.cost.runtime for result in report.results if result.cost and result.cost.runtime}
+    if runtimes:
+        lines.append(f"ms: one image on this CPU, one thread, {' and '.join(sorted(runtimes))}; MB: of that file")
+    return [*lines, *report.notes]
+
+
+def _counted_as_ce(report: Report) -> list[str]:
+    """Where a student has several ce rows, the better one by val counts."""
+    lines = []
+    for reference in dict.fromkeys(report.counted.values()):
+        chosen = report.result(reference)
+        others = [
+            result
+            for result in report.results
+            if result.baseline and result.name != reference and report.counted.get(result.name) == reference
+        ]
+        if others:
+            shown = ", ".join(f"{own.name} {_percent(own, 'val.top1', 2)}" for own in others)
+            lines.append(f"ce: {reference} counts, the best on val ({_percent(chosen, 'val.top1', 2)}; {shown})")
+    return lines
+
+
+# --- the terminal ---
+
+
+def print_table(report: Report, console: Console | None = None) -> None:
+    """In two blocks of at most 100 columns: what was gained, and what it costs."""
+    console = console or Console()
+    for table in (_gains(report), _costs(report)):
+        console.print(table)
+        console.print()
+    for line in remarks(report):
+        console.print(line, highlight=False, markup=False, style="dim")
+
+
+def print_report(report: Report) -> None:
+    """The table, and where things are.
+
+    Raises:
+        UserError: cells have failed; after all else is said.
+    """
+    print_table(report)
+    if report.out is not None:
+        print(readable(report.out / "compare.md"))
+    if report.failures:
+        told = "; ".join(f"{name}: {failure}" for name, failure in report.failures.items())
+        raise UserError(f"{len(report.failures)} of the cells failed ({told}); the same command tries them again")
+
+
+def _gains(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    claims = shows_claims(report)
+    table.add_column("", max_width=26)
+    for name in (
+        "val",
+        *((report.part,) if report.part != "val" else ()),
+        *(("- ce", "A: images", "B: seeds") if claims else ()),
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("better than ce?" if claims else "", max_width=22)
+    for result in report.results:
+        own = [_percent(result, "val.top1", 1)]
+        own += [_percent(result, f"{report.part}.top1", 1)] if report.part != "val" else []
+        if claims:
+            own += [_difference(result, report, 1), _interval(result.images, 1), _interval(result.over_seeds, 1)]
+        table.add_row(result.name, *own, _words(result, report))
+    for teacher in report.teachers:
+        own = [f"{100 * teacher.val:.1f}" if teacher.val is not None else ""] if report.part != "val" else []
+        table.add_row(
+            _named(teacher),
+            *own,
+            f"{100 * teacher.top1:.1f}",
+            *(["", _wilson(teacher), ""] if claims else []),
+            "" if claims else _wilson(teacher),
+            style="dim",
+        )
+    return table
+
+
+def _named(teacher: TeacherResult) -> str:
+    return f"teacher {teacher.name}"
+
+
+def _wilson(teacher: TeacherResult, digits: int = 1) -> str:
+    return f"{100 * teacher.low:.{digits}f} to {100 * teacher.high:.{digits}f}"
+
+
+def _costs(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", max_width=26)
+    for name in ("retention", "training", "student", "parameters", "MB", "ms"):
+        table.add_column(name, justify="left" if name == "student" else "right", no_wrap=True)
+    for result in report.results:
+        table.add_row(result.name, *_cost_cells(result))
+    for teacher in report.teachers:
+        table.add_row(_named(teacher), "", "", "", _millions(teacher.parameters), "", "", style="dim")
+    return table
+
+
+def _cost_cells(result: Result) -> list[str]:
+    cost = result.cost
+    return [
+        f"{100 * result.retention:.1f} %" if result.retention is not None else "",
+        duration(result.seconds),
+        result.student,
+        _millions(result.parameters),
+        f"{cost.megabytes:.1f}" if cost and cost.megabytes is not None else "",
+        f"{cost.milliseconds:.1f}" if cost and cost.milliseconds is not None else "",
+    ]
+
+
+def _millions(count: int | None) -> str:
+    return f"{count / 1e6:.2f} M" if count else ""
+
+
+# --- files ---
+
+
+def write_files(report: Report, folder: Path) -> None:
+    """compare.md, compare.json and compare.parquet."""
+    write_atomically(folder / "compare.md", as_markdown(report))
+    write_atomically(folder / "compare.json", json.dumps(as_json(report), indent=1, default=str) + "\n")
+    _write_cells(report, folder / "compare.parquet")
+
+
+def as_markdown(report: Report) -> str:
+    further = [
+        key
+        for key in (*(f"{report.part}.{name}" for name in FURTHER), *BY_NAME)
+        if any(key in own.values for own in report.results)
+    ]
+    columns = ["", "val", *([report.part] if report.part != "val" else []), *further]
+    columns += [
+        "- ce",
+        "A: images",
+        "B: seeds",
+        "better than ce?",
+        "retention",
+        "training",
+        "student",
+        "parameters",
+        "MB",
+        "ms",
+    ]
+    lines = [columns, ["---"] * len(columns)]
+    for result in report.results:
+        cells = [
+            result.name,
+            *(_percent(result, key, 2) for key in dict.fromkeys(["val.top1", f"{report.part}.top1", *further])),
+        ]
+        cells += [_difference(result, report, 2), _interval(result.images, 2), _interval(result.over_seeds, 2)]
+        lines.append([*cells, _words(result, report), *_cost_cells(result)])
+    for teacher in report.teachers:
+        val = [f"{100 * teacher.val:.2f}" if teacher.val is not None else ""] if report.part != "val" else []
+        own = [_named(teacher), *val, f"{100 * teacher.top1:.2f} ({_wilson(teacher, 2)})", *[""] * (len(further) + 7)]
+        lines.append([*own, _millions(teacher.parameters), "", ""])
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n" + "\n".join(f"* {line}" for line in remarks(report)) + "\n"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything that the table is made from, and its settings and versions."""
+
+    def of(result: Result) -> dict[str, Any]:
+        cost = result.cost
+        return {
+            "row": result.name,
+            "method": result.method,
+            "student": result.student,
+            "is_ce": result.baseline,
+            "seeds": list(result.seeds),
+            "values": dict(result.values),
+            "compared_with": result.reference,
+            "over_images": result.images and result.images._asdict(),
+            "over_seeds": result.over_seeds and result.over_seeds._asdict(),
+            "p": result.p,
+            "p_holm": result.p_holm,
+            "better_than_ce": result.words or None,
+            "retention": result.retention,
+            "train.seconds": result.seconds,
+            "cost": cost and cost._asdict(),
+            "settings": next(to_dict(row.config) for row in report.rows if row.name == result.name),
+        }
+
+    return {
+        "part": report.part,
+        "images": report.images,
+        "seeds": list(report.seeds),
+        "rows": [of(result) for result in report.results],
+        "teachers": [teacher._asdict() for teacher in report.teachers],
+        "cells": [{"row": cell.row, "run": str(cell.run.folder), **cell.summary} for cell in report.done],
+        "remarks": remarks(report),
+        "environment": environment(),
+    }
+
+
+def _write_cells(report: Report, file: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    cells = [{"row": cell.row, "run": str(cell.run.folder), **numbers_of(cell.summary)} for cell in report.done]
+    columns = {}
+    for key in dict.fromkeys(key for cell in cells for key in cell):
+        values = [cell.get(key) for cell in cells]
+        is_text = any(isinstance(value, str) for value in values)
+        columns[key] = [value if value is None else str(value) for value in values] if is_text else values
+    with new_file(file) as opened:
+        pyarrow.parquet.write_table(pyarrow.table(columns), opened)

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+from hand_made_runs import DATA, TINY, write_run
+
+from linnet.commands.comparison.cells import Cell, Grid, fitting, refuse_others, state, train_cell
+from linnet.errors import UserError
+
+
+def cell(folder: Path, **options: object) -> Cell:
+    own = {"data.source": DATA, "method": "ce", "seed": 0, **TINY, **options}
+    return Cell("ce", 0, folder, own)
+
+
+def test_cells_go_seed_by_seed_into_folders_of_their_names():
+    rows = {"ce": {"method": "ce"}, "pand+figkd:0.5 (replay/4)": {"method": "pand+figkd:0.5"}}
+    cells = Grid(Path("out"), {}, rows, (3, 5)).cells()
+    assert [own.name for own in cells] == ["ce-s3", "pand+figkd-0.5-replay-4-s3", "ce-s5", "pand+figkd-0.5-replay-4-s5"]
+    assert [own.options["seed"] for own in cells] == [3, 3, 5, 5]
+
+
+def test_a_row_can_name_its_seed_and_the_folder():
+    rows = {"finetuned": {"method": "openvocab", "student.pretrained": "{out}/full-s{seed}"}}
+    assert Grid(Path("there"), {}, rows, (7,)).cells()[0].options["student.pretrained"] == "there/full-s7"
+
+
+def test_a_row_takes_of_the_shared_settings_what_it_has_a_use_for():
+    shared = {"train.lr": 1, "kd.temperature": 2, "teacher.id": "x", "teacher.text_encoder": "y", "shots.count": 5}
+    assert fitting(shared, {"method": "ce"}) == {"train.lr": 1}
+    assert fitting(shared, {"method": "kd"}) == {"train.lr": 1, "kd.temperature": 2, "teacher.id": "x"}
+    assert fitting(shared, {"method": "openvocab"}) == {"train.lr": 1, "teacher.id": "x", "shots.count": 5}
+    assert fitting(shared, {"method": "vlm-kd"}) == {"train.lr": 1, "teacher.id": "x", "teacher.text_encoder": "y"}
+    unknown = {"kdd.temperature": 2}
+    assert fitting(unknown, {"method": "ce"}) == unknown  # resolving it says that it is unknown
+
+
+def test_what_a_folder_holds(tmp_path: Path):
+    assert state(cell(tmp_path / "new")) == "new"
+    write_run(tmp_path / "run")
+    assert state(cell(tmp_path / "run")) == "finished"
+    assert (
+        state(cell(tmp_path / "run", export=True, **{"train.checkpoint": "drop"})) == "finished"
+    )  # no number depends on it
+    assert state(cell(tmp_path / "run", **{"train.epochs": 7})) == "other"
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    assert state(cell(tmp_path / "run")) == "stopped"
+
+
+def test_a_finished_cell_of_other_settings_is_refused_and_kept(tmp_path: Path):
+    write_run(tmp_path / "ce-s0")
+    other = cell(tmp_path / "ce-s0", **{"train.epochs": 7})
+    for refuse in (lambda: refuse_others([other]), lambda: train_cell(other)):
+        with pytest.raises(
+            UserError, match=r"ce-s0 was trained with other settings \(train.epochs: 30 -> 7\): .*--overwrite"
+        ):
+            refuse()
+    assert (tmp_path / "ce-s0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(("given", "start"), [({}, None), ({"train.epochs": 7}, (False, True))])
+def test_what_is_trained_again(given: dict, start: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run(tmp_path / "ce-s0")
+    told = []
+    monkeypatch.setattr(
+        "linnet.commands.comparison.cells.distill", lambda **how: told.append((how["resume"], how["overwrite"]))
+    )
+    train_cell(cell(tmp_path / "ce-s0", **given), overwrite=True)
+    assert told == ([] if start is None else [start])

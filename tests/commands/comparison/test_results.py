@@ -1,0 +1,209 @@
+"""Numbers of hand-made runs, by plain arithmetic."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from hand_made_runs import write_run
+from rich.console import Console
+
+from linnet.commands.comparison.finished import read_runs
+from linnet.commands.comparison.results import Report, report
+from linnet.commands.comparison.table import as_markdown, print_table, remarks, write_files
+from linnet.errors import UserError
+from linnet.evaluation.intervals import holm, over_images, over_seeds
+
+N = 200
+
+
+def right(count: int, start: int = 0) -> list[bool]:
+    return [start <= i < start + count for i in range(N)]
+
+
+def made(folder: Path, **rows: list[dict]) -> Report:
+    """A report of hand-made runs: row name -> one dict of ``write_run``'s words for each seed."""
+    folders = []
+    for name, cells in rows.items():
+        for seed, words in enumerate(cells):
+            method = words.pop("method", name.partition("_")[0])
+            folders.append(write_run(folder / f"{name}-s{seed}", method, seed, **words).folder)
+    found, done, _ = read_runs(folders)
+    return report(found, done, sorted({cell.seed for cell in done}))
+
+
+def three(first: int, second: int, third: int) -> list[dict]:
+    return [{"right": right(count)} for count in (first, second, third)]
+
+
+def test_means_differences_and_both_intervals(tmp_path: Path):
+    told = made(tmp_path, ce=three(100, 104, 96), kd=three(140, 138, 142))
+    ce, kd = told.result("ce"), told.result("kd")
+    assert kd.values["test.top1"] == [0.7, 0.69, 0.71] and ce.values["test.top1"] == [0.5, 0.52, 0.48]
+    assert (kd.reference, ce.reference) == ("ce", None)
+    first, second = (np.array([right(count) for count in counts]) for counts in ((140, 138, 142), (100, 104, 96)))
+    assert kd.images == over_images(first, second)
+    assert kd.over_seeds == over_seeds([0.7 - 0.5, 0.69 - 0.52, 0.71 - 0.48])
+    assert kd.images.value == pytest.approx(0.2) and kd.over_seeds.value == pytest.approx(0.2)
+    assert kd.p == max(kd.images.p, kd.over_seeds.p) and kd.words == "yes"
+    assert kd.retention == pytest.approx(0.7 / 0.8)
+    (teacher,) = told.teachers
+    assert (teacher.name, teacher.top1, teacher.val) == ("mini-clip", pytest.approx(0.8), pytest.approx(0.7))
+    assert teacher.low < 0.8 < teacher.high
+
+
+def test_holm_over_the_rows(tmp_path: Path):
+    told = made(
+        tmp_path, ce=three(100, 104, 96), kd=three(140, 138, 142), dist=three(70, 72, 71), dkd=three(104, 100, 99)
+    )
+    results = [told.result(name) for name in ("kd", "dist", "dkd")]
+    assert [own.p_holm for own in results] == holm([own.p for own in results])
+    assert [own.words for own in results[:2]] == ["yes", "no, worse"]
+    assert results[2].words.startswith("not resolved")
+
+
+def test_what_would_resolve_a_difference(tmp_path: Path):
+    """Seeds that disagree need more seeds; seeds that agree on too few images need more images."""
+    told = made(tmp_path, ce=three(100, 100, 100), kd=three(100, 130, 145), dist=three(103, 103, 104))
+    assert re.fullmatch(r"not resolved: about \d+ more seeds? would", told.result("kd").words)
+    assert told.result("dist").words == "not resolved: more test images would"
+
+
+def test_one_seed_says_nothing_about_others(tmp_path: Path):
+    told = made(tmp_path, ce=[{"right": right(100)}], kd=[{"right": right(150)}], dist=[{"right": right(102)}])
+    assert told.result("kd").over_seeds is None and told.result("kd").words == "yes"
+    assert told.result("dist").words == "not resolved: one seed"
+    assert any("one seed says nothing about other seeds" in line for line in remarks(told))
+
+
+def test_a_row_without_all_seeds_has_no_claim(tmp_path: Path):
+    told = made(tmp_path, ce=three(100, 100, 100), kd=three(150, 150, 150)[:2])
+    assert told.result("kd").words == "incomplete: 2 of 3 seeds" and told.result("kd").p is None
+    assert told.result("kd").images is not None
+
+
+def test_other_images_are_not_compared(tmp_path: Path):
+    told = made(tmp_path, ce=[{"right": right(100)}], kd=[{"right": right(100)[:150]}])
+    assert told.result("kd").words == "not comparable: other images" and told.result("kd").images is None
+
+
+def test_the_better_ce_by_val_counts(tmp_path: Path):
+    """By val, where the other one is better on test."""
+    fresh = [{"right": right(120), "val": 0.5}] * 1
+    replayed = [{"right": right(100), "val": 0.6, "options": {"teacher.views": "replay:2"}}]
+    told = made(tmp_path, ce=fresh, ce_replayed=replayed, kd=[{"right": right(150)}])
+    counted = "ce teacher.views=replay:2"
+    assert told.counted["kd"] == counted and told.result("kd").images.value == pytest.approx(0.25)
+    assert told.result("ce teacher.views=center").reference == counted
+    assert any(
+        line.startswith(f"ce: {counted} counts, the best on val (60.00; ce teacher.views=center 50.00)")
+        for line in remarks(told)
+    )
+
+
+def test_each_student_has_its_own_ce(tmp_path: Path):
+    other = {"student.name": "resnet18"}
+    told = made(
+        tmp_path,
+        ce=[{"right": right(100)}],
+        ce_b=[{"right": right(140), "options": other}],
+        kd=[{"right": right(150)}],
+        kd_b=[{"right": right(150), "options": other}],
+    )
+    assert told.result("kd student.name=test_resnet").images.value == pytest.approx(0.25)
+    assert told.result("kd student.name=resnet18").images.value == pytest.approx(0.05)
+
+
+def test_val_takes_the_place_of_a_missing_test(tmp_path: Path):
+    told = made(tmp_path, ce=[{"val": 0.5}], kd=[{"val": 0.6}])
+    assert told.part == "val" and told.result("kd").images is None
+    assert any("there is no test split" in line for line in remarks(told))
+
+
+def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
+    groups = {"test.few": 0.25, "harmonic": 0.5}
+    cells = [
+        {"right": right(count), "summary": {**groups, "teacher.val.top1_interval": [0, 1]}} for count in (140, 142)
+    ]
+    told = made(tmp_path / "runs", ce=three(100, 104, 96)[:2], kd=cells)
+    console = Console(width=100, record=True)
+    print_table(told, console)
+    printed = console.export_text()
+    for shown in (
+        "70.5 ± 0.7",
+        "+19.5",
+        "better than ce?",
+        "yes",
+        "(ce)",
+        "88.1 %",
+        "A: 95 % interval",
+        "B: 95 % interval",
+    ):
+        assert shown in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    write_files(told, tmp_path)
+    page = (tmp_path / "compare.md").read_text()
+    assert page == as_markdown(told)
+    header, _, ce, kd, *_ = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    assert dict(zip(header, kd, strict=True))["test.few"] == "25.00 ± 0.00"
+    assert dict(zip(header, kd, strict=True))["harmonic"] == "50.00 ± 0.00"
+    assert (
+        dict(zip(header, ce, strict=True))["test"] == "51.00 ± 1.41"
+        and dict(zip(header, ce, strict=True))["harmonic"] == ""
+    )
+    said = json.loads((tmp_path / "compare.json").read_text())
+    assert (
+        said["rows"][1]["values"]["test.top1"] == [0.7, 0.71]
+        and said["rows"][1]["better_than_ce"] == told.result("kd").words
+    )
+    assert said["rows"][1]["over_images"]["value"] == pytest.approx(0.195)
+    assert said["rows"][1]["settings"]["train"]["epochs"] == 30
+    assert said["environment"]
+    table = pyarrow.parquet.read_table(tmp_path / "compare.parquet").to_pylist()
+    assert [(row["row"], row["seed"], row["test.top1"]) for row in table] == [
+        ("ce", 0, 0.5),
+        ("ce", 1, 0.52),
+        ("kd", 0, 0.7),
+        ("kd", 1, 0.71),
+    ]
+    assert table[0]["harmonic"] is None and "teacher.val.top1_interval" not in table[0]
+
+
+# --- rows of finished runs ---
+
+
+def test_runs_of_other_settings_are_other_rows(tmp_path: Path):
+    told = made(
+        tmp_path,
+        kd=[{"right": right(100)}, {"right": right(100)}],
+        kd_hot=[{"right": right(100), "options": {"kd.temperature": 9}}],
+        ce=[{"right": right(100)}],
+    )
+    assert [own.name for own in told.results] == [
+        "ce",
+        "kd kd.temperature=2.0",
+        "kd kd.temperature=9.0",
+    ] or told.results[0].name == "ce"
+    assert sorted(len(own.seeds) for own in told.results) == [1, 1, 2]
+
+
+def test_what_finished_runs_need(tmp_path: Path):
+    kd = write_run(tmp_path / "kd", "kd", right=right(100)).folder
+    with pytest.raises(
+        UserError, match=r"none of these runs is ce.*linnet distill --config .*kd/config.yaml --method ce --out"
+    ):
+        read_runs([kd])
+    twin = write_run(tmp_path / "twin", "kd", right=right(100)).folder
+    ce = write_run(tmp_path / "ce", right=right(100)).folder
+    with pytest.raises(UserError, match="twin and .*kd are one cell"):
+        read_runs([kd, ce, twin])
+    (ce / "summary.json").unlink()
+    with pytest.raises(UserError, match="not finished: .*ce;"):
+        read_runs([kd, ce])
+
+
+def test_runs_of_other_data_are_named(tmp_path: Path):
+    folders = [write_run(tmp_path / name, name, right=right(100), data=name).folder for name in ("ce", "kd")]
+    assert read_runs(folders)[2] == ["unequal: the runs are of 2 different data sets"]

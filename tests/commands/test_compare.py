@@ -1,0 +1,113 @@
+"""The verb, with real trainings of a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import linnet
+from linnet.cli import main
+from linnet.commands.comparison import cells, costs
+from linnet.errors import UserError
+
+DATA = "aviary:species=3,images=8"
+TINY = {"student.name": "test_resnet", "student.image_size": 32, "train.batch_size": 8, "train.epochs": 2}
+WORDS = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """(folder, whether it goes on) of every training that a comparison starts."""
+    told, real = [], cells.distill
+
+    def distill(out: Path, options: dict, resume: bool, overwrite: bool) -> object:
+        told.append((out.name, resume))
+        return real(out=out, options=options, resume=resume, overwrite=overwrite)
+
+    monkeypatch.setattr(cells, "distill", distill)
+    monkeypatch.setattr(costs, "_students", lambda students: {})
+    return told
+
+
+def test_from_the_command_to_the_table(tmp_path: Path, started: list, capsys: pytest.CaptureFixture[str]):
+    command = ["compare", DATA, "--methods", "kd", "--seeds", "0,1", "--out", str(tmp_path / "out"), *WORDS]
+    longer = [word.replace("epochs=2", "epochs=3") for word in command]
+    main(command)
+    told = capsys.readouterr()
+    assert started == [("ce-s0", False), ("kd-s0", False), ("ce-s1", False), ("kd-s1", False)]
+    assert "[1/4] ce seed 0: val" in told.err and "[4/4] kd seed 1: val" in told.err
+    assert "auto:" not in told.err and "teacher" not in told.err  # that is in each cell's train.log
+    assert "auto:" in (tmp_path / "out" / "kd-s0" / "train.log").read_text()
+    assert "better than ce?" in told.out and "added: ce" in told.out
+    for name in ("compare.md", "compare.json", "compare.parquet"):
+        assert (tmp_path / "out" / name).exists()
+    page = (tmp_path / "out" / "compare.md").read_text()
+    main(command)  # nothing is trained again, and the table is the same
+    assert len(started) == 4 and (tmp_path / "out" / "compare.md").read_text() == page
+    with pytest.raises(SystemExit):
+        main(longer)
+    assert "ce-s0 (and 3 more) was trained with other settings (train.epochs: 2 -> 3)" in capsys.readouterr().err
+    main(
+        [
+            "compare",
+            *(str(tmp_path / "out" / f"{name}-s{seed}") for name in ("ce", "kd") for seed in (0, 1)),
+            "--out",
+            str(tmp_path / "again"),
+        ]
+    )
+    assert (tmp_path / "again" / "compare.md").read_text().splitlines()[2:4] == page.splitlines()[2:4]
+
+
+def test_a_stopped_cell_goes_on_and_a_finished_one_stays(tmp_path: Path, started: list, killed_after: Callable):
+    def again() -> object:
+        return linnet.compare(DATA, methods=["ce"], seeds=[0, 1], out=tmp_path, options={**TINY, "train.epochs": 3})
+
+    with killed_after(2):
+        again()
+    before = cells.Run(tmp_path / "ce-s0").metrics()
+    report = again()
+    assert started == [("ce-s0", False), ("ce-s0", True), ("ce-s1", False)]
+    after = cells.Run(tmp_path / "ce-s0").metrics()
+    assert after[0] == before[0]  # even the seconds that it took
+    assert [row["epoch"] for row in after] == [1, 2, 3]
+    assert report.result("ce").seeds == (0, 1)
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], started: list, monkeypatch: pytest.MonkeyPatch
+):
+    real = cells.distill
+
+    def diverges(out: Path, options: dict, resume: bool, overwrite: bool) -> object:
+        if options["method"] == "kd":
+            raise UserError("the loss is not finite")
+        return real(out=out, options=options, resume=resume, overwrite=overwrite)
+
+    monkeypatch.setattr(cells, "distill", diverges)
+    command = ["compare", DATA, "--methods", "ce,kd", "--seeds", "0", "--out", str(tmp_path / "out"), *WORDS]
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    told = capsys.readouterr()
+    assert left.value.code == 2
+    assert "1 of the cells failed (kd-s0: the loss is not finite); the same command tries them again" in told.err
+    assert "missing: kd-s0: the loss is not finite" in told.out
+    assert (tmp_path / "out" / "ce-s0" / "summary.json").exists()
+    monkeypatch.setattr(cells, "distill", real)
+    main(command)
+    assert started == [("ce-s0", False), ("kd-s0", False)]
+
+
+@pytest.mark.parametrize(
+    ("sources", "how", "error"),
+    [
+        ((), {}, "nothing to compare"),
+        ((DATA, DATA), {}, "one DATA and one grid at most"),
+        ((DATA,), {"methods": ["kdd"]}, "unknown method 'kdd'"),
+        ((DATA,), {"jobs": 0}, "must be at least 1"),
+        (("nowhere/",), {}, "nowhere"),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(sources: tuple, how: dict, error: str, tmp_path: Path):
+    with pytest.raises(UserError, match=error):
+        linnet.compare(*sources, out=tmp_path / "out", options=TINY, **how)
+    assert not (tmp_path / "out").exists()
