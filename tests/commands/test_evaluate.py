@@ -3,6 +3,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pictures import write_image
 
 import linnet
 from linnet.cli import main
+from linnet.config import write_yaml
 from linnet.data.load import load_manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
@@ -235,6 +237,18 @@ def test_novel_classes_are_left_out_and_told_of(tmp_path: Path, make_folder: Cal
     assert "5 images of novel classes are left out" in numbers["notes"][0]
     with pytest.raises(UserError, match="does not know: black_bird, green_bird"):
         linnet.evaluate(run.folder, folder)
+
+
+def test_a_run_without_data(run: Run, photos: Path, tmp_path: Path):
+    """It was trained on nothing; what scored it at its end scores it again."""
+    config = run.settings()
+    write_yaml(replace(config, data=replace(config.data, source=None, eval=str(photos))), run.config)
+    numbers = linnet.evaluate(run.folder).numbers
+    assert (numbers["images"], numbers["images.trained_on"], numbers["looks"]) == (18, 0, 2)
+    write_yaml(replace(config, data=replace(config.data, source=None)), run.config)
+    with pytest.raises(UserError, match="was trained without data: give DATA"):
+        linnet.evaluate(run.folder)
+    assert linnet.evaluate(run.folder, photos).numbers["images"] == 18
 
 
 def test_images_that_cannot_be_read(run: Run, photos: Path):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from linnet.data.load import LEFT_OUT
 from linnet.data.problems import report
 from linnet.data.sources import find_source
 from linnet.deploy.predictor import load
@@ -103,7 +104,8 @@ def evaluate(
     facts = _about(models, images)
     folder = given_path(out, "out") if out is not None else _default_folder(models, images)
     _check_folder(folder, facts, overwrite)
-    report(images.rows.problems)
+    own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
+    report(own if images.is_own else images.rows.problems)  # the run has told the others
     trained = [trained_on(images.rows, one.own) for one in models]
     _warn(models, images, trained)
     outcomes = [name_images(one.network, images.rows, f"{one.path.name} on {images.split}") for one in models]
@@ -289,9 +291,10 @@ def _note_looks(models: Sequence[_Model], images: LabelledImages, outcomes: Sequ
     for model, outcome, prefix in zip(models, outcomes, ("", "against."), strict=False):
         if model.run is None:
             continue
-        first = _scored_in_training(model, images)
-        facts[f"{prefix}looks"] = count_looks(model.run, images.content_hash, first)
-        facts[f"{prefix}looks.in_training"] = first
+        if not (images.is_own and images.split in ("train", "val")):  # those were looked at in every epoch
+            first = _scored_in_training(model, images)
+            facts[f"{prefix}looks"] = count_looks(model.run, images.content_hash, first)
+            facts[f"{prefix}looks.in_training"] = first
         try:
             note_look(model.run, images.content_hash, images.split, model.hash, float(outcome.right_N.mean()))
         except UserError as error:

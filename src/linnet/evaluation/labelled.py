@@ -6,6 +6,7 @@ Shapes: N images.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from linnet.errors import UserError, did_you_mean
 from linnet.files import read_json
 from linnet.run import Run
 from linnet.text.classes import ClassInfo, composed
+
+log = logging.getLogger("linnet")
 
 Split = Literal["test", "val", "train", "all"]
 SPLITS = ("train", "val", "test")
@@ -104,6 +107,7 @@ class OwnData:
 
     @cached_property
     def _manifest(self) -> Manifest:
+        log.info("reading the data of %s: %s", self.folder, self.source)
         return load_manifest(self._config.data, training=not self.without_training)
 
     @cached_property

@@ -54,7 +54,7 @@ def _title(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> 
     part = "all images" if numbers["split"] == "all" else numbers["split"]
     lines = [f"{numbers['model']} on {numbers['data.source']}, {part}: {numbers['images']:,} images of {of} classes"]
     if left := numbers["images.left_out"]:
-        lines.append(f"left out: {sum(left.values()):,} images of {len(left)} classes that are not in the model")
+        lines.append(f"left out: {sum(left.values()):,} image(s) of {len(left)} class(es) that the model does not know")
     if trained := numbers["images.trained_on"]:
         lines.append(f"TRAINED ON {trained:,} of these images: the numbers say little about new ones")
     return "\n".join([*lines, *numbers["notes"]])
@@ -132,10 +132,7 @@ def _agreement(numbers: Mapping[str, Any]) -> str:
 
 
 def _looks(numbers: Mapping[str, Any]) -> str:
-    """How often a test was looked at; nobody counts how often images were seen that were trained on or chose."""
-    if "looks" not in numbers or numbers["split"] in ("train", "val"):
-        return ""
-    return in_words(numbers["looks"], numbers["looks.in_training"])
+    return in_words(numbers["looks"], numbers["looks.in_training"]) if "looks" in numbers else ""
 
 
 def _table(columns: Sequence[str], right: Sequence[int] = ()) -> Table:
