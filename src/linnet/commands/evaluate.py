@@ -40,7 +40,7 @@ from linnet.text.classes import composed
 log = logging.getLogger("linnet")
 
 NUMBERS, PER_CLASS, PREDICTIONS, APART = "evaluation.json", "per_class.csv", "predictions.parquet", "only_one_right.csv"
-SAME = ("data.hash", "split", "model.hash", "against.hash")  # what says whether two evaluations ask the same
+SAME = ("data.hash", "split", "model.hash", "bank", "against.hash")  # what says whether two evaluations ask the same
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def evaluate(
     images = _read(models[0], data, split, on_error)
     names = _class_table(models, classes == "common")
     images = images.in_classes(names, classes == "common")
-    facts = _about(models, images)
-    folder = given_path(out, "out") if out is not None else _default_folder(models, images)
+    facts = _about(models, images) | ({"bank": readable(bank)} if bank is not None else {})
+    folder = given_path(out, "out") if out is not None else _default_folder(models, images, bank)
     _check_folder(folder, facts, overwrite)
     own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
     report(own if images.is_own else images.rows.problems)  # the run has told the others
@@ -201,7 +201,11 @@ def _class_table(models: Sequence[_Model], common: bool) -> list[str]:
 def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     """What was asked, for evaluation.json."""
     rows = images.rows
-    facts: dict[str, Any] = {"model": readable(models[0].path), "model.hash": models[0].hash}
+    facts: dict[str, Any] = {
+        "linnet.version": version("linnet"),
+        "model": readable(models[0].path),
+        "model.hash": models[0].hash,
+    }
     if len(models) > 1:
         facts |= {"against": readable(models[1].path), "against.hash": models[1].hash}
     facts |= {"data.source": readable(images.source), "data.hash": images.content_hash, "split": images.split}
@@ -211,11 +215,13 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     return facts | {"images.left_out": dict(images.left_out), "notes": list(images.notes)}
 
 
-def _default_folder(models: Sequence[_Model], images: LabelledImages) -> Path:
+def _default_folder(models: Sequence[_Model], images: LabelledImages, bank: str | Path | None) -> Path:
     """In the run; beside nothing but a file, here."""
     words = [find_source(images.source).run_name(images.source), images.split]
     if models[0].run is not None and models[0].path.is_file():
         words.append(models[0].path.name)
+    if bank is not None:
+        words.append(Path(bank).stem)
     if len(models) > 1:
         words += ["against", _short(models[1])]
     if models[0].run is not None:
@@ -321,7 +327,6 @@ def _write(
 ) -> None:
     """evaluation.json comes first: it says whose folder this is."""
     first, rows, names = outcomes[0], images.rows, np.array(images.rows.class_names)
-    facts = {**facts, "linnet.version": version("linnet")}
     write_atomically(folder / NUMBERS, json.dumps(facts, indent=1) + "\n")
     write_atomically(folder / PER_CLASS, _csv(as_columns(table)))
     columns = prediction_columns(rows.paths, names, rows.labels, first.named_N, first.confidence_N)
