@@ -83,6 +83,10 @@ def test_a_run_is_scored_as_at_its_end(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     code = f"import linnet; print(linnet.evaluate({str(scored.onnx)!r}).folder)"
     from_onnx = Path(run_without_torch(code))
+    code = (
+        f"import linnet\ntry: linnet.evaluate({str(scored.folder)!r})\nexcept linnet.UserError as error: print(error)"
+    )
+    assert "is not installed; its model.onnx does without" in run_without_torch(code)
     before = pyarrow.parquet.read_table(scored.predictions_of("test")).to_pydict()
     for folder, error in ((done.folder, 1e-5), (from_onnx, 1e-4)):
         numbers = json.loads((folder / "evaluation.json").read_text())

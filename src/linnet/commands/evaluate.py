@@ -138,15 +138,23 @@ def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "
     run = Run(place) if is_run(place) and Run(place).config.exists() else None
     if run is not None:
         run.summary()
-    device = "cpu"
-    if not is_onnx:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu" if is_onnx else _device(path)
     network = load(path, TextBank.load(Path(bank)) if bank is not None else None, device).network
     weights = path if is_onnx else model_folder(path) / "model.safetensors"
     own = OwnData(run, on_error) if run is not None and _has_data(run) else None
     return _Model(path, network, hashlib.sha256(weights.read_bytes()).hexdigest(), run, own)
+
+
+def _device(path: Path) -> str:
+    """
+    Raises:
+        UserError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"torch is needed for {path} and is not installed; its model.onnx does without") from error
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _has_data(run: Run) -> bool:
