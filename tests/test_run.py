@@ -76,6 +76,7 @@ def test_whatever_a_run_writes_is_among_its_names(tmp_path: Path):
         options={**tiny, "dfkd.alternations": 1, "dfkd.generator_steps": 1, "dfkd.student_steps": 1, "dfkd.width": 4},
     )  # fmt: skip
     plain.write_problems(b"kind,path,detail")
+    linnet.evaluate(plain.folder)
     written = set()
     for run in (plain, named, free):
         names = {path.name for path in vars(run).values() if isinstance(path, Path) and path.parent == run.folder}
@@ -111,7 +112,7 @@ def test_what_a_kill_leaves_is_recognised(tmp_path: Path):
     Run.create(run.folder, config, overwrite=True).close()
 
 
-RESULTS = ("checkpoints", "gallery", "gallery.png", "metrics.jsonl", "model", "model.onnx", "predictions", "summary.json", "text_tower.onnx")  # fmt: skip
+RESULTS = ("checkpoints", "evaluation", "evaluations.jsonl", "gallery", "gallery.png", "metrics.jsonl", "model", "model.onnx", "predictions", "summary.json", "text_tower.onnx")  # fmt: skip
 
 
 @pytest.mark.parametrize("left", RESULTS)

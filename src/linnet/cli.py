@@ -269,7 +269,7 @@ def evaluate(
     out: Path | None = None,
     on_error: Annotated[Literal["stop", "skip"] | None, Parameter(name="--data.on-error")] = None,
     overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Score a trained student on labelled images: accuracies with intervals, each class, what it takes for what.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from linnet.data.load import LEFT_OUT
 from linnet.data.problems import report
 from linnet.data.sources import find_source
 from linnet.deploy.predictor import load
@@ -39,7 +40,7 @@ from linnet.text.classes import composed
 log = logging.getLogger("linnet")
 
 NUMBERS, PER_CLASS, PREDICTIONS, APART = "evaluation.json", "per_class.csv", "predictions.parquet", "only_one_right.csv"
-SAME = ("data.hash", "split", "model.hash", "against.hash")  # what says whether two evaluations ask the same
+SAME = ("data.hash", "split", "model.hash", "bank", "against.hash")  # what says whether two evaluations ask the same
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ def evaluate(
     images = _read(models[0], data, split, on_error)
     names = _class_table(models, classes == "common")
     images = images.in_classes(names, classes == "common")
-    facts = _about(models, images)
-    folder = given_path(out, "out") if out is not None else _default_folder(models, images)
+    facts = _about(models, images) | ({"bank": readable(bank)} if bank is not None else {})
+    folder = given_path(out, "out") if out is not None else _default_folder(models, images, bank)
     _check_folder(folder, facts, overwrite)
-    report(images.rows.problems)
+    own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
+    report(own if images.is_own else images.rows.problems)  # the run has told the others
     trained = [trained_on(images.rows, one.own) for one in models]
     _warn(models, images, trained)
     outcomes = [name_images(one.network, images.rows, f"{one.path.name} on {images.split}") for one in models]
@@ -136,15 +138,23 @@ def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "
     run = Run(place) if is_run(place) and Run(place).config.exists() else None
     if run is not None:
         run.summary()
-    device = "cpu"
-    if not is_onnx:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu" if is_onnx else _device(path)
     network = load(path, TextBank.load(Path(bank)) if bank is not None else None, device).network
     weights = path if is_onnx else model_folder(path) / "model.safetensors"
     own = OwnData(run, on_error) if run is not None and _has_data(run) else None
     return _Model(path, network, hashlib.sha256(weights.read_bytes()).hexdigest(), run, own)
+
+
+def _device(path: Path) -> str:
+    """
+    Raises:
+        UserError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"torch is needed for {path} and is not installed; its model.onnx does without") from error
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _has_data(run: Run) -> bool:
@@ -199,7 +209,11 @@ def _class_table(models: Sequence[_Model], common: bool) -> list[str]:
 def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     """What was asked, for evaluation.json."""
     rows = images.rows
-    facts: dict[str, Any] = {"model": readable(models[0].path), "model.hash": models[0].hash}
+    facts: dict[str, Any] = {
+        "linnet.version": version("linnet"),
+        "model": readable(models[0].path),
+        "model.hash": models[0].hash,
+    }
     if len(models) > 1:
         facts |= {"against": readable(models[1].path), "against.hash": models[1].hash}
     facts |= {"data.source": readable(images.source), "data.hash": images.content_hash, "split": images.split}
@@ -209,11 +223,13 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     return facts | {"images.left_out": dict(images.left_out), "notes": list(images.notes)}
 
 
-def _default_folder(models: Sequence[_Model], images: LabelledImages) -> Path:
+def _default_folder(models: Sequence[_Model], images: LabelledImages, bank: str | Path | None) -> Path:
     """In the run; beside nothing but a file, here."""
     words = [find_source(images.source).run_name(images.source), images.split]
     if models[0].run is not None and models[0].path.is_file():
         words.append(models[0].path.name)
+    if bank is not None:
+        words.append(Path(bank).stem)
     if len(models) > 1:
         words += ["against", _short(models[1])]
     if models[0].run is not None:
@@ -289,9 +305,10 @@ def _note_looks(models: Sequence[_Model], images: LabelledImages, outcomes: Sequ
     for model, outcome, prefix in zip(models, outcomes, ("", "against."), strict=False):
         if model.run is None:
             continue
-        first = _scored_in_training(model, images)
-        facts[f"{prefix}looks"] = count_looks(model.run, images.content_hash, first)
-        facts[f"{prefix}looks.in_training"] = first
+        if not (images.is_own and images.split in ("train", "val")):  # those were looked at in every epoch
+            first = _scored_in_training(model, images)
+            facts[f"{prefix}looks"] = count_looks(model.run, images.content_hash, first)
+            facts[f"{prefix}looks.in_training"] = first
         try:
             note_look(model.run, images.content_hash, images.split, model.hash, float(outcome.right_N.mean()))
         except UserError as error:
@@ -318,7 +335,6 @@ def _write(
 ) -> None:
     """evaluation.json comes first: it says whose folder this is."""
     first, rows, names = outcomes[0], images.rows, np.array(images.rows.class_names)
-    facts = {**facts, "linnet.version": version("linnet")}
     write_atomically(folder / NUMBERS, json.dumps(facts, indent=1) + "\n")
     write_atomically(folder / PER_CLASS, _csv(as_columns(table)))
     columns = prediction_columns(rows.paths, names, rows.labels, first.named_N, first.confidence_N)

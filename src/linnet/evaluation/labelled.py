@@ -6,6 +6,7 @@ Shapes: N images.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,10 +21,12 @@ from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.novel import training_part
 from linnet.data.sources import as_written, find_source
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError
 from linnet.files import read_json
 from linnet.run import Run
 from linnet.text.classes import ClassInfo, composed
+
+log = logging.getLogger("linnet")
 
 Split = Literal["test", "val", "train", "all"]
 SPLITS = ("train", "val", "test")
@@ -73,10 +76,9 @@ class LabelledImages:
                 "classes are compared by name"
             )
         if strange and not common:
-            first = next(iter(strange))
             raise UserError(
-                f"{self.source} has {len(strange)} class(es) that the model does not know: {_some(strange)}."
-                f"{did_you_mean(first, known)} To leave their images out, give --classes common"
+                f"{self.source} has {len(strange)} class(es) that the model does not know: {_some(strange)}; to leave "
+                "their images out, give --classes common"
             )
         rows = self.rows.take(np.flatnonzero(number[self.rows.labels] >= 0))
         table = tuple(ClassInfo(name, name) for name in names)
@@ -104,6 +106,7 @@ class OwnData:
 
     @cached_property
     def _manifest(self) -> Manifest:
+        log.info("reading the data of %s: %s", self.folder, self.source)
         return load_manifest(self._config.data, training=not self.without_training)
 
     @cached_property
@@ -118,7 +121,7 @@ class OwnData:
         """
         rows, part = part_of(self.rows, split or "test", f"the data of {self.folder}, {self.source},")
         notes = []
-        if novel := len(self._manifest) - len(self.rows):
+        if novel := len(part_of(self._manifest, part, self.source)[0]) - len(rows):
             notes.append(f"{novel:,} images of novel classes are left out: the run's summary has their score")
         if part == "val" and not self.without_training:
             notes.append("val images choose the epoch that is kept, so that they look a little better than new ones")

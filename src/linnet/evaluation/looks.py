@@ -18,8 +18,10 @@ FIRST = "the first at the end of training"
 
 def earlier_looks(run: Run) -> list[dict[str, Any]]:
     """The lines that are whole: a kill can leave half a line."""
-    rows = []
-    for line in run.evaluations.read_bytes().splitlines() if run.evaluations.exists() else []:
+    rows, content = [], b""
+    with suppress(OSError):  # nothing was looked at yet
+        content = run.evaluations.read_bytes()
+    for line in content.splitlines():
         with suppress(ValueError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]

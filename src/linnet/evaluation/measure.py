@@ -97,19 +97,31 @@ def of_classes(outcome: Outcome, rows: Manifest, other: Outcome | None = None) -
     Args:
         other: another model on the same images.
     """
-    table, names = [], rows.class_names
-    mistake = {pair.label: pair for pair in reversed(confused_pairs(rows.labels, outcome.named_N, len(rows)))}
-    for label in np.unique(rows.labels):
-        own = rows.labels == label
-        count, rights, pair = int(own.sum()), int(outcome.right_N[own].sum()), mistake.get(int(label))
-        low, high = wilson_interval(rights, count)
-        row = {"class": names[label], "images": count, "right": rights, "accuracy": rights / count}
+    names, classes = rows.class_names, len(rows.classes)
+    totals_C = np.bincount(rows.labels, minlength=classes)
+    rights_C = np.bincount(rows.labels[outcome.right_N], minlength=classes)
+    others_C = None if other is None else np.bincount(rows.labels[other.right_N], minlength=classes)
+    often, table = _most_frequent_mistakes(outcome, rows.labels), []
+    for label in np.flatnonzero(totals_C).tolist():
+        images, rights = int(totals_C[label]), int(rights_C[label])
+        low, high = wilson_interval(rights, images)
+        named, count = often.get(label, (None, 0))
+        row = {"class": names[label], "images": images, "right": rights, "accuracy": rights / images}
         row |= {"low": low, "high": high}
-        row |= {"mistaken_for": names[pair.named] if pair else "", "mistaken": len(pair.rows) if pair else 0}
-        if other is not None:
-            row["against_right"] = int(other.right_N[own].sum())
+        row |= {"mistaken_for": "" if named is None else names[named], "mistaken": count}
+        if others_C is not None:
+            row["against_right"] = int(others_C[label])
         table.append(row)
     return table
+
+
+def _most_frequent_mistakes(outcome: Outcome, labels_N: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Class -> the class that most of its wrong images are named, of equals the first, and how many."""
+    wrong = np.stack([labels_N, outcome.named_N])[:, ~outcome.right_N]
+    (label, named), count = np.unique(wrong, axis=1, return_counts=True)
+    order = np.lexsort([named, -count, label])
+    first = order[np.unique(label[order], return_index=True)[1]]
+    return {int(label[i]): (int(named[i]), int(count[i])) for i in first}
 
 
 def mistakes(outcome: Outcome, rows: Manifest) -> dict[str, Any]:

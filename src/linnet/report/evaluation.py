@@ -13,6 +13,7 @@ from linnet.evaluation.looks import in_words
 from linnet.files import on_one_line
 
 WIDTH = 100
+NAME = 24  # letters of a class name
 CLASSES, PAIRS, WORST = 10, 5, 5  # that are shown
 
 
@@ -25,11 +26,10 @@ def show(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]], folde
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     for part in _parts(numbers, classes):
-        console.print(part, end="\n" if isinstance(part, Table) else "\n\n")
-        if isinstance(part, Table):
-            console.print()
+        console.print(part, soft_wrap=isinstance(part, Text))  # a path that is longer than a line stays whole
+        console.print()
     for words in filter(None, (_agreement(numbers), _looks(numbers))):
-        console.print(_text(words))
+        console.print(_text(words), soft_wrap=True)
     console.print(_text(f"written to {folder}"), soft_wrap=True)
 
 
@@ -54,7 +54,7 @@ def _title(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> 
     part = "all images" if numbers["split"] == "all" else numbers["split"]
     lines = [f"{numbers['model']} on {numbers['data.source']}, {part}: {numbers['images']:,} images of {of} classes"]
     if left := numbers["images.left_out"]:
-        lines.append(f"left out: {sum(left.values()):,} images of {len(left)} classes that are not in the model")
+        lines.append(f"left out: {sum(left.values()):,} image(s) of {len(left)} class(es) that the model does not know")
     if trained := numbers["images.trained_on"]:
         lines.append(f"TRAINED ON {trained:,} of these images: the numbers say little about new ones")
     return "\n".join([*lines, *numbers["notes"]])
@@ -90,27 +90,36 @@ def _worst_classes(classes: Sequence[Mapping[str, Any]]) -> Table:
     worst = sorted((row for row in classes if row["accuracy"] < 1), key=lambda row: (row["accuracy"], -row["images"]))
     table = _table(["worst classes", "right", "", "95 % interval", "most often taken for"], [1, 2])
     for row in worst[:CLASSES]:
-        often = f"{row['mistaken_for']} ({row['mistaken']})"
+        often = f"{_cut(row['mistaken_for'])} ({row['mistaken']})"
         right = f"{row['right']} of {row['images']}"
         table.add_row(
-            *map(_text, (row["class"], right, _percent(row["accuracy"]), _range((row["low"], row["high"])), often))
+            *map(
+                _text, (_cut(row["class"]), right, _percent(row["accuracy"]), _range((row["low"], row["high"])), often)
+            )
         )
     return table
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]], root: str) -> Table:
-    table = _table(["most confused", "taken for", "images", "such as"], [2])
-    for pair in pairs:
-        count = f"{pair['images']} of {pair['of']}"
-        table.add_row(*map(_text, (pair["label"], pair["prediction"], count, _below(pair["paths"][0], root))))
-    return table
+    rows = [
+        (pair["label"], pair["prediction"], f"{pair['images']} of {pair['of']}", pair["paths"][0]) for pair in pairs
+    ]
+    return _with_images(["most confused", "taken for", "images", "such as"], rows, root)
 
 
 def _worst_images(images: Sequence[Mapping[str, Any]], root: str) -> Table:
-    table = _table(["surest mistakes", "taken for", "confidence", "image"], [2])
-    for image in images:
-        cells = (image["label"], image["prediction"], _percent(image["confidence"]), _below(image["path"], root))
-        table.add_row(*map(_text, cells))
+    rows = [(one["label"], one["prediction"], _percent(one["confidence"]), one["path"]) for one in images]
+    return _with_images(["surest mistakes", "taken for", "confidence", "image"], rows, root)
+
+
+def _with_images(columns: Sequence[str], rows: Sequence[tuple[str, str, str, str]], root: str) -> Table:
+    """Two classes, a number and an image, whose path below ``root`` gets the room that is left."""
+    table, cells = _table(columns, [2]), [(_cut(a), _cut(b), number) for a, b, number, _ in rows]
+    taken = sum(max(len(row[i]) for row in [*cells, columns]) + 2 for i in range(3))
+    for row, (*_, path) in zip(cells, rows, strict=True):
+        below = on_one_line(os.path.relpath(path, root) if root else path)
+        room = WIDTH - 2 - taken
+        table.add_row(*map(_text, (*row, below if len(below) <= room else f"…{below[1 - room :]}")))
     return table
 
 
@@ -123,14 +132,11 @@ def _agreement(numbers: Mapping[str, Any]) -> str:
 
 
 def _looks(numbers: Mapping[str, Any]) -> str:
-    """How often a test was looked at; nobody counts how often images were seen that were trained on or chose."""
-    if "looks" not in numbers or numbers["split"] in ("train", "val"):
-        return ""
-    return in_words(numbers["looks"], numbers["looks.in_training"])
+    return in_words(numbers["looks"], numbers["looks.in_training"]) if "looks" in numbers else ""
 
 
 def _table(columns: Sequence[str], right: Sequence[int] = ()) -> Table:
-    """No lines; names and paths that are too long are cut.
+    """No lines.
 
     Args:
         right: columns that are aligned on the right.
@@ -145,8 +151,10 @@ def _text(words: str) -> Text:
     return Text("\n".join(map(on_one_line, words.split("\n"))))
 
 
-def _below(path: str, root: str) -> str:
-    return os.path.relpath(path, root) if root else path
+def _cut(name: str) -> str:
+    """A class name that leaves room for others."""
+    name = on_one_line(name)
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
 def _percent(share: float) -> str:
