@@ -248,6 +248,19 @@ def lock(path: Path) -> IO[str]:
     return file
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file by :func:`lock`."""
+    if not path.exists():
+        return False
+    try:
+        lock(path).close()
+    except BlockingIOError:
+        return True
+    except OSError:  # one that may only be read
+        return False
+    return False
+
+
 def readable(name: str | Path) -> str:
     r"""A file's name as text: a byte that is not UTF-8 is shown as ``\xe9``. Use it wherever a name is written."""
     try:
