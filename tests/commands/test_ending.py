@@ -96,7 +96,7 @@ def test_against_a_ce_run_of_the_same_budget_and_seed(run: Run, right: int, word
 def test_no_difference_is_shown_to_a_ce_run_of_another_budget(run: Run, other: Config, words: str):
     made_run(run.folder.parent / "ce", VAL, 110, config=other)
     shown = block(run)
-    assert "not known: runs/ce has another student, budget or seed" in shown
+    assert "not known whether distillation helped: runs/ce differs in" in shown
     assert words in shown
     assert "+30.0" not in shown
     assert "linnet compare" in shown

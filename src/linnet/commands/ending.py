@@ -143,7 +143,9 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
         return ["no ce run beside it: whether distillation helped is not known"]
     name, apart = readable(baseline.run.folder), baseline.difference
     if baseline.differing:
-        return [f"not known: {name} has another student, budget or seed:", *baseline.differing]
+        words, apart_in = f"not known whether distillation helped: {name} differs in", ", ".join(baseline.differing)
+        whole = f"{words} {apart_in}"
+        return [whole] if len(whole) <= WIDTH - LABEL else [f"{words}:", *baseline.differing]
     if apart is None:
         return [f"not known: {name} was scored on other images"]
     if is_resolved(apart):
