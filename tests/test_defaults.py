@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from linnet.config import TrainConfig
-from linnet.defaults import default_folder, settings
+from linnet.defaults import default_folder, in_a_block, settings
 from linnet.errors import UserError
 from linnet.fields import to_dict
 
@@ -103,3 +103,12 @@ def test_the_file_of_a_kd_run_starts_its_ce_row(tmp_path: Path):
 )
 def test_default_run_folder(source: str, expected: str):
     assert default_folder(settings(source)[0]) == Path("runs") / expected
+
+
+def test_what_was_chosen_is_told_in_one_block():
+    reasons = ["train.epochs = 30: drawn birds", "teacher.id = open_clip:ARCH/TAG: a strong: open model"]
+    assert in_a_block(reasons).splitlines() == [
+        "settings chosen for you:",
+        "  train.epochs  30                  drawn birds",
+        "  teacher.id    open_clip:ARCH/TAG  a strong: open model",
+    ]

@@ -1,7 +1,9 @@
 """What is shown of work in progress, without a terminal and on one; the time is made by hand."""
 
+import io
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from rich.console import Console
 
 import linnet
 from linnet import progress
-from linnet.progress import Bar
+from linnet.progress import BY_THE_BAR, Bar, TerminalHandler
 
 
 @pytest.fixture
@@ -68,6 +70,65 @@ def test_on_a_terminal_the_bar_moves_inside_a_long_epoch(
         assert (task.completed, task.fields["note"]) == (2, "loss 1.0")
 
 
+def test_lines_that_are_kept_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=sys.stderr, force_terminal=True, width=60))
+    with Bar("kd", 2, keep=True) as bar:
+        assert bar._progress is not None
+        bar.update(1, "epoch 1 of 2  loss [2.0]")
+        assert bar._progress.tasks[0].fields["note"] == ""
+    assert "epoch 1 of 2  loss [2.0]" in capsys.readouterr().err
+
+
+def test_without_a_terminal_kept_lines_come_first_last_and_every_ten_seconds(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+):
+    with Bar("kd", 30, keep=True) as bar:
+        for epoch in range(1, 31):
+            sleep(1)
+            bar.update(epoch, f"epoch {epoch} of 30")
+    assert [line.partition("  ")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"epoch {n} of 30" for n in (1, 11, 21, 30)
+    ]
+
+
+def test_other_bars_say_nothing_where_they_are_quick(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+):
+    with Bar("checking images", 3) as bar:
+        for done in range(1, 4):
+            sleep(1)
+            bar.update(done)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    made, handler = logging.getLogger("linnet.tests.terminal"), TerminalHandler()
+    made.addHandler(handler)
+    made.propagate = False
+    made.setLevel(logging.INFO)
+    yield made
+    made.removeHandler(handler)
+
+
+def test_the_terminal_shows_what_no_bar_has_shown(logger: logging.Logger, capsys: pytest.CaptureFixture[str]):
+    logger.info("data: 3 classes")
+    logger.info("epoch 1", extra=BY_THE_BAR)
+    assert capsys.readouterr().err == "data: 3 classes\n"
+
+
+def test_what_is_logged_beside_a_bar_does_not_tear_it(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch):
+    """The bar clears its line, the log's line follows as a whole, then the bar is drawn anew."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=True, force_terminal=True, width=60))
+    with Bar("kd", 2) as bar:
+        bar.update(1, "note")
+        logger.warning("a warning")
+    shown = terminal.getvalue()
+    assert "\x1b[2Ka warning" in shown.replace("\x1b[0m", "").replace("\r", "")
+
+
 def test_a_training_tells_its_steps(
     make_folder: Callable[..., Path],
     tmp_path: Path,
@@ -78,9 +139,8 @@ def test_a_training_tells_its_steps(
     options = {"student.image_size": 32, "student.pretrained": False, "train.epochs": 1, "train.batch_size": 4}
     linnet.distill(make_folder(images=8), student="test_resnet", method="ce", out=tmp_path / "run",
                    options={**options, "export": False})  # fmt: skip
-    told = [
-        line.split("  ")[1]
-        for line in capsys.readouterr().err.splitlines()
-        if line.startswith("ce -> test_resnet: 0/1")
-    ]
+    err = capsys.readouterr().err
+    assert err.count("epoch 1 of 1  loss ") == 1
+    assert (tmp_path / "run" / "train.log").read_text().count("epoch 1 of 1  loss ") == 1
+    told = [line.split("  ")[1] for line in err.splitlines() if line.startswith("ce -> test_resnet: 0/1")]
     assert told == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]

@@ -378,12 +378,15 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
 
 
 @app.command(name="list")
-def list_(what: Literal["methods", "teachers", "students", "data"] = "methods", pattern: str = "*", /) -> None:
-    """List what can be chosen.
+def list_(
+    what: Literal["methods", "teachers", "students", "data", "runs"] = "methods", pattern: str | None = None, /
+) -> None:
+    """List what can be chosen, and the runs that were made.
 
     Args:
-        what: methods, kinds of teachers, students (timm architectures), or kinds of data.
-        pattern: A method, to show its options; or a pattern for students or teachers, as in 'resnet*'.
+        what: methods, kinds of teachers, students (timm architectures), kinds of data, or runs.
+        pattern: A method, to show its options; a pattern for students or teachers, as in 'resnet*'; or the folder of
+            runs (default: runs).
     """
     from linnet.commands.listing import lines
 

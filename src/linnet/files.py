@@ -261,6 +261,19 @@ def in_turn(path: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file by :func:`lock`."""
+    if not path.exists():
+        return False
+    try:
+        lock(path).close()
+    except BlockingIOError:
+        return True
+    except OSError:  # one that may only be read
+        return False
+    return False
+
+
 def readable(name: str | Path) -> str:
     r"""A file's name as text: a byte that is not UTF-8 is shown as ``\xe9``. Use it wherever a name is written."""
     try:

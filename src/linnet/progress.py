@@ -84,7 +84,8 @@ class Bar:
                 self._note = note = ""
             self._progress.update(self._task, completed=done, note=note)
             return
-        if time.monotonic() - self._last >= PLAIN_SECONDS or (self.keep and done == self.total):
+        is_late = time.monotonic() - self._last >= PLAIN_SECONDS
+        if self.keep if done == self.total else is_late:  # the end of others is told by what comes next
             self._line(done, note)
 
     def inside(self, share: float, words: str) -> None:

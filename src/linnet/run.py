@@ -56,6 +56,11 @@ class Run:
         self._held: dict[Path, str | bytes | None] = {}  # to be written, or removed, when it begins
 
     @property
+    def lock_file(self) -> Path:
+        """What the process that works on the run holds."""
+        return self.folder / ".lock"
+
+    @property
     def _early_log(self) -> Path:
         """The log of what happens before the run begins."""
         return self.folder / ".train.log"
@@ -194,7 +199,7 @@ class Run:
     def _lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = lock(self.folder / ".lock")
+            self._lock_file = lock(self.lock_file)
         except BlockingIOError as error:
             raise UserError(f"{self.folder} is in use by another linnet process") from error
         except OSError as error:

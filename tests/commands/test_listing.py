@@ -1,5 +1,7 @@
 import dataclasses
+import re
 import typing
+from collections.abc import Callable
 
 import pytest
 
@@ -7,14 +9,69 @@ from linnet.commands.listing import lines
 from linnet.errors import UserError
 from linnet.fields import allowed, field_sentences
 from linnet.methods import METHODS
+from linnet.students.edge import EDGE_STUDENTS
+from linnet.students.network import count_millions, has_weights
 
 
-def test_each_method_has_a_line():
-    shown = list(lines("methods"))
-    assert len(shown) == len(METHODS) + 1
-    for line, (id, method) in zip(shown[:-1], METHODS.items(), strict=True):
-        assert line.split() == [id, *method.summary.split()]
+def test_each_method_has_a_line_that_helps_to_choose():
+    head, *shown = lines("methods")
+    assert head.split() == ["method", "needs", "cost", "beside", "ce", "what", "for"]
+    for line, (id, method) in zip(shown, METHODS.items(), strict=False):
+        own, needs, cost, use = re.split("  +", line)
+        assert (own, use) == (id, method.use)
+        assert needs.startswith(("labels", "no data"))
+        assert cost
     assert "linnet list methods METHOD" in shown[-1]
+    assert max(map(len, shown)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("id", "words"),
+    [
+        ("ce", "labels  none"),
+        ("kd", "labels, any teacher  teacher once"),
+        ("pand", "labels, VLM  teacher once"),
+        ("vlm-kd", "labels, texts  texts read once"),
+        ("dfkd", "no data, classifier  teacher every step"),
+    ],
+)
+def test_needs_and_cost_are_those_of_the_method(id: str, words: str):
+    (line,) = [line for line in lines("methods") if line.startswith(f"{id} ")]
+    assert words in re.sub("  +", "  ", line)
+
+
+def test_a_teacher_of_the_students_views_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    for views, words in (("online", "teacher every step"), ("replay:4", "teacher 4 times")):
+        monkeypatch.setattr(METHODS["kd"], "defaults", {"teacher": {"views": views}})
+        assert any(line.startswith("kd ") and words in line for line in lines("methods"))
+
+
+def test_the_small_students_come_without_timm(run_without_torch: Callable[[str], str]):
+    shown = run_without_torch("from linnet.cli import main; main(['list', 'students'])")
+    assert "mobilenetv3_small_100     2.54 M" in shown
+    assert "linnet list students '*'" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", EDGE_STUDENTS)
+def test_the_small_students_are_as_timm_has_them(name: str):
+    assert count_millions(name) == pytest.approx(EDGE_STUDENTS[name].millions, abs=0.005)
+    assert has_weights(name)
+
+
+def test_a_pattern_names_students_with_parameters_and_weights():
+    shown = [line.split() for line in lines("students", "test_resnet*")]
+    assert shown == [["test_resnet", f"{count_millions('test_resnet'):.2f}", "M", "weights"]]
+    assert ["resnet8x4", "1.23", "M", "from", "scratch", "only"] in [
+        line.split() for line in lines("students", "resnet8x*")
+    ]
+
+
+def test_of_many_students_only_the_names(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("linnet.students.network.count_millions", lambda name: pytest.fail("it is built"))
+    shown = list(lines("students", "resnet*"))
+    assert shown[-1].startswith(f"{len(shown) - 1} networks; of up to 40")
+    with pytest.raises(UserError, match="no network 'resnet188'. Did you mean 'resnet18'"):
+        list(lines("students", "resnet188"))
 
 
 @pytest.mark.parametrize("id", METHODS)

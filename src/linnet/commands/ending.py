@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from linnet import methods
 from linnet.config import Config, difference
@@ -12,9 +12,9 @@ from linnet.deploy.latency import image_ms
 from linnet.errors import UserError
 from linnet.evaluation import base_novel
 from linnet.evaluation.confusion import confused_pairs
-from linnet.evaluation.intervals import more_seeds, wilson_interval
+from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
-from linnet.evaluation.verdict import BE_BETTER, Named, in_words, nearest_labels_only, read_named
+from linnet.evaluation.verdict import BE_BETTER, in_words, nearest_labels_only, read_named
 from linnet.files import readable
 from linnet.run import Run
 
@@ -23,6 +23,19 @@ LABEL = 13  # of these are the label's
 
 Summary = Mapping[str, Any]
 Rows = Iterator[tuple[str, str]]  # (label, words); without a label the row goes on with the one above
+
+
+class Baseline(NamedTuple):
+    """A ``ce`` run beside a run, in what of student, budget and seed it differs, and by how much the run is above it;
+    None where they were scored on other images."""
+
+    run: Run
+    differing: list[str]
+    difference: Difference | None
+
+
+def is_resolved(difference: Difference) -> bool:
+    return difference.low > 0 or difference.high < 0
 
 
 def measured(run: Run, summary: Summary) -> dict[str, Any]:
@@ -58,9 +71,11 @@ def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) 
         summary: with what :func:`linnet.evaluation.verdict.verdict` and :func:`measured` say.
         confused: see :func:`confused_on_val`.
     """
-    rows = [*_networks(summary), *_scores(summary), *_gain(run, config, summary)]
+    part = "test" if "test.top1" in summary else "val"
+    baseline = _baseline(run, config, part) if config.method != "ce" and methods.needs_data(config.method) else None
+    rows = [*_networks(summary), *_scores(config, summary), *_gain(run, config, summary, part, baseline)]
     rows += [("confused" if not i else "", f"on val {words}") for i, words in enumerate(confused)]
-    rows += [*_places(run, summary), *_next(run, config, summary)]
+    rows += [*_places(run, summary), *_next(run, config, summary, baseline)]
     title = f"result of {readable(run.folder)}: {config.method}, seed {config.seed}"
     return "\n".join([title, *(f"  {label:<{LABEL - 2}}{words}" for label, words in rows)])
 
@@ -78,13 +93,14 @@ def _networks(summary: Summary) -> Rows:
         yield "teacher", ": ".join([readable(teacher), *([", ".join(scores)] if scores else [])])
 
 
-def _scores(summary: Summary) -> Rows:
+def _scores(config: Config, summary: Summary) -> Rows:
     for part in ("val", "test"):
         if f"{part}.top1" not in summary:
             continue
         low, high = summary[f"{part}.top1_interval"]
         shown = f"95 % interval {_percent(low)} to {_percent(high)}"
-        yield part, f"{_percent(summary[f'{part}.top1'])} % of {summary[f'images.{part}']} images ({shown})"
+        chosen = ", by which the epoch was chosen" if part == "val" and config.train.select == "val" else ""
+        yield part, f"{_percent(summary[f'{part}.top1'])} % of {summary[f'images.{part}']} images ({shown}){chosen}"
         groups = [name for name in ("few", "medium", "many") if f"{part}.{name}" in summary]
         of_classes = summary[f"{part}.mean_per_class"]
         if groups or abs(of_classes - summary[f"{part}.top1"]) >= 0.0005:
@@ -100,38 +116,45 @@ def _scores(summary: Summary) -> Rows:
         yield from (("", words) for words in more)
 
 
-def _gain(run: Run, config: Config, summary: Summary) -> Rows:
+def _baseline(run: Run, config: Config, part: str) -> Baseline | None:
+    if (found := nearest_labels_only(run, config)) is None:
+        return None
+    alone, differing = found
+    own = read_named(run.predictions_of(part))
+    return Baseline(alone, differing, own and own.minus(read_named(alone.predictions_of(part))))
+
+
+def _gain(run: Run, config: Config, summary: Summary, part: str, baseline: Baseline | None) -> Rows:
     """The student beside its teacher, and beside the same student without one."""
-    part = "test" if "test.top1" in summary else "val"
     own = read_named(run.predictions_of(part))
     if own and (apart := own.minus(read_named(run.predictions_of(part), "teacher_prediction"))):
         yield "to teacher", f"on {part} {in_words(apart)} its teacher"
-    if config.method != "ce" and methods.needs_data(config.method) and own:
-        yield from zip(["to ce", *[""] * 9], _over_ce(run, config, own, part), strict=False)
+    if own and config.method != "ce" and methods.needs_data(config.method):
+        first, *more = _over_ce(config, part, baseline)
+        yield "to ce", first
+        yield from (("", words) for words in more)
     if BE_BETTER in summary.get("verdict", ""):
         yield "note", BE_BETTER
 
 
-def _over_ce(run: Run, config: Config, own: Named, part: str) -> list[str]:
+def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
     """A difference is shown only to a run of the same student, budget and seed."""
-    found = nearest_labels_only(run, config)
-    if found is None:
+    if baseline is None:
         return ["no ce run beside it: whether distillation helped is not known"]
-    alone, differing = found
-    name = readable(alone.folder)
-    if differing:
-        return [f"not known: {name} has another student, budget or seed:", *differing]
-    apart = own.minus(read_named(alone.predictions_of(part)))
+    name, apart = readable(baseline.run.folder), baseline.difference
+    if baseline.differing:
+        words, apart_in = f"not known whether distillation helped: {name} differs in", ", ".join(baseline.differing)
+        whole = f"{words} {apart_in}"
+        return [whole] if len(whole) <= WIDTH - LABEL else [f"{words}:", *baseline.differing]
     if apart is None:
         return [f"not known: {name} was scored on other images"]
-    if apart.low > 0 or apart.high < 0:
+    if is_resolved(apart):
         words = "resolved for this seed; one seed says nothing about other seeds"
+    elif more := more_seeds(apart, 1):
+        words = f"not resolved: about {more} more seed{'s' if more != 1 else ''} would"
     else:
-        more = more_seeds(apart, 1)
-        words = f"not resolved: about {more} more seed{'s' if more != 1 else ''} would" if more else (
-            "not resolved: too small a difference for seeds to show"
-        )  # fmt: skip
-    changed = [line.partition(":")[0] for line in difference(alone.settings(), config)]
+        words = "not resolved: too small a difference for seeds to show"
+    changed = [line.partition(":")[0] for line in difference(baseline.run.settings(), config)]
     others = [name for name in changed if name.startswith(("train.", "student.", "data.")) and name != "data.source"]
     also = [f"other settings than there: {', '.join(others)}"] if others else []
     interval = f"95 % interval {100 * apart.low:+.1f} to {100 * apart.high:+.1f}"
@@ -152,12 +175,11 @@ def _places(run: Run, summary: Summary) -> Rows:
     yield "files", f"{folder}: {run.log.name}, {run.summary_file.name}{', predictions/' if is_scored else ''}"
 
 
-def _next(run: Run, config: Config, summary: Summary) -> Rows:
+def _next(run: Run, config: Config, summary: Summary, baseline: Baseline | None) -> Rows:
     """Whether it is real, and how to use it."""
     commands, folder = [], readable(run.folder)
-    is_distilled = methods.needs_data(config.method)
-    is_paired = config.method != "ce" and (near := nearest_labels_only(run, config)) is not None and not near[1]
-    if is_distilled and not is_paired:
+    is_known = baseline and not baseline.differing and baseline.difference and is_resolved(baseline.difference)
+    if methods.needs_data(config.method) and not is_known:
         data, other = readable(str(config.data.source)), config.method if config.method != "ce" else "kd"
         first = f"linnet compare {shlex.quote(data)} --config {shlex.quote(f'{folder}/{run.config.name}')}"
         commands.append([first, f"--methods {shlex.quote(f'ce,{other}')} --seeds 0,1,2"])

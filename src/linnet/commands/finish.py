@@ -114,8 +114,8 @@ def _train(
 
 
 def _epoch(row: Mapping[str, Any], run: Run, epochs: int) -> str:
-    """``epoch  3 of 30  loss 2.608  val top-1 20.0 %  best   1.2 s``: best of all so far."""
-    words = f"epoch {row['epoch']:>{len(str(epochs))}} of {epochs}  loss {row['loss']:<6.4g}"
+    """``epoch  3 of 30  loss  2.608  val top-1  20.0 %  best    1.2 s``: best of all so far."""
+    words = f"epoch {row['epoch']:>{len(str(epochs))}} of {epochs}  loss {row['loss']:6.3f}"
     if "val.top1" in row:
         earlier = [other.get("val.top1", 0.0) for other in run.metrics() if other["epoch"] < row["epoch"]]
         mark = "best" if row["val.top1"] >= max(earlier, default=0.0) else "    "

@@ -32,8 +32,8 @@ def score_groups(train: Manifest, bounds: tuple[int, ...] | None) -> ClassGroups
     group_C, (low, high) = class_groups(counts_C, bounds)
     classes = {name: np.flatnonzero(group_C == i) for i, name in enumerate(GROUPS)}
     log.info(
-        "long tail: %d to %d training images a class; classes: %s (few: fewer than %d, many: more than %d)",
-        *(counts_C.min(), counts_C.max(), ", ".join(f"{len(own)} {name}" for name, own in classes.items()), low, high),
+        "long tail: %d to %d training images a class: %d classes few (below %d), %d medium, %d many (above %d)",
+        *(counts_C.min(), counts_C.max(), len(classes["few"]), low, len(classes["medium"]), len(classes["many"]), high),
     )
     about: dict[str, Any] = {"long_tail.few_below": low, "long_tail.many_above": high}
     about |= {f"classes.{name}": len(own) for name, own in classes.items()}

@@ -91,12 +91,14 @@ class Method(nn.Module):
     """Base of all methods.
 
     Class attributes:
-        summary: one line for ``linnet list``. Options: a frozen dataclass of the method's settings.
+        summary: one line for ``linnet list methods METHOD``. use: what it is for, in a few words, for the table of
+        ``linnet list methods``. Options: a frozen dataclass of the method's settings.
         needs: what it needs. defaults: settings that travel with it, as ``{"train": {"lr": 1e-4}}``; files and
         arguments win.
     """
 
     summary: ClassVar[str] = ""
+    use: ClassVar[str] = ""
     Options: ClassVar[type] = NoOptions
     needs: ClassVar[Needs] = Needs()
     defaults: ClassVar[Mapping[str, Any]] = {}

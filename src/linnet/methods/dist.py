@@ -35,6 +35,7 @@ class DIST(Method):
     """
 
     summary = "correlations over classes and over the batch, blind to scale (DIST, NeurIPS 2022)"
+    use = "teachers much stronger than the student"
     Options = DISTOptions
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:

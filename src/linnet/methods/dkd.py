@@ -38,6 +38,7 @@ class DKD(Method):
     """
 
     summary = "kd with the true class and the others decoupled (DKD, CVPR 2022)"
+    use = "teachers that are very sure of the true class"
     Options = DKDOptions
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:

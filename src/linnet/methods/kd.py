@@ -47,6 +47,7 @@ class KnowledgeDistillation(Method):
     """
 
     summary = "softened logits of the teacher beside the labels (Hinton et al. 2015)"
+    use = "the first to try, with any teacher"
     Options = KDOptions
 
     def check_settings(self, config: Config) -> None:

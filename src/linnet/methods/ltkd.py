@@ -46,6 +46,7 @@ class LTKD(Method):
     """
 
     summary = "kd with the groups of frequent and rare classes apart and balanced (LTKD, arXiv 2506.18496)"
+    use = "long tails: few images of many classes"
     Options = LTKDOptions
     group_C: torch.Tensor
 

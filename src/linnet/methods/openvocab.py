@@ -90,6 +90,7 @@ class OpenVocabulary(Method):
     """
 
     summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
+    use = "students that take class names as text"
     Options = OpenVocabularyOptions
     needs = Needs(teacher="vlm", head="embedding")
     bank_CE: torch.Tensor

@@ -41,6 +41,7 @@ class PAND(Method):
     """
 
     summary = "calibrated prompts, condensed embeddings and neighbourhood structure (PAND, arXiv 2602.07768)"
+    use = "look-alike classes, by prompts fitted to them"
     Options = PANDOptions
     needs = Needs(teacher="vlm")
     defaults: ClassVar[Mapping[str, Any]] = {"teacher": {"head": "prompt"}}

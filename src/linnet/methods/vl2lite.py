@@ -61,6 +61,7 @@ class VL2Lite(Method):
     """
 
     summary = "features follow condensed image and text embeddings of a VLM (VL2Lite, CVPR 2025)"
+    use = "look-alike classes, by image and text embeddings"
     Options = VL2LiteOptions
     needs = Needs(teacher="vlm")
 

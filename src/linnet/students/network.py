@@ -155,6 +155,15 @@ def check_tag(name: str) -> None:
         raise UserError(f"timm knows no weights '{tag}' of '{plain}': give {' or '.join([plain, *known])}")
 
 
+def count_millions(name: str) -> float:
+    """Parameters in millions of a network as timm makes it, usually with 1,000 classes; no memory is taken for them."""
+    import timm
+
+    with torch.device("meta"):
+        network: Any = timm.create_model(name)
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
 def has_weights(name: str) -> bool:
     """Whether timm knows weights for a network, here or elsewhere."""
     import timm

@@ -63,7 +63,7 @@ def choose_precision(
             write_atomically(path, json.dumps(row, indent=1))
     ms = row["ms"]
     faster: Precision = "bf16" if ms["bf16"] <= MARGIN * ms["fp32"] else "fp32"
-    words = f"a step takes {ms['fp32']:.0f} ms in fp32 and {ms['bf16']:.0f} ms in bf16 on this CPU"
+    words = f"a step takes {ms['fp32']:.0f} ms in fp32, {ms['bf16']:.0f} in bf16, on this CPU"
     return faster, words
 
 

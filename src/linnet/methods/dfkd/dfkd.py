@@ -115,6 +115,7 @@ class DataFree(Method):
 
     widest: torch.Tensor
     summary = "no data: a generator makes images of what the student does not know yet (DFKD-FGVC, ICCV 2023)"
+    use = "copying a classifier whose data are gone"
     Options = DFKDOptions
     needs = Needs(teacher="classifier", data=False)
     defaults: ClassVar[dict[str, Any]] = {
