@@ -94,6 +94,7 @@ def compare(
     seeds: Annotated[str | None, Parameter(group=BASIC)] = None,
     students: Annotated[str | None, Parameter(group=BASIC)] = None,
     teachers: Annotated[str | None, Parameter(group=BASIC)] = None,
+    rows: Annotated[str | None, Parameter(group=BASIC)] = None,
     out: Annotated[Path | None, Parameter(group=BASIC)] = None,
     config: Annotated[Path | None, Parameter(group=BASIC)] = None,
     time: Annotated[str | None, Parameter(group=RUN)] = None,
@@ -118,6 +119,7 @@ def compare(
         seeds: Seeds of each method. [default: 0,1,2]
         students: Students, each with a ce row of its own.
         teachers: Teachers, for the methods that have one.
+        rows: These rows of the grid alone, as in ce,kd.
         out: The folder of the runs and of the table: compare.md, compare.json, compare.parquet. [default:
             runs/compare-DATA]
         config: A YAML file of settings for all rows; options given here override it.
@@ -140,6 +142,7 @@ def compare(
         seeds=numbers(seeds),
         students=listed(students),
         teachers=listed(teachers),
+        rows=listed(rows),
         out=out,
         config=config,
         options=typed_settings(),

@@ -47,6 +47,7 @@ def compare(
     seeds: Sequence[int] = (),
     students: Sequence[str] = (),
     teachers: Sequence[str] = (),
+    rows: Sequence[str] = (),
     out: str | Path | None = None,
     config: Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -66,7 +67,7 @@ def compare(
 
     Args:
         sources: data, a YAML grid, or both; or finished runs, of which nothing is trained.
-        methods, seeds, students, teachers: what is compared; ``ce`` is always there.
+        methods, seeds, students, teachers: what is compared; ``ce`` is always there. rows: of a grid, these alone.
         out: the folder of the cells and of compare.md, compare.json and compare.parquet.
         config: a YAML file of settings for all rows. options: further ones by dotted name.
         time: a budget such as ``30m``, into which epochs and cells are fitted.
@@ -86,10 +87,10 @@ def compare(
         if len(runs) < len(sources):
             other = next(source for source in sources if Path(source) not in runs)
             raise UserError(f"{other} is no run: give runs alone, or data and a grid")
-        if methods or seeds or students or teachers or options or time:
+        if methods or seeds or students or teachers or rows or options or time:
             raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
         return _of_runs(runs, out, work)
-    compared = asked(sources, methods, seeds, students, teachers, out, config, options)
+    compared = asked(sources, methods, seeds, students, teachers, rows, out, config, options)
     compared, threads = planned(compared, work, time)
     return _train_all(compared, work, threads)
 
@@ -100,6 +101,7 @@ def asked(
     seeds: Sequence[int],
     students: Sequence[str],
     teachers: Sequence[str],
+    rows: Sequence[str],
     out: str | Path | None,
     config: Path | None,
     options: Mapping[str, Any] | None,
@@ -127,6 +129,7 @@ def asked(
         tuple(seeds),
         None if out is None else given_path(out, "out"),
         {"export": False, **shared, **(options or {})},
+        only=tuple(rows),
     )
     return build(request)
 
