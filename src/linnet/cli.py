@@ -133,11 +133,12 @@ def compare(
         export: Write model.onnx in every run.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
-    from linnet.commands.compare import compare as run_compare
+    from linnet.commands.compare import Question, Work, carry_out
+    from linnet.commands.compare import predict as predict_work
     from linnet.commands.comparison.table import print_report
 
-    found = run_compare(
-        *data,
+    question = Question(
+        data,
         methods=listed(methods),
         seeds=numbers(seeds),
         students=listed(students),
@@ -147,13 +148,12 @@ def compare(
         config=config,
         options=typed_settings(),
         time=time,
-        jobs=jobs,
-        threads=threads,
-        cluster=cluster,
-        allow_mismatch=allow_mismatch,
-        overwrite=overwrite,
     )
-    print_report(found)
+    work = Work(jobs, threads, cluster, overwrite, allow_mismatch)
+    if dry_run:
+        print(readable("\n".join(predict_work(question, work))))
+    else:
+        print_report(carry_out(question, work))
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:
