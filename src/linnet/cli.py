@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -15,6 +15,7 @@ from linnet.errors import UserError
 from linnet.files import check_out, readable
 from linnet.options import (
     BASIC,
+    PANELS,
     RUN,
     as_typed,
     in_one_line,
@@ -26,6 +27,9 @@ from linnet.options import (
     with_settings,
 )
 from linnet.processes import drop_leftovers, is_first
+
+if TYPE_CHECKING:
+    from linnet.commands.compare import Question, Work
 
 app = App(
     name="linnet",
@@ -52,6 +56,7 @@ def distill(
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     export: Annotated[bool, Parameter(group=RUN)] = True,
     opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    seeds: Annotated[str | None, Parameter(group=PANELS["train"])] = None,
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -70,7 +75,14 @@ def distill(
         dry_run: Print the resolved settings and stop.
         export: Write model.onnx at the end.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
+        seeds: Several seeds, as in 0,1,2: a comparison with ce over these, as by 'linnet compare'.
     """
+    if seeds is not None:
+        from linnet.commands.compare import Work, several_seeds
+
+        options, work = typed_settings(), Work(overwrite=overwrite)
+        _compare(several_seeds(data, numbers(seeds), out, config, options), work, dry_run)
+        return
     from linnet import methods
     from linnet.commands.distill import distill as run_distill
     from linnet.defaults import settings as resolve_settings
@@ -133,9 +145,7 @@ def compare(
         export: Write model.onnx in every run.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
-    from linnet.commands.compare import Question, Work, carry_out
-    from linnet.commands.compare import predict as predict_work
-    from linnet.commands.comparison.table import print_report
+    from linnet.commands.compare import Question, Work
 
     question = Question(
         data,
@@ -149,7 +159,14 @@ def compare(
         options=typed_settings(),
         time=time,
     )
-    work = Work(jobs, threads, cluster, overwrite, allow_mismatch)
+    _compare(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
+
+
+def _compare(question: "Question", work: "Work", dry_run: bool) -> None:
+    from linnet.commands.compare import carry_out
+    from linnet.commands.compare import predict as predict_work
+    from linnet.commands.comparison.table import print_report
+
     if dry_run:
         print(readable("\n".join(predict_work(question, work))))
     else:

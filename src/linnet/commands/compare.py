@@ -4,16 +4,16 @@ rows x seeds -> cells (runs) -> means and intervals -> a table
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from linnet.commands.comparison import forecast
 from linnet.commands.comparison import plan as plans
-from linnet.commands.comparison.cells import Cell, refuse_others, state
+from linnet.commands.comparison.cells import Cell, folder_name, refuse_others, state
 from linnet.commands.comparison.costs import measure
 from linnet.commands.comparison.finished import read_runs
-from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair
+from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair, default_out
 from linnet.commands.comparison.live import Watch
 from linnet.commands.comparison.results import Done, Report, report
 from linnet.commands.comparison.table import write_files
@@ -24,7 +24,7 @@ from linnet.commands.comparison.workers import (
     train_on_cluster,
     train_side_by_side,
 )
-from linnet.config import read_yaml
+from linnet.config import Config, read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
 from linnet.files import given_path
@@ -102,6 +102,30 @@ def compare(
     return carry_out(Question(sources, *words), Work(jobs, threads, cluster, overwrite, allow_mismatch))
 
 
+def several_seeds(
+    data: str | Path | None,
+    seeds: Sequence[int],
+    out: str | Path | None,
+    config: Path | None,
+    options: Mapping[str, Any],
+) -> Question:
+    """``linnet distill --seeds``: one method beside ``ce``, with what else is typed there.
+
+    Raises:
+        UserError: --seed, too, or no data.
+    """
+    if "seed" in options:
+        raise UserError("--seeds and --seed are given: leave one of them out")
+    file = {} if config is None else read_yaml(given_path(config, "config"))
+    data = data or file.get("data", {}).get("source")
+    if data is None:
+        raise UserError("--seeds needs DATA, whose images ce is trained on")
+    method = str(options.get("method", file.get("method", Config.method)))
+    shared = {"export": True, **{key: value for key, value in options.items() if key != "method"}}
+    out = out or f"{default_out(data)}-{folder_name(method)}"
+    return Question((data,), [method], seeds, out=out, config=config, options=shared)
+
+
 def carry_out(question: Question, work: Work) -> Report:
     """Train what is not trained yet, and say what it shows. See :func:`compare`."""
     sources = question.sources
@@ -110,7 +134,8 @@ def carry_out(question: Question, work: Work) -> Report:
         if len(runs) < len(sources):
             other = next(source for source in sources if Path(source) not in runs)
             raise UserError(f"{other} is no run: give runs alone, or data and a grid")
-        if replace(question, sources=(), out=None) != Question(()):
+        words = replace(question, sources=(), out=None)
+        if any(getattr(words, spec.name) for spec in fields(words)):
             raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
         return _of_runs(runs, question.out, work)
     compared, threads = planned(asked(question), work, question.time)

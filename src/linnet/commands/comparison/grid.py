@@ -98,7 +98,7 @@ def build(request: Request) -> Compared:
     seeds = request.seeds or SEEDS
     if len(set(seeds)) < len(seeds):
         raise UserError(f"a seed is named twice: {', '.join(map(str, seeds))}")
-    grid = Grid(request.out or _default_out(request, shared), shared, rows, seeds)
+    grid = Grid(request.out or default_out(shared.get("data.source"), request.file), shared, rows, seeds)
     grid, notes = _with_baselines(grid)
     _refuse_unused(grid)
     if len({folder_name(row) for row in grid.rows}) < len(grid.rows):
@@ -174,12 +174,10 @@ def rows_of(names: Sequence[str], students: Sequence[str], teachers: Sequence[st
     return rows
 
 
-def _default_out(request: Request, shared: Settings) -> Path:
+def default_out(source: Any, file: Path | None = None) -> Path:
     """``runs/compare-photos``; a grid has a folder by its own name."""
-    if request.file is not None:
-        return Path("runs") / f"compare-{request.file.stem}"
-    source = shared.get("data.source")
-    return Path("runs") / f"compare-{folder_name(find_source(source).run_name(str(source)))}"
+    name = file.stem if file is not None else find_source(source).run_name(str(source))
+    return Path("runs") / f"compare-{folder_name(name)}"
 
 
 def resolved(grid: Grid) -> list[Row]:
