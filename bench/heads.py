@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from linnet.commands.comparison import mean_sd
+from linnet.commands.comparison.table import mean_sd
 from linnet.data.load import load_manifest
 from linnet.defaults import settings
 from linnet.metrics import top_k_accuracy

@@ -1,4 +1,4 @@
-"""The picture in the README, from the runs of ``python bench/table.py aviary``: ``python bench/picture.py``."""
+"""The picture in the README, from the runs of ``linnet compare bench/aviary.yaml``: ``python bench/picture.py``."""
 
 import statistics
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from linnet.commands.comparison import Comparison
 from linnet.data.birds import BACKGROUNDS, draw_bird, make_species, seeded
+from linnet.run import Run
 
-RUNS, SEEDS, COLUMNS = Path("runs/bench/aviary"), range(5), 6
+RUNS, SEEDS, COLUMNS = Path("runs/compare-aviary"), range(5), 6
 METHODS = {"ce": "labels only", "kd": "logits", "vl2lite": "embeddings", "pand": "embeddings,\nneighbours"}
 
 
@@ -23,8 +23,7 @@ def birds() -> np.ndarray:
 
 
 def main(out: Path = Path("docs/demo.png")) -> None:
-    comparison = Comparison(RUNS, {}, {method: {} for method in METHODS}, SEEDS)
-    summaries = {method: [comparison.run(method, seed).summary() for seed in SEEDS] for method in METHODS}
+    summaries = {method: [Run(RUNS / f"{method}-s{seed}").summary() for seed in SEEDS] for method in METHODS}
     scores = {method: [100 * s["test.top1"] for s in rows] for method, rows in summaries.items()}
     teacher = 100 * summaries["kd"][0]["teacher.test.top1"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), width_ratios=(1, 1.15))

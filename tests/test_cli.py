@@ -115,6 +115,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
 OWN = {
     "--method",
     "--out",
+    "--seeds",
     "--seed",
     "--config",
     "--resume",

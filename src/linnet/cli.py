@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -16,6 +16,7 @@ from linnet.files import check_out, readable
 from linnet.options import (
     ADVANCED,
     BASIC,
+    PANELS,
     RUN,
     as_typed,
     in_one_line,
@@ -28,6 +29,9 @@ from linnet.options import (
 )
 from linnet.processes import drop_leftovers, is_first
 from linnet.progress import TerminalHandler
+
+if TYPE_CHECKING:
+    from linnet.commands.compare import Question, Work
 
 app = App(
     name="linnet",
@@ -55,6 +59,7 @@ def distill(
     export: Annotated[bool, Parameter(group=RUN, show_default=lambda _: "--export")] = True,
     opset: Annotated[int | None, Parameter(group=ADVANCED, converter=as_typed)] = None,
     logger: Annotated[Literal["none", "tensorboard", "trackio", "wandb"], Parameter(group=RUN)] = "none",
+    seeds: Annotated[str | None, Parameter(group=PANELS["train"])] = None,
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Teach a small student and measure it.
@@ -74,7 +79,14 @@ def distill(
         export: Write model.onnx at the end.
         opset: Version of the ONNX operators in model.onnx, for an older runtime. [default: torch's choice]
         logger: Where the numbers of each epoch go beside metrics.jsonl: on this machine, no account is needed.
+        seeds: Several seeds, as in 0,1,2: a comparison with ce over these, as by 'linnet compare'.
     """
+    if seeds is not None:
+        from linnet.commands.compare import Work, several_seeds
+
+        options, work = typed_settings(), Work(overwrite=overwrite)
+        _compare(several_seeds(data, numbers(seeds), out, config, options), work, dry_run)
+        return
     from linnet import methods
     from linnet.commands.distill import distill as run_distill
     from linnet.defaults import settings as resolve_settings
@@ -98,6 +110,7 @@ def compare(
     seeds: Annotated[str | None, Parameter(group=BASIC)] = None,
     students: Annotated[str | None, Parameter(group=BASIC)] = None,
     teachers: Annotated[str | None, Parameter(group=BASIC)] = None,
+    rows: Annotated[str | None, Parameter(group=BASIC)] = None,
     out: Annotated[Path | None, Parameter(group=BASIC)] = None,
     config: Annotated[Path | None, Parameter(group=BASIC)] = None,
     time: Annotated[str | None, Parameter(group=RUN)] = None,
@@ -122,6 +135,7 @@ def compare(
         seeds: Seeds of each method. [default: 0,1,2]
         students: Students, each with a ce row of its own.
         teachers: Teachers, for the methods that have one.
+        rows: These rows of the grid alone, as in ce,kd.
         out: The folder of the runs and of the table: compare.md, compare.json, compare.parquet. [default:
             runs/compare-DATA]
         config: A YAML file of settings for all rows; options given here override it.
@@ -135,26 +149,32 @@ def compare(
         export: Write model.onnx in every run.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
-    from linnet.commands.compare import compare as run_compare
-    from linnet.commands.comparison.table import print_report
+    from linnet.commands.compare import Question, Work
 
-    found = run_compare(
-        *data,
+    question = Question(
+        data,
         methods=listed(methods),
         seeds=numbers(seeds),
         students=listed(students),
         teachers=listed(teachers),
+        rows=listed(rows),
         out=out,
         config=config,
         options=typed_settings(),
         time=time,
-        jobs=jobs,
-        threads=threads,
-        cluster=cluster,
-        allow_mismatch=allow_mismatch,
-        overwrite=overwrite,
     )
-    print_report(found)
+    _compare(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
+
+
+def _compare(question: "Question", work: "Work", dry_run: bool) -> None:
+    from linnet.commands.compare import carry_out
+    from linnet.commands.compare import predict as predict_work
+    from linnet.commands.comparison.table import print_report
+
+    if dry_run:
+        print(readable("\n".join(predict_work(question, work))))
+    else:
+        print_report(carry_out(question, work))
 
 
 def _print_settings(config: Config, reasons: list[str]) -> None:

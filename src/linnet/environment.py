@@ -28,6 +28,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "tokenizers", "ftfy"),
     "hf": ("transformers",),
     "heif": ("pillow_heif",),
+    "ray": ("ray",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "wandb": ("wandb",),

@@ -62,6 +62,11 @@ def remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
     for argument in arguments:
         own = argument.name.removeprefix("--").removeprefix("[KEYWORD]")
         for token in argument.tokens:
+            if own == "" and token.keys[0] in WORDS and len(token.keys) == 1:  # of another verb
+                plural = {"method": "methods", "seed": "seeds"}.get(token.keys[0])
+                raise UserError(
+                    f"unknown option '--{token.keys[0]}'." + (f" Did you mean '--{plural}'?" if plural else "")
+                )
             if own == "" and token.keys[0] in WORDS:  # --config.x
                 raise UserError(f"unknown option '--{'.'.join(token.keys)}': --{token.keys[0]} has no parts")
             key = ".".join([settings.get(own, own), *token.keys]).lstrip(".")

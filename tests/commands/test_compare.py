@@ -7,6 +7,7 @@ import pytest
 
 import linnet
 from linnet.cli import main
+from linnet.commands.compare import several_seeds
 from linnet.commands.comparison import cells, costs
 from linnet.errors import UserError
 
@@ -111,3 +112,22 @@ def test_what_is_refused_before_anything_is_written(sources: tuple, how: dict, e
     with pytest.raises(UserError, match=error):
         linnet.compare(*sources, out=tmp_path / "out", options=TINY, **how)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_method_or_seed_is_not_what_compare_takes(capsys: pytest.CaptureFixture[str]):
+    for word in ("method", "seed"):
+        with pytest.raises(SystemExit):
+            main(["compare", DATA, f"--{word}", "kd"])
+        assert f"unknown option '--{word}'. Did you mean '--{word}s'?" in capsys.readouterr().err
+
+
+def test_several_seeds_of_one_method(tmp_path: Path, started: list, capsys: pytest.CaptureFixture[str]):
+    main(["distill", DATA, "--method", "dist", "--seeds", "0,1", "--out", str(tmp_path), "--no-export", *WORDS])
+    assert [name for name, _ in started] == ["ce-s0", "dist-s0", "ce-s1", "dist-s1"]
+    assert "better than ce?" in capsys.readouterr().out
+    question = several_seeds(DATA, [0], None, None, {"method": "kd+figkd:0.5"})
+    assert (question.out, question.options) == ("runs/compare-aviary-species=3-images=8-kd+figkd-0.5", {"export": True})
+    with pytest.raises(UserError, match="leave one of them out"):
+        several_seeds(DATA, [0], None, None, {"seed": 1})
+    with pytest.raises(UserError, match="needs DATA"):
+        several_seeds(None, [0], None, None, {})

@@ -4,15 +4,16 @@ rows x seeds -> cells (runs) -> means and intervals -> a table
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from linnet.commands.comparison import forecast
 from linnet.commands.comparison import plan as plans
-from linnet.commands.comparison.cells import Cell, refuse_others, state
+from linnet.commands.comparison.cells import Cell, folder_name, refuse_others, state
 from linnet.commands.comparison.costs import measure
 from linnet.commands.comparison.finished import read_runs
-from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair
+from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair, default_out
 from linnet.commands.comparison.live import Watch
 from linnet.commands.comparison.results import Done, Report, report
 from linnet.commands.comparison.table import write_files
@@ -23,11 +24,27 @@ from linnet.commands.comparison.workers import (
     train_on_cluster,
     train_side_by_side,
 )
-from linnet.config import read_yaml
+from linnet.config import Config, read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
 from linnet.files import given_path
 from linnet.run import is_run
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be compared, in the words of :func:`compare`."""
+
+    sources: Sequence[str | Path]
+    methods: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    students: Sequence[str] = ()
+    teachers: Sequence[str] = ()
+    rows: Sequence[str] = ()
+    out: str | Path | None = None
+    config: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    time: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,7 @@ def compare(
     seeds: Sequence[int] = (),
     students: Sequence[str] = (),
     teachers: Sequence[str] = (),
+    rows: Sequence[str] = (),
     out: str | Path | None = None,
     config: Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -66,7 +84,7 @@ def compare(
 
     Args:
         sources: data, a YAML grid, or both; or finished runs, of which nothing is trained.
-        methods, seeds, students, teachers: what is compared; ``ce`` is always there.
+        methods, seeds, students, teachers: what is compared; ``ce`` is always there. rows: of a grid, these alone.
         out: the folder of the cells and of compare.md, compare.json and compare.parquet.
         config: a YAML file of settings for all rows. options: further ones by dotted name.
         time: a budget such as ``30m``, into which epochs and cells are fitted.
@@ -80,53 +98,82 @@ def compare(
     Raises:
         UserError: anything the user can mend, in one sentence; before any cell begins, where it can be known.
     """
-    work = Work(jobs, threads, cluster, overwrite, allow_mismatch)
+    words = (methods, seeds, students, teachers, rows, out, config, options or {}, time)
+    return carry_out(Question(sources, *words), Work(jobs, threads, cluster, overwrite, allow_mismatch))
+
+
+def several_seeds(
+    data: str | Path | None,
+    seeds: Sequence[int],
+    out: str | Path | None,
+    config: Path | None,
+    options: Mapping[str, Any],
+) -> Question:
+    """``linnet distill --seeds``: one method beside ``ce``, with what else is typed there.
+
+    Raises:
+        UserError: --seed, too, or no data.
+    """
+    if "seed" in options:
+        raise UserError("--seeds and --seed are given: leave one of them out")
+    file = {} if config is None else read_yaml(given_path(config, "config"))
+    data = data or file.get("data", {}).get("source")
+    if data is None:
+        raise UserError("--seeds needs DATA, whose images ce is trained on")
+    method = str(options.get("method", file.get("method", Config.method)))
+    shared = {"export": True, **{key: value for key, value in options.items() if key != "method"}}
+    out = out or f"{default_out(data)}-{folder_name(method)}"
+    return Question((data,), [method], seeds, out=out, config=config, options=shared)
+
+
+def carry_out(question: Question, work: Work) -> Report:
+    """Train what is not trained yet, and say what it shows. See :func:`compare`."""
+    sources = question.sources
     runs = [Path(source) for source in sources if is_run(Path(source))]
     if runs:
         if len(runs) < len(sources):
             other = next(source for source in sources if Path(source) not in runs)
             raise UserError(f"{other} is no run: give runs alone, or data and a grid")
-        if methods or seeds or students or teachers or options or time:
+        words = replace(question, sources=(), out=None)
+        if any(getattr(words, spec.name) for spec in fields(words)):
             raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
-        return _of_runs(runs, out, work)
-    compared = asked(sources, methods, seeds, students, teachers, out, config, options)
-    compared, threads = planned(compared, work, time)
+        return _of_runs(runs, question.out, work)
+    compared, threads = planned(asked(question), work, question.time)
     return _train_all(compared, work, threads)
 
 
-def asked(
-    sources: Sequence[str | Path],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    students: Sequence[str],
-    teachers: Sequence[str],
-    out: str | Path | None,
-    config: Path | None,
-    options: Mapping[str, Any] | None,
-) -> Compared:
+def predict(question: Question, work: Work) -> list[str]:
+    """What :func:`carry_out` would do, how long it would take and what it would leave on the disk, in lines; nothing is
+    written into its folder."""
+    compared, threads = planned(asked(question), work, question.time, write=False)
+    return forecast.lines(compared, forecast.measure(compared, threads), threads, work.jobs)
+
+
+def asked(question: Question) -> Compared:
     """What is to be compared, checked as far as that goes without data.
 
     Raises:
         UserError: words or settings that are not understood.
     """
-    files = [Path(source) for source in sources if str(source).endswith((".yaml", ".yml"))]
-    data = [source for source in sources if Path(source) not in files]
+    files = [Path(source) for source in question.sources if str(source).endswith((".yaml", ".yml"))]
+    data = [source for source in question.sources if Path(source) not in files]
     if len(files) > 1 or len(data) > 1:
         shown = ", ".join(map(str, files if len(files) > 1 else data))
         raise UserError(f"one DATA and one grid at most are compared, not {shown} (finished runs hold an env.json)")
     if not files and not data:
         raise UserError("nothing to compare: give DATA, a YAML grid, or finished runs")
-    shared = read_yaml(given_path(config, "config")) if config is not None else {}
+    shared = read_yaml(given_path(question.config, "config")) if question.config is not None else {}
     shared = {key: value for key, value in shared.items() if key not in ("method", "seed")}
     request = Request(
         as_written(data[0]) if data else None,
         files[0] if files else None,
-        tuple(methods),
-        tuple(students),
-        tuple(teachers),
-        tuple(seeds),
-        None if out is None else given_path(out, "out"),
-        {"export": False, **shared, **(options or {})},
+        tuple(question.methods),
+        tuple(question.students),
+        tuple(question.teachers),
+        tuple(question.seeds),
+        None if question.out is None else given_path(question.out, "out"),
+        {"export": False, **shared, **question.options},
+        only=tuple(question.rows),
     )
     return build(request)
 
@@ -142,10 +189,12 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     check_fair(compared.rows, work.allow_mismatch)
     check_all(compared)
     plan = plans.decide(compared, work.jobs, work.threads, work.cluster is not None)
+    plan = plans.with_time(compared, plan, time, work.jobs) if time else {**plan, "choice": None}
     if not work.overwrite:
         refuse_others(plans.follow(compared, plan).grid.cells())
     if write:
-        plan = plans.keep(compared.grid.out, plan)
+        kept = plans.keep(compared.grid.out, plan)
+        plan = kept if time else {**kept, "choice": None}
     return plans.follow(compared, plan), plan["threads"]
 
 

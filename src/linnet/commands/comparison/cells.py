@@ -97,7 +97,15 @@ def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
             return has_teacher
         return group != "shots" or methods.student_head(method) == "embedding"
 
-    return {key: value for key, value in shared.items() if is_used(key)}
+    used = {key: value for key, value in shared.items() if is_used(key)}
+    return used if methods.needs_data(method) else _without_data(used)
+
+
+def _without_data(shared: Settings) -> dict[str, Any]:
+    """The same for a method that makes its own images: the data score its student."""
+    scoring = ("data.test", "data.test_fraction", "data.val_fraction", "data.seed", "data.store_limit_gb")
+    kept = {key: value for key, value in shared.items() if not key.startswith("data.") or key in scoring}
+    return kept | ({"data.eval": shared["data.source"]} if "data.source" in shared else {})
 
 
 def state(cell: Cell) -> State:

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for; what is empty, a grid or the defaults say."""
+    """What somebody asks for; what is empty, a grid or the defaults say. ``only``: these rows of the grid."""
 
     data: str | None = None
     file: Path | None = None
@@ -54,6 +54,7 @@ class Request:
     out: Path | None = None
     options: Settings = field(default_factory=dict)
     rows: Mapping[str, Settings] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def build(request: Request) -> Compared:
     seeds = request.seeds or SEEDS
     if len(set(seeds)) < len(seeds):
         raise UserError(f"a seed is named twice: {', '.join(map(str, seeds))}")
-    grid = Grid(request.out or _default_out(request, shared), shared, rows, seeds)
+    grid = Grid(request.out or default_out(shared.get("data.source"), request.file), shared, rows, seeds)
     grid, notes = _with_baselines(grid)
     _refuse_unused(grid)
     if len({folder_name(row) for row in grid.rows}) < len(grid.rows):
@@ -119,6 +120,8 @@ def _refuse_unused(grid: Grid) -> None:
 def _with_file(request: Request) -> Request:
     """The request with what its grid says; settings that were typed override the grid's."""
     if request.file is None:
+        if request.only:
+            raise UserError("--rows names rows of a grid: give a grid.yaml, or --methods")
         return request
     said = read_yaml(request.file)
     for key in said:
@@ -127,6 +130,8 @@ def _with_file(request: Request) -> Request:
                 f"{request.file}: unknown key '{key}'.{did_you_mean(key, KEYS)} A grid has {', '.join(KEYS)}"
             )
     rows = said.get("rows") or {}
+    if unknown := [name for name in request.only if name not in rows]:
+        raise UserError(f"{request.file} has no row '{unknown[0]}'.{did_you_mean(unknown[0], rows)}")
     if not isinstance(rows, Mapping) or not all(isinstance(own or {}, Mapping) for own in rows.values()):
         raise UserError(f"{request.file}: 'rows' must map each row's name to its settings")
     for key, given in (("methods", request.methods), ("students", request.students), ("teachers", request.teachers)):
@@ -141,6 +146,7 @@ def _with_file(request: Request) -> Request:
         raise UserError(f"{request.file}: seeds must be whole numbers, as in [0, 1, 2]") from error
     options = {**flat(said.get("shared") or {}), **flat(request.options)}
     own = {str(name): flat(settings or {}) for name, settings in rows.items()}
+    own = {name: own[name] for name in request.only} or own
     words: dict[str, Any] = {key: getattr(request, key) or value for key, value in named.items()}
     return replace(request, rows=own, seeds=request.seeds or seeds, options=options, **words)
 
@@ -168,12 +174,10 @@ def rows_of(names: Sequence[str], students: Sequence[str], teachers: Sequence[st
     return rows
 
 
-def _default_out(request: Request, shared: Settings) -> Path:
+def default_out(source: Any, file: Path | None = None) -> Path:
     """``runs/compare-photos``; a grid has a folder by its own name."""
-    if request.file is not None:
-        return Path("runs") / f"compare-{request.file.stem}"
-    source = shared.get("data.source")
-    return Path("runs") / f"compare-{folder_name(find_source(source).run_name(str(source)))}"
+    name = file.stem if file is not None else find_source(source).run_name(str(source))
+    return Path("runs") / f"compare-{folder_name(name)}"
 
 
 def resolved(grid: Grid) -> list[Row]:

@@ -4,10 +4,11 @@ into a given time."""
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from linnet.commands.comparison.forecast import fit, measure, seconds_of
 from linnet.commands.comparison.grid import Compared, Row, resolved
 from linnet.defaults import with_precision
 from linnet.environment import available_cpus
@@ -58,9 +59,22 @@ def keep(out: Path, plan: Plan) -> dict[str, Any]:
     with in_turn(out / ".claims" / "plan.lock"):
         earlier = read_plan(out)
         merged = {**plan, **earlier}
+        if "asked" in plan and plan["asked"] != earlier.get("asked"):  # another budget, or for something else
+            merged |= {"asked": plan["asked"], "choice": plan["choice"]}
         if merged != earlier:
             write_atomically(out / "plan.json", json.dumps(merged, indent=1) + "\n")
     return merged
+
+
+def with_time(compared: Compared, plan: Plan, words: str, jobs: int) -> dict[str, Any]:
+    """The plan with what fits into a time: as it was decided before in this folder for the same question, or now."""
+    grid = compared.grid
+    epochs = sorted({str(row.config.train.epochs) for row in compared.rows})
+    asked = [words, list(grid.seeds), list(grid.rows), epochs, jobs]
+    if plan.get("asked") == asked:
+        return dict(plan)
+    budget, forecast = seconds_of(words), measure(follow(compared, {**plan, "choice": None}), plan["threads"])
+    return {**plan, "asked": asked, "choice": asdict(fit(budget, words, forecast, grid.seeds, jobs))}
 
 
 def follow(compared: Compared, plan: Plan) -> Compared:
