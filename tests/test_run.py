@@ -76,6 +76,7 @@ def test_whatever_a_run_writes_is_among_its_names(tmp_path: Path):
         options={**tiny, "dfkd.alternations": 1, "dfkd.generator_steps": 1, "dfkd.student_steps": 1, "dfkd.width": 4},
     )  # fmt: skip
     plain.write_problems(b"kind,path,detail")
+    plain.logs.mkdir()  # a logger's
     written = set()
     for run in (plain, named, free):
         names = {path.name for path in vars(run).values() if isinstance(path, Path) and path.parent == run.folder}

@@ -290,7 +290,6 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
         )
         again = partial(distill, method="ce", student=name, out=folder, seed=0, options=options)
         again(config.data.source, resume=not damaged and Run(folder).config.exists(), overwrite=damaged)
-    log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
     return folder
 
 
