@@ -50,7 +50,10 @@ def logging_numbers(config: Config, run: Run, accelerator: Any) -> Iterator[Note
     finally:  # end_training would part the processes, too
         with redirect_stdout(sys.stderr):
             for tracker in accelerator.trackers:
-                tracker.finish()
+                if config.logger != "trackio":
+                    tracker.finish()
+                elif accelerator.is_main_process:  # the tracker's own way is gone again when the process ends
+                    require("trackio", "trackio").finish()
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
