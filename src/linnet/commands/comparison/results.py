@@ -228,11 +228,11 @@ def _remedy(images: Difference, by_seed: Difference | None, seeds: int) -> str:
     """What would show a difference of this size. More seeds make the interval over seeds narrower; the one over images
     is as wide as the test split is small."""
     if by_seed is None:
-        return ": one seed"
+        return " (one seed)"
     if by_seed.low <= 0 <= by_seed.high or not images.low <= 0 <= images.high:
         more = more_seeds(by_seed, seeds)
-        return f": about {more} more seed{'s' if more > 1 else ''} would" if more else ""
-    return ": more test images would"
+        return f" (+{more} seed{'s' if more > 1 else ''})" if more else ""
+    return " (+images)"
 
 
 def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> list[TeacherResult]:

@@ -71,6 +71,8 @@ def remarks(report: Report) -> list[str]:
         tested = sum(result.p_holm is not None for result in report.results)
         both = "both intervals' p-values" if count > 1 else "the p-value of A"
         lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested != 1 else ''}")
+        if any("(+" in result.words for result in report.results):
+            lines.append("(+N seeds), (+images): about so many more seeds, or more test images, would resolve it")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
     lines += _counted_as_ce(report)
@@ -128,30 +130,18 @@ def print_report(report: Report) -> None:
 def _gains(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     claims = shows_claims(report)
-    table.add_column("", max_width=26)
-    for name in (
-        "val",
-        *((report.part,) if report.part != "val" else ()),
-        *(("- ce", "A: images", "B: seeds") if claims else ()),
-    ):
+    table.add_column("", min_width=12, max_width=26)
+    for name in (report.part, *(("- ce", "A: images", "B: seeds") if claims else ())):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("better than ce?" if claims else "", max_width=22)
+    table.add_column("better than ce?" if claims else "", max_width=24)
     for result in report.results:
-        own = [_percent(result, "val.top1", 1)]
-        own += [_percent(result, f"{report.part}.top1", 1)] if report.part != "val" else []
+        own = [_percent(result, f"{report.part}.top1", 1)]
         if claims:
             own += [_difference(result, report, 1), _interval(result.images, 1), _interval(result.over_seeds, 1)]
         table.add_row(result.name, *own, _words(result, report))
     for teacher in report.teachers:
-        own = [f"{100 * teacher.val:.1f}" if teacher.val is not None else ""] if report.part != "val" else []
-        table.add_row(
-            _named(teacher),
-            *own,
-            f"{100 * teacher.top1:.1f}",
-            *(["", _wilson(teacher), ""] if claims else []),
-            "" if claims else _wilson(teacher),
-            style="dim",
-        )
+        interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
+        table.add_row(_named(teacher), f"{100 * teacher.top1:.1f}", *interval, style="dim")
     return table
 
 
@@ -165,13 +155,14 @@ def _wilson(teacher: TeacherResult, digits: int = 1) -> str:
 
 def _costs(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", max_width=26)
-    for name in ("retention", "training", "student", "parameters", "MB", "ms"):
-        table.add_column(name, justify="left" if name == "student" else "right", no_wrap=True)
+    table.add_column("", min_width=12, max_width=26)
+    for name in ("val", "retention", "training", "student", "parameters", "MB", "ms"):
+        table.add_column(name, justify="left" if name == "student" else "right", no_wrap=name != "student")
     for result in report.results:
-        table.add_row(result.name, *_cost_cells(result))
+        table.add_row(result.name, _percent(result, "val.top1", 1), *_cost_cells(result))
     for teacher in report.teachers:
-        table.add_row(_named(teacher), "", "", "", _millions(teacher.parameters), "", "", style="dim")
+        val = f"{100 * teacher.val:.1f}" if teacher.val is not None else ""
+        table.add_row(_named(teacher), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
     return table
 
 
