@@ -58,7 +58,7 @@ def test_the_table_of_cells(tmp_path: Path):
         console = Console(width=100, record=True)
         console.print(watch._table())
     shown = console.export_text()
-    for words in ("71.2", "epoch 4 of 30, val 50.0", "waiting", "seed 2", "1 of 3 cells"):
+    for words in ("71.2", "epoch 4/30: 50.0", "waiting", "seed 2", "1 of 3 cells"):
         assert words in shown
 
 

@@ -119,7 +119,11 @@ def test_each_student_has_its_own_ce(tmp_path: Path):
 def test_val_takes_the_place_of_a_missing_test(tmp_path: Path):
     told = made(tmp_path, ce=[{"val": 0.5}], kd=[{"val": 0.6}])
     assert told.part == "val" and told.result("kd").images is None
-    assert any("there is no test split" in line for line in remarks(told))
+    console = Console(width=100, record=True)
+    print_table(told, console)
+    shown = console.export_text()
+    assert "there is no test split" in shown
+    assert "better than ce?" not in shown  # without an interval there is no result
 
 
 def test_what_stands_in_the_table_and_the_files(tmp_path: Path):

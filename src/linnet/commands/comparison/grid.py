@@ -7,7 +7,7 @@ from typing import Any
 
 from linnet import methods
 from linnet.commands.checks import check_run
-from linnet.commands.comparison.cells import Grid, Settings, fitting, folder_name
+from linnet.commands.comparison.cells import UNIMPORTANT, Grid, Settings, fitting, folder_name
 from linnet.config import GROUPS, Config, difference, read_yaml
 from linnet.data.sources import find_source
 from linnet.errors import UserError, did_you_mean
@@ -17,18 +17,7 @@ SEEDS = (0, 1, 2)
 METHODS = ("ce", "kd")
 KEYS = ("shared", "rows", "seeds", "methods", "students", "teachers")  # of a grid
 EQUAL = ("data.", "student.", "train.epochs:", "train.batch_size:", "train.select:")  # or rows are not compared
-APART = (
-    "method:",
-    "options",
-    "teacher.",
-    "prompts.",
-    "shots.",
-    "seed:",
-    "export:",
-    "opset:",
-    "train.checkpoint:",
-    "logger",
-)
+APART = ("method:", "options", "teacher.", "prompts.", "shots.", "seed:", *UNIMPORTANT)  # what rows may differ in
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,8 @@ class Watch:
         rows = cell.run.metrics()
         if not rows:
             return "starts" if cell.folder.exists() else "[dim]waiting"
-        val = f", val {100 * rows[-1]['val.top1']:.1f}" if "val.top1" in rows[-1] else ""
-        return f"epoch {rows[-1]['epoch']} of {self.epochs[cell.row]}{val}"
+        val = f": {100 * rows[-1]['val.top1']:.1f}" if "val.top1" in rows[-1] else ""
+        return f"epoch {rows[-1]['epoch']}/{self.epochs[cell.row]}{val}"
 
 
 def _written(cell: Cell) -> float:
