@@ -102,6 +102,16 @@ def test_the_better_ce_by_val_counts(tmp_path: Path):
         for line in remarks(told)
     )
 
+    replayed = told.result("ce teacher.views=center")
+    assert replayed.p is None and told.result("kd").p_holm == told.result("kd").p  # a ce row is no candidate
+
+
+def test_an_unequal_row_is_called_so(tmp_path: Path):
+    told = made(
+        tmp_path, ce=three(100, 104, 96), kd=[{**own, "options": {"train.epochs": 60}} for own in three(140, 138, 142)]
+    )
+    assert told.result("kd").words == "yes, unequal"
+
 
 def test_each_student_has_its_own_ce(tmp_path: Path):
     other = {"student.name": "resnet18"}
