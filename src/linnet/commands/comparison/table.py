@@ -141,12 +141,19 @@ def _gains(report: Report) -> Table:
         table.add_row(result.name, *own, _words(result, report))
     for teacher in report.teachers:
         interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
-        table.add_row(_named(teacher), f"{100 * teacher.top1:.1f}", *interval, style="dim")
+        table.add_row(_short(teacher), f"{100 * teacher.top1:.1f}", *interval, style="dim")
     return table
 
 
 def _named(teacher: TeacherResult) -> str:
     return f"teacher {teacher.name}"
+
+
+def _short(teacher: TeacherResult) -> str:
+    """Without the kind, and of a path its last part: the files have the whole id."""
+    kind, _, rest = teacher.name.partition(":")
+    place = rest.rpartition(":")[2]
+    return f"teacher {Path(place).name if place.startswith('/') or ':' in rest else rest or kind}"
 
 
 def _wilson(teacher: TeacherResult, digits: int = 1) -> str:
@@ -162,7 +169,7 @@ def _costs(report: Report) -> Table:
         table.add_row(result.name, _percent(result, "val.top1", 1), *_cost_cells(result))
     for teacher in report.teachers:
         val = f"{100 * teacher.val:.1f}" if teacher.val is not None else ""
-        table.add_row(_named(teacher), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
+        table.add_row(_short(teacher), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
     return table
 
 
