@@ -55,10 +55,8 @@ def shows_claims(report: Report) -> bool:
 def remarks(report: Report) -> list[str]:
     """What the columns mean, what counted as ce, what is unequal, what is missing: a line each."""
     part, count = report.part, len(report.seeds)
-    seeds = ", ".join(map(str, report.seeds))
-    lines = [
-        f"{report.images} {part} images; seeds {seeds}; mean ± sd over seeds; accuracies in %, differences in points"
-    ]
+    seeds = f"seed{'s' if count > 1 else ''} {', '.join(map(str, report.seeds))}"
+    lines = [f"{report.images} {part} images; {seeds}; mean ± sd over seeds; accuracies in %, differences in points"]
     if part == "val":
         lines.append("there is no test split: val takes its place, and the epochs were chosen on it")
     if shows_claims(report):
