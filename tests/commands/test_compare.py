@@ -1,5 +1,11 @@
 """The verb, with real trainings of a second."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +80,28 @@ def test_a_stopped_cell_goes_on_and_a_finished_one_stays(tmp_path: Path, started
     assert report.result("ce").seeds == (0, 1)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_no_finished_cell(tmp_path: Path):
+    """And two processes that go on at once end with the table of an undisturbed one, to the last digit."""
+    words = ["compare", DATA, "--methods", "ce,kd,pand", "--seeds", "0,1", "--threads", "1", *WORDS]
+    command = [sys.executable, "-m", "linnet", *words, "--train.precision", "fp32"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    while len(finished := sorted((tmp_path / "killed").glob("*/summary.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {file: file.stat().st_mtime_ns for file in finished}
+    again = [subprocess.Popen([*command, "--out", str(tmp_path / "killed")]) for _ in range(2)]
+    assert [process.wait() for process in again] == [0, 0]
+    assert {file: file.stat().st_mtime_ns for file in finished} == before
+    subprocess.run([*command, "--out", str(tmp_path / "whole"), "--jobs", "2"], check=True)
+    told = [json.loads((tmp_path / name / "compare.json").read_text())["rows"] for name in ("killed", "whole")]
+    for first, second in zip(*told, strict=True):
+        for key in ("values", "over_images", "over_seeds", "p_holm", "better_than_ce", "retention"):
+            assert first[key] == second[key]
+
+
 def test_a_cell_that_fails_is_named_and_the_others_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], started: list, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,8 +150,8 @@ def test_one_method_or_seed_is_not_what_compare_takes(capsys: pytest.CaptureFixt
 
 
 def test_several_seeds_of_one_method(tmp_path: Path, started: list, capsys: pytest.CaptureFixture[str]):
-    main(["distill", DATA, "--method", "dist", "--seeds", "0,1", "--out", str(tmp_path), "--no-export", *WORDS])
-    assert [name for name, _ in started] == ["ce-s0", "dist-s0", "ce-s1", "dist-s1"]
+    main(["distill", DATA, "--method", "dist", "--seeds", "3", "--out", str(tmp_path), "--no-export", *WORDS])
+    assert [name for name, _ in started] == ["ce-s3", "dist-s3"]
     assert "better than ce?" in capsys.readouterr().out
     question = several_seeds(DATA, [0], None, None, {"method": "kd+figkd:0.5"})
     assert (question.out, question.options) == ("runs/compare-aviary-species=3-images=8-kd+figkd-0.5", {"export": True})

@@ -280,7 +280,7 @@ def copies(tmp_path: Path, data: str, image_size: int, epochs: int, **rows: dict
 
 @pytest.mark.slow
 def test_eight_species_are_copied_and_noise_does_not_do(tmp_path: Path):
-    """The easy set of bench/data_free.py with the published generator: about ten minutes on two cores."""
+    """The easy set of bench/data_free.yaml with the published generator: about ten minutes on two cores."""
     few = {"dfkd.alternations": 5}
     data = "aviary:species=8,genus=1,images=200"
     teacher, scores = copies(tmp_path, data, 32, 12, full=few, control={**few, **KL_OF_NOISE})
@@ -291,7 +291,7 @@ def test_eight_species_are_copied_and_noise_does_not_do(tmp_path: Path):
 
 @pytest.mark.slow
 def test_more_classes_and_larger_images_go_the_same_way(tmp_path: Path):
-    """20 species at 64 pixels, as far as a quarter of an hour on two cores goes; bench/data_free.py larger goes on."""
+    """20 species at 64 pixels, as far as a quarter of an hour on two cores goes; bench/data_free.yaml goes on."""
     few = {"dfkd.alternations": 2}
     data = "aviary:species=20,genus=1,images=100"
     full = {**few, "dfkd.upsampling": "nearest"}

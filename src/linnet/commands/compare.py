@@ -13,7 +13,7 @@ from linnet.commands.comparison import plan as plans
 from linnet.commands.comparison.cells import Cell, folder_name, refuse_others, state
 from linnet.commands.comparison.costs import measure
 from linnet.commands.comparison.finished import read_runs
-from linnet.commands.comparison.grid import Compared, Request, build, check_all, check_fair, default_out
+from linnet.commands.comparison.grid import METHODS, Compared, Request, build, check_all, check_fair, default_out
 from linnet.commands.comparison.live import Watch
 from linnet.commands.comparison.results import Done, Report, report
 from linnet.commands.comparison.table import write_files
@@ -28,6 +28,7 @@ from linnet.config import Config, read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
 from linnet.files import given_path
+from linnet.methods import parse
 from linnet.run import is_run
 
 
@@ -162,8 +163,7 @@ def asked(question: Question) -> Compared:
         raise UserError(f"one DATA and one grid at most are compared, not {shown} (finished runs hold an env.json)")
     if not files and not data:
         raise UserError("nothing to compare: give DATA, a YAML grid, or finished runs")
-    shared = read_yaml(given_path(question.config, "config")) if question.config is not None else {}
-    shared = {key: value for key, value in shared.items() if key not in ("method", "seed")}
+    shared = _of_file(question) if question.config is not None else {}
     request = Request(
         as_written(data[0]) if data else None,
         files[0] if files else None,
@@ -176,6 +176,15 @@ def asked(question: Question) -> Compared:
         only=tuple(question.rows),
     )
     return build(request)
+
+
+def _of_file(question: Question) -> dict[str, Any]:
+    """The settings of --config, without its method, its seed, and the options of methods that are not compared."""
+    shared = read_yaml(given_path(question.config or "", "config"))
+    ids = {id for method in question.methods or METHODS for id, _ in parse(method)}
+    options = shared.get("options") or {}
+    kept = {id: own for id, own in options.items() if id in ids} if isinstance(options, Mapping) else options
+    return {**{key: value for key, value in shared.items() if key not in ("method", "seed")}, "options": kept}
 
 
 def planned(compared: Compared, work: Work, time: str | None, write: bool = True) -> tuple[Compared, int]:

@@ -58,8 +58,9 @@ def build(
                 texts = [caption(bird.plumage, background, rng)]
                 further = seeded("captions", genus, seed, index, split, number)
                 texts += [caption(bird.plumage, background, further) for _ in range(captions - 1)]
+                was_there = path.exists()  # asked first: another process may draw it now
                 if not _is_whole(path):
-                    damaged += path.exists()
+                    damaged += was_there
                     _write_png(draw_bird(bird.plumage, background, rng), path)
                 rows.append(BirdImage(path, index, split, tuple(texts)))
     if damaged:

@@ -106,13 +106,13 @@ def test_rows_that_are_not_trained_alike_are_refused(own: str, tmp_path: Path):
     with pytest.raises(UserError, match=f"not trained alike \\(longer: {own.partition(':')[0]}.*--allow-mismatch"):
         check_fair(compared.rows, allow_mismatch=False)
     (said,) = check_fair(compared.rows, allow_mismatch=True)
-    assert said.startswith(f"unequal: longer: {own.partition(':')[0]}")
+    assert said.startswith(f"unequal to ce: longer: {own.partition(':')[0]}")
 
 
 def test_what_rows_may_differ_in_and_what_is_named(tmp_path: Path):
     grid = "rows: {a: {method: kd, kd.temperature: 9, teacher.head: probe}, b: {method: kd, train.lr: 0.1}}"
     unfair, others = unequal(asked(tmp_path, grid).rows)
-    assert unfair == [] and others == ["b: train.lr: 0.006 -> 0.1"]
+    assert unfair == {} and others == {"b": "train.lr: 0.006 -> 0.1"}
 
 
 def test_rows_are_checked_before_a_cell_begins(tmp_path: Path):

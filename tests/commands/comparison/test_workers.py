@@ -124,6 +124,7 @@ def test_the_story_of_a_cell_is_not_told_but_its_warnings_are_noted(tmp_path: Pa
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_workers_side_by_side_and_one_that_fails_at_once(tmp_path: Path):
     cells = cells_in(tmp_path, 2)
     for cell in cells:

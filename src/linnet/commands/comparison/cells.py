@@ -17,7 +17,7 @@ Settings = Mapping[str, Any]  # by dotted name, as on the command line
 Summary = dict[str, Any]  # of a finished run
 State = Literal["new", "stopped", "rescore", "finished", "other"]
 
-UNIMPORTANT = ("export:", "opset:", "train.checkpoint:", "logger:")  # settings that no number depends on
+UNIMPORTANT = ("export:", "opset:", "train.checkpoint:", "logger")  # settings that no number depends on
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The same table from runs that are there already: which of them are rows, and which are seeds of one row."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +45,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
     groups.sort(key=lambda group: group[0].method != "ce")
     rows, done = [], list[Done]()
     for config, own in groups:
-        name = _name(config, [other for other, _ in groups if other.method == config.method], own)
+        name = _name(config, [other for other, _ in groups if other.method == config.method])
         rows.append(Row(name, config, config.method == "ce"))
         for run in own:
             summary = run.summary()
@@ -70,14 +69,16 @@ def _apart(first: Config, second: Config) -> list[str]:
     return [line for line in lines if not line.startswith(UNIMPORTANT)]
 
 
-def _name(config: Config, alike: Sequence[Config], runs: Sequence[Run]) -> str:
+def _name(config: Config, alike: Sequence[Config]) -> str:
     """The method, and what sets the row apart from others of this method."""
     keys = {line.partition(":")[0] for other in alike for line in _apart(other, config)}
-    shown = []
-    for key in sorted(keys):
-        value = json.loads(json.dumps(_at(config, key), default=str))
-        shown.append(f"{key.removeprefix('options.')}={value}")
-    return " ".join([config.method, *shown])
+    return " ".join([config.method, *(_shown(key, _at(config, key)) for key in sorted(keys))])
+
+
+def _shown(key: str, value: object) -> str:
+    """A student and a teacher by name, another setting as ``kd.temperature=9``."""
+    plain = "auto" if value is None else str(value)
+    return plain if key in ("student.name", "teacher.id") else f"{key.removeprefix('options.')}={plain}"
 
 
 def _at(config: Config, key: str) -> object:

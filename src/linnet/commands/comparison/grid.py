@@ -7,7 +7,7 @@ from typing import Any
 
 from linnet import methods
 from linnet.commands.checks import check_run
-from linnet.commands.comparison.cells import Grid, Settings, fitting, folder_name
+from linnet.commands.comparison.cells import UNIMPORTANT, Grid, Settings, fitting, folder_name
 from linnet.config import GROUPS, Config, difference, read_yaml
 from linnet.data.sources import find_source
 from linnet.errors import UserError, did_you_mean
@@ -17,18 +17,7 @@ SEEDS = (0, 1, 2)
 METHODS = ("ce", "kd")
 KEYS = ("shared", "rows", "seeds", "methods", "students", "teachers")  # of a grid
 EQUAL = ("data.", "student.", "train.epochs:", "train.batch_size:", "train.select:")  # or rows are not compared
-APART = (
-    "method:",
-    "options",
-    "teacher.",
-    "prompts.",
-    "shots.",
-    "seed:",
-    "export:",
-    "opset:",
-    "train.checkpoint:",
-    "logger",
-)
+APART = ("method:", "options", "teacher.", "prompts.", "shots.", "seed:", *UNIMPORTANT)  # what rows may differ in
 
 
 @dataclass(frozen=True)
@@ -245,13 +234,13 @@ def baselines_of(row: Row, rows: Sequence[Row]) -> list[Row]:
     return [other for other in all_of_them if other.config.student.name == row.config.student.name] or all_of_them
 
 
-def unequal(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def unequal(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:
     """Settings in which rows differ from their ``ce`` row.
 
     Returns:
-        Those that make a comparison unfair; and others that come with a method or a row. One line for each row.
+        Those that make a comparison unfair, by row; and others that come with a method or a row.
     """
-    unfair, others = [], []
+    unfair, others = dict[str, str](), dict[str, str]()
     first = next((row for row in rows if row.is_baseline), None)
     for row in rows:
         base = baselines_of(row, rows)
@@ -262,8 +251,8 @@ def unequal(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         lines = [line for line in lines if not line.startswith((*APART, "student.") if own else APART)]
         bad = [line for line in lines if line.startswith(EQUAL)]
         rest = [line for line in lines if not line.startswith(EQUAL)]
-        unfair += [f"{row.name}: {', '.join(bad)}"] if bad else []
-        others += [f"{row.name}: {', '.join(rest)}"] if rest else []
+        unfair |= {row.name: ", ".join(bad)} if bad else {}
+        others |= {row.name: ", ".join(rest)} if rest else {}
     return unfair, others
 
 
@@ -276,8 +265,12 @@ def check_fair(rows: Sequence[Row], allow_mismatch: bool) -> list[str]:
     unfair, others = unequal(rows)
     if unfair and not allow_mismatch:
         raise UserError(
-            f"the rows are not trained alike ({'; '.join(unfair)}): make these settings equal, or give "
+            f"the rows are not trained alike ({_lines(unfair)}): make these settings equal, or give "
             "--allow-mismatch, and the table says so"
         )
-    said = [f"unequal: {line} (than ce)" for line in unfair]
-    return said + [f"also differs from ce: {line}" for line in others]
+    said = [f"unequal to ce: {name}: {words}" for name, words in unfair.items()]
+    return said + [f"also differs from ce: {name}: {words}" for name, words in others.items()]
+
+
+def _lines(apart: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {words}" for name, words in apart.items())

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from linnet.commands.comparison.cells import Cell
+from linnet.commands.comparison.cells import Cell, state
 from linnet.commands.comparison.workers import claims_of, failure_of
 from linnet.errors import UserError
 
@@ -32,6 +32,8 @@ class Watch:
         self._warned: set[str] = set()
         self._told: set[str] = set()
         self._live: Live | None = None
+        # summaries of other settings, which are about to be replaced
+        self._old = {cell.name: _written(cell) for cell in cells if _written(cell) and state(cell) == "other"}
 
     def __enter__(self) -> "Watch":
         self._start = time.monotonic()
@@ -62,7 +64,7 @@ class Watch:
                     self.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def _is_over(self, cell: Cell) -> bool:
-        return failure_of(cell) is not None or cell.run.summary_file.exists()
+        return failure_of(cell) is not None or _written(cell) not in (0.0, self._old.get(cell.name))
 
     def _done(self, cell: Cell) -> float:
         """Epochs that are done."""
@@ -111,8 +113,16 @@ class Watch:
         rows = cell.run.metrics()
         if not rows:
             return "starts" if cell.folder.exists() else "[dim]waiting"
-        val = f", val {100 * rows[-1]['val.top1']:.1f}" if "val.top1" in rows[-1] else ""
-        return f"epoch {rows[-1]['epoch']} of {self.epochs[cell.row]}{val}"
+        val = f": {100 * rows[-1]['val.top1']:.1f}" if "val.top1" in rows[-1] else ""
+        return f"epoch {rows[-1]['epoch']}/{self.epochs[cell.row]}{val}"
+
+
+def _written(cell: Cell) -> float:
+    """When the summary of a cell was written; 0 if it was not."""
+    try:
+        return cell.run.summary_file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _val(cell: Cell) -> str:

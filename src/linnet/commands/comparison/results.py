@@ -4,7 +4,7 @@ Shapes: S seeds, N images.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 
 from linnet.commands.comparison.cells import Summary
 from linnet.commands.comparison.costs import Cost, cost_key
-from linnet.commands.comparison.grid import Row, baselines_of
+from linnet.commands.comparison.grid import Row, baselines_of, unequal
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference, holm, more_seeds, over_images, over_seeds, wilson_interval
 from linnet.evaluation.verdict import read_named
@@ -130,7 +130,7 @@ def report(
             results.append(result)
     return Report(
         part,
-        tuple(_corrected(results)),
+        tuple(_corrected(results, unequal(rows)[0])),
         tuple(_teachers(done, part, costs)),
         done[0].summary.get(f"images.{part}", 0),
         tuple(seeds),
@@ -192,6 +192,8 @@ def _compared(
     result = replace(result, images=images, over_seeds=by_seed)
     if set(both) != set(seeds):
         return replace(result, words=f"incomplete: {len(both)} of {len(seeds)} seeds")
+    if result.baseline:  # it is no candidate
+        return result
     return replace(result, p=max(images.p, by_seed.p) if by_seed else images.p)
 
 
@@ -205,14 +207,17 @@ def _right_SN(cells: Sequence[Done], part: str) -> tuple[list[tuple[str, str]], 
     return known[0].images, np.stack([own.right_N for own in known])
 
 
-def _corrected(results: Sequence[Result]) -> list[Result]:
-    """With p-values corrected over all rows that are compared, and what they say."""
+def _corrected(results: Sequence[Result], unfair: Container[str]) -> list[Result]:
+    """With p-values corrected over all rows that are compared, and what they say; of unequal rows, that they are."""
     tested = [result for result in results if result.p is not None]
     corrected = iter(holm([result.p for result in tested if result.p is not None]))
-    return [
-        result if result.p is None else _judged(replace(result, p_holm=next(corrected)), len(result.seeds))
-        for result in results
-    ]
+    judged = []
+    for result in results:
+        if result.p is not None:
+            result = _judged(replace(result, p_holm=next(corrected)), len(result.seeds))
+            result = replace(result, words=f"{result.words}, unequal") if result.name in unfair else result
+        judged.append(result)
+    return judged
 
 
 def _judged(result: Result, seeds: int) -> Result:
@@ -228,11 +233,11 @@ def _remedy(images: Difference, by_seed: Difference | None, seeds: int) -> str:
     """What would show a difference of this size. More seeds make the interval over seeds narrower; the one over images
     is as wide as the test split is small."""
     if by_seed is None:
-        return ": one seed"
+        return " (one seed)"
     if by_seed.low <= 0 <= by_seed.high or not images.low <= 0 <= images.high:
         more = more_seeds(by_seed, seeds)
-        return f": about {more} more seed{'s' if more > 1 else ''} would" if more else ""
-    return ": more test images would"
+        return f" (+{more} seed{'s' if more > 1 else ''})" if more else ""
+    return " (+images)"
 
 
 def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> list[TeacherResult]:

@@ -55,10 +55,8 @@ def shows_claims(report: Report) -> bool:
 def remarks(report: Report) -> list[str]:
     """What the columns mean, what counted as ce, what is unequal, what is missing: a line each."""
     part, count = report.part, len(report.seeds)
-    seeds = ", ".join(map(str, report.seeds))
-    lines = [
-        f"{report.images} {part} images; seeds {seeds}; mean ± sd over seeds; accuracies in %, differences in points"
-    ]
+    seeds = f"seed{'s' if count > 1 else ''} {', '.join(map(str, report.seeds))}"
+    lines = [f"{report.images} {part} images; {seeds}; mean ± sd over seeds; accuracies in %, differences in points"]
     if part == "val":
         lines.append("there is no test split: val takes its place, and the epochs were chosen on it")
     if shows_claims(report):
@@ -71,6 +69,8 @@ def remarks(report: Report) -> list[str]:
         tested = sum(result.p_holm is not None for result in report.results)
         both = "both intervals' p-values" if count > 1 else "the p-value of A"
         lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested != 1 else ''}")
+        if any("(+" in result.words for result in report.results):
+            lines.append("(+N seeds), (+images): about so many more seeds, or more test images, would resolve it")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
     lines += _counted_as_ce(report)
@@ -128,35 +128,30 @@ def print_report(report: Report) -> None:
 def _gains(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     claims = shows_claims(report)
-    table.add_column("", max_width=26)
-    for name in (
-        "val",
-        *((report.part,) if report.part != "val" else ()),
-        *(("- ce", "A: images", "B: seeds") if claims else ()),
-    ):
+    table.add_column("", min_width=12, max_width=26)
+    for name in (report.part, *(("- ce", "A: images", "B: seeds") if claims else ())):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("better than ce?" if claims else "", max_width=22)
+    table.add_column("better than ce?" if claims else "", max_width=24)
     for result in report.results:
-        own = [_percent(result, "val.top1", 1)]
-        own += [_percent(result, f"{report.part}.top1", 1)] if report.part != "val" else []
+        own = [_percent(result, f"{report.part}.top1", 1)]
         if claims:
             own += [_difference(result, report, 1), _interval(result.images, 1), _interval(result.over_seeds, 1)]
         table.add_row(result.name, *own, _words(result, report))
     for teacher in report.teachers:
-        own = [f"{100 * teacher.val:.1f}" if teacher.val is not None else ""] if report.part != "val" else []
-        table.add_row(
-            _named(teacher),
-            *own,
-            f"{100 * teacher.top1:.1f}",
-            *(["", _wilson(teacher), ""] if claims else []),
-            "" if claims else _wilson(teacher),
-            style="dim",
-        )
+        interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
+        table.add_row(_short(teacher), f"{100 * teacher.top1:.1f}", *interval, style="dim")
     return table
 
 
 def _named(teacher: TeacherResult) -> str:
     return f"teacher {teacher.name}"
+
+
+def _short(teacher: TeacherResult) -> str:
+    """Without the kind, and of a path its last part: the files have the whole id."""
+    kind, _, rest = teacher.name.partition(":")
+    place = rest.rpartition(":")[2]
+    return f"teacher {Path(place).name if place.startswith('/') or ':' in rest else rest or kind}"
 
 
 def _wilson(teacher: TeacherResult, digits: int = 1) -> str:
@@ -165,13 +160,14 @@ def _wilson(teacher: TeacherResult, digits: int = 1) -> str:
 
 def _costs(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", max_width=26)
-    for name in ("retention", "training", "student", "parameters", "MB", "ms"):
-        table.add_column(name, justify="left" if name == "student" else "right", no_wrap=True)
+    table.add_column("", min_width=12, max_width=26)
+    for name in ("val", "retention", "training", "student", "parameters", "MB", "ms"):
+        table.add_column(name, justify="left" if name == "student" else "right", no_wrap=name != "student")
     for result in report.results:
-        table.add_row(result.name, *_cost_cells(result))
+        table.add_row(result.name, _percent(result, "val.top1", 1), *_cost_cells(result))
     for teacher in report.teachers:
-        table.add_row(_named(teacher), "", "", "", _millions(teacher.parameters), "", "", style="dim")
+        val = f"{100 * teacher.val:.1f}" if teacher.val is not None else ""
+        table.add_row(_short(teacher), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
     return table
 
 
