@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.config import GROUPS
 from linnet.defaults import settings
 from linnet.run import Run
@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_help_waits_for_nothing_heavy(run_python: Callable[[str], str]):
     """What takes time is loaded by the verbs: seconds for torch, tenths of a second for the others."""
     heavy = ("torch", "numpy", "timm", "open_clip", "scipy", "sklearn", "pyarrow", "PIL", "accelerate", "networkx")
-    code = f"import sys; from linnet.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; from linnet.__main__ import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
     *shown, loaded = run_python(code).splitlines()
     assert loaded == "[]"
     for verb in ("demo", "distill", "predict", "list", "doctor"):
@@ -133,7 +133,9 @@ def test_the_help_of_distill_offers_every_setting_once_and_nothing_else(
 ):
     """A new setting, or a new group of them, is one edit in config.py."""
     monkeypatch.setenv("COLUMNS", "240")
-    lines = run_python("from linnet.cli import main; main(['distill', '--help'])").partition("Basic")[2].splitlines()
+    lines = (
+        run_python("from linnet.__main__ import main; main(['distill', '--help'])").partition("Basic")[2].splitlines()
+    )
     offered = [option for line in lines for option in re.findall(r"--[a-z][\w.-]*", line.partition("  ")[0][:60])]
     settings = {f"{group}.{spec.name}" for group, kind in GROUPS.items() for spec in fields(kind)} - {"data.source"}
     names = {f"--{dotted.replace('_', '-')}" for dotted in settings}

@@ -169,7 +169,8 @@ def test_what_is_written_survives_a_strict_terminal(run_python: Callable[[str], 
 import os, sys
 os.environ.pop("PYTHONIOENCODING", None)
 sys.stdout.reconfigure(encoding="ascii", errors="strict")
-from linnet.cli import app, main
+from linnet.__main__ import main
+from linnet.cli import app
 @app.command
 def say(): print({name!r})
 main(["say"])

@@ -17,7 +17,7 @@ def panels() -> dict[str, str]:
     import subprocess
     import sys
 
-    code = "from linnet.cli import main; main(['distill', '--help'])"
+    code = "from linnet.__main__ import main; main(['distill', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "COLUMNS": "100"})  # fmt: skip
     assert max(map(len, done.stdout.splitlines())) <= 100

@@ -59,7 +59,7 @@ def test_a_place_that_was_given_is_kept(given, monkeypatch, caplog):
 
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "2"}, {"RANK": "3"}, {"LOCAL_RANK": "0"}])
 def test_a_run_is_trained_and_told_of(left, monkeypatch, capsys, tmp_path: Path):
-    from linnet.cli import main
+    from linnet.__main__ import main
 
     for name, value in left.items():
         monkeypatch.setenv(name, value)

@@ -36,7 +36,7 @@ OPTIONS = {
 # "linnet", but from epoch 6 on it waits to be killed, however fast the machine
 WAITS = """
 import time
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.run import Run
 add_metrics = Run.add_metrics
 def wait(run, row):

@@ -1,17 +1,10 @@
 """The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
 
-import errno
-import io
-import logging
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
-from linnet.config import Config
-from linnet.errors import UserError
 from linnet.files import check_out, readable
 from linnet.options import (
     ADVANCED,
@@ -19,7 +12,6 @@ from linnet.options import (
     PANELS,
     RUN,
     as_typed,
-    in_one_line,
     listed,
     numbers,
     remember,
@@ -27,8 +19,7 @@ from linnet.options import (
     with_data_settings,
     with_settings,
 )
-from linnet.processes import drop_leftovers, is_first
-from linnet.progress import TerminalHandler
+from linnet.processes import is_first
 
 if TYPE_CHECKING:
     from linnet.commands.compare import Question, Work
@@ -37,9 +28,8 @@ app = App(
     name="linnet",
     help="Large vision-language models into small, fast image classifiers, and how much was gained.",
     version_flags=["--version"],
-    suppress_keyboard_interrupt=False,  # main says how to go on
+    suppress_keyboard_interrupt=False,  # __main__ says how to go on
 )
-
 app.config = (remember,)
 
 
@@ -87,15 +77,12 @@ def distill(
         options, work = typed_settings(), Work(overwrite=overwrite)
         _compare(several_seeds(data, numbers(seeds), out, config, options), work, dry_run)
         return
-    from linnet import methods
     from linnet.commands.distill import distill as run_distill
-    from linnet.defaults import settings as resolve_settings
+    from linnet.commands.distill import dry_run as resolve
 
     options = typed_settings()
     if dry_run:
-        resolved, reasons = resolve_settings(data, config=config, options=options, out=out, resume=resume)
-        methods.build(resolved.method, resolved.options).check_settings(resolved)
-        _print_settings(resolved, reasons)
+        print(readable(resolve(data, config=config, options=options, out=out, resume=resume)), end="")
         return
     run = run_distill(data, config=config, options=options, out=out, resume=resume, overwrite=overwrite)
     if is_first():
@@ -175,16 +162,6 @@ def _compare(question: "Question", work: "Work", dry_run: bool) -> None:
         print(readable("\n".join(predict_work(question, work))))
     else:
         print_report(carry_out(question, work))
-
-
-def _print_settings(config: Config, reasons: list[str]) -> None:
-    import yaml
-
-    from linnet.fields import to_dict
-
-    for reason in reasons:
-        print(readable(f"# {reason}"))
-    print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
 
 
 @app.command
@@ -421,38 +398,3 @@ def doctor() -> None:
 
     for line in lines():
         print(line)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exit 0 when all is well, 2 with one clear line for what the user can mend, 1 with a traceback for
-    a bug."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[TerminalHandler()])
-    logging.getLogger("linnet").setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show does not stop anything
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    drop_leftovers()
-    try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except UserError as error:
-        _leave(str(error))
-    except CycloptsError as error:
-        _leave(in_one_line(error))
-    except BrokenPipeError:  # `linnet list students | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        if error.filename is None:  # `linnet predict ... > named.csv`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(f"the disk is full: cannot write {error.filename or 'what is printed'}; free some space and try again")
-    except KeyboardInterrupt as stopped:
-        how = str(stopped) or "a training goes on after its last finished epoch with --resume"
-        print(f"linnet: stopped ({how})", file=sys.stderr)
-        sys.exit(130)
-
-
-def _leave(message: str) -> None:
-    print(f"linnet: {readable(message)}", file=sys.stderr)
-    sys.exit(2)

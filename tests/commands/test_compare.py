@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.commands.compare import several_seeds
 from linnet.commands.comparison import cells, costs
 from linnet.errors import UserError

@@ -15,7 +15,7 @@ from pictures import write_image
 from tiny_vlm import qwen2_vl
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.config import DataConfig
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import digest_files

@@ -13,7 +13,7 @@ import torch
 from pictures import write_image
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.config import write_yaml
 from linnet.data.load import load_manifest
 from linnet.data.store import Images

@@ -47,7 +47,7 @@ def test_a_teacher_of_the_students_views_is_asked_again(monkeypatch: pytest.Monk
 
 
 def test_the_small_students_come_without_timm(run_without_torch: Callable[[str], str]):
-    shown = run_without_torch("from linnet.cli import main; main(['list', 'students'])")
+    shown = run_without_torch("from linnet.__main__ import main; main(['list', 'students'])")
     assert "mobilenetv3_small_100     2.54 M" in shown
     assert "linnet list students '*'" in shown.splitlines()[-1]
 

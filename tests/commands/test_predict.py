@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.errors import UserError
 from linnet.files import readable
 from linnet.students.student import Student

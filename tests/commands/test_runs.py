@@ -79,5 +79,5 @@ def test_no_runs(tmp_path: Path):
 
 
 def test_it_is_quick_and_plain(runs: Path, run_without_torch: Callable[[str], str]):
-    shown = run_without_torch("from linnet.cli import main; main(['list', 'runs'])")
+    shown = run_without_torch("from linnet.__main__ import main; main(['list', 'runs'])")
     assert shown.splitlines() == list(run_lines(runs))

@@ -40,7 +40,7 @@ def test_the_onnx_file_is_all_that_is_needed(tiny_run: Path, run_without_torch, 
     """Class names, size and normalisation are in the file, and torch, timm and open_clip are not imported."""
     (tmp_path / "M.ONNX").write_bytes((tiny_run / "run" / "model.onnx").read_bytes())
     code = f"""
-from linnet.cli import main
+from linnet.__main__ import main
 main(["predict", {str(tmp_path / "M.ONNX")!r}, {str(tiny_run / "images")!r}, "--json", "--top", "2"])
 """
     lines = [json.loads(line) for line in run_without_torch(code).splitlines()]

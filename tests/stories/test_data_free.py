@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.commands.distill import default_folder
 from linnet.config import Config, DataConfig, read_yaml
 from linnet.data.load import load_manifest, scored_part

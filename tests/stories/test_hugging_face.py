@@ -8,7 +8,7 @@ import pytest
 from hub_models import save_bert, save_clip
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.commands.embed import embed
 from linnet.config import DataConfig
 from linnet.data.load import load_manifest
@@ -65,7 +65,7 @@ def test_names_that_the_student_never_saw_without_torch(
     expected = list(load(run.folder, embed(names, run=run.folder)).predict(images, top=3))
     main(["export", str(run.folder), "--text-tower"])
     code = f"""
-from linnet.cli import main
+from linnet.__main__ import main
 main(["predict", {str(run.onnx)!r}, *{list(map(str, images))!r}, "--classes", {names!r}, "--json", "--top", "3"])
 """
     lines = [json.loads(line) for line in run_without_torch(code).splitlines()]

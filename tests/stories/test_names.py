@@ -11,7 +11,7 @@ import pytest
 from pictures import write_image
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 
 CLASSES = [
     b"caf\xe9",

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import linnet
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.commands.embed import bank_for
 from linnet.config import DataConfig
 from linnet.data.batches import eval_batches
@@ -367,7 +367,7 @@ def test_unseen_names_from_run_bank_and_text_tower_say_the_same(
     for words in (["--bank", "bank.safetensors"], ["--classes", "names.txt"]):
         words = [words[0], str(deployed / words[1])]
         code = f"""
-from linnet.cli import main
+from linnet.__main__ import main
 main(["predict", {str(deployed / "model.onnx")!r}, *{list(map(str, images))!r}, *{words!r}, "--json", "--top", "3"])
 """
         lines = [json.loads(line) for line in run_without_torch(code).splitlines()]

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 import pytest
 from pictures import write_image
 
-from linnet.cli import main
+from linnet.__main__ import main
 from linnet.config import Config
 from linnet.run import Run
 from linnet.students.student import Student

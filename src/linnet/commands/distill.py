@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from linnet import methods
 from linnet.commands.checks import check_kept, check_run
 from linnet.commands.finish import check_end, train_and_finish
@@ -108,6 +110,25 @@ def distill(
         story(resolved, run, accelerator)
     accelerator.wait_for_everyone()  # or the others would return before summary.json is there
     return run
+
+
+def dry_run(
+    data: str | Path | None = None,
+    *,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> str:
+    """The settings that :func:`distill` would resolve, as YAML, with the reasons in comments.
+
+    Raises:
+        UserError: settings that are not understood, or that the method has no use for.
+    """
+    resolved, reasons = settings(data, config=config, options=options, out=out, resume=resume)
+    methods.build(resolved.method, resolved.options).check_settings(resolved)
+    comments = "".join(f"# {reason}\n" for reason in reasons)
+    return comments + yaml.safe_dump(to_dict(resolved), sort_keys=False)
 
 
 def _prepared(config: Config, accelerator: Any) -> Callable[[Config, Run, Any], None]:
