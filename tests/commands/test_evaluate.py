@@ -14,12 +14,14 @@ from pictures import write_image
 
 import linnet
 from linnet.cli import main
-from linnet.config import write_yaml
+from linnet.config import DataConfig, write_yaml
 from linnet.data.load import load_manifest
+from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.deploy.export import export_onnx
 from linnet.errors import UserError
+from linnet.evaluation import labelled
 from linnet.evaluation.score import Evaluation, look_at_splits, score
 from linnet.run import Run
 from linnet.students.student import Student
@@ -110,6 +112,12 @@ def test_the_numbers_of_a_training(tmp_path: Path, run_without_torch: Callable[[
     assert (first.numbers["looks"], second["looks"]) == (2, 3)
 
 
+@pytest.mark.parametrize("said", [None, "0.5", [0.5]])
+def test_a_summary_that_says_no_number_is_no_hindrance(run: Run, said: object):
+    run.write_summary(run.summary() | {"test.top1": said})
+    assert "summary.top1" not in linnet.evaluate(run.folder).numbers
+
+
 def test_a_summary_that_says_something_else_is_told_of(run: Run, caplog: pytest.LogCaptureFixture):
     numbers = linnet.evaluate(run.folder).numbers
     assert numbers["top1"] != 0.5
@@ -161,6 +169,22 @@ def test_a_model_against_itself(run: Run):
     numbers = linnet.evaluate(run.folder, against=run.folder).numbers
     low, high = numbers["against.difference_interval"]
     assert numbers["against.difference"] == 0 and low < 0 < high and numbers["against.mcnemar_p"] == 1
+    assert (numbers["looks"], numbers["against.looks"]) == (2, 2)  # one look
+    assert linnet.evaluate(run.folder).numbers["looks"] == 3
+
+
+def test_two_runs_on_the_same_data_read_them_once(
+    run: Run, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other, read, real = hand_made(tmp_path / "second", photos, seed=3), [], labelled.load_manifest
+
+    def watched(config: DataConfig, training: bool) -> Manifest:
+        read.append(config.source)
+        return real(config, training)
+
+    monkeypatch.setattr(labelled, "load_manifest", watched)
+    linnet.evaluate(run.folder, against=other.folder)
+    assert read == [str(photos)]
 
 
 def test_models_of_other_classes_are_compared_on_request_only(run: Run, tmp_path: Path, photos: Path):
@@ -209,7 +233,7 @@ def test_data_without_splits_are_scored_whole_and_training_images_are_told_of(
 ):
     done = linnet.evaluate(run.folder, photos / "val")
     assert (done.numbers["split"], done.numbers["images"], done.numbers["images.trained_on"]) == ("all", 18, 0)
-    assert "has no test split of its own: all of its 18 images are scored" in done.numbers["notes"][0]
+    assert "has no test split of its own: all of its images are scored" in done.numbers["notes"][0]
     assert "TRAINED ON" not in caplog.text
     shutil.copy(photos / "train" / "red_bird" / "000.jpg", photos / "val" / "red_bird" / "copy.jpg")
     done = linnet.evaluate(run.folder, photos / "val", overwrite=True)
@@ -238,8 +262,8 @@ def test_novel_classes_are_left_out_and_told_of(tmp_path: Path, make_folder: Cal
     run = hand_made(tmp_path / "named", folder, names=("blue_bird", "red_bird"), data_novel_classes="black_bird,green_bird")  # fmt: skip
     numbers = linnet.evaluate(run.folder).numbers
     assert (numbers["classes"], numbers["images"]) == (2, 2)
-    assert "1 images of novel classes are left out" in numbers["notes"][0]
-    assert "5 images of novel" in linnet.evaluate(run.folder, split="all").numbers["notes"][0]
+    assert "images of novel classes are left out (1)" in numbers["notes"][0]
+    assert "left out (5)" in linnet.evaluate(run.folder, split="all").numbers["notes"][0]
     with pytest.raises(UserError, match="does not know: black_bird, green_bird"):
         linnet.evaluate(run.folder, folder)
 
