@@ -25,6 +25,7 @@ from linnet.evaluation import labelled
 from linnet.evaluation.score import Evaluation, look_at_splits, score
 from linnet.run import Run
 from linnet.students.student import Student
+from linnet.text.bank import TextBank
 from linnet.text.classes import class_table
 
 BIRDS = ("red_bird", "green_bird", "blue_bird")
@@ -198,6 +199,7 @@ def test_models_of_other_classes_are_compared_on_request_only(run: Run, tmp_path
         done = linnet.evaluate(pair[0].folder, against=pair[1].folder, classes="common", out=tmp_path / f"out-{pair[0].folder.name}")  # fmt: skip
         assert done.numbers["images"] == 18
         assert done.numbers["classes"] == 3
+        assert ("summary.top1" in done.numbers) == (pair[0] is run)  # else it chose among fewer classes than at its end
         named = predictions(done.folder)
         assert {*named["prediction"], *named["against_prediction"]} <= {*BIRDS}
     assert done.numbers["images.left_out"] == {"black_bird": 1}
@@ -231,7 +233,10 @@ def test_classes_are_compared_by_name(tmp_path: Path, tiny_run: Path):
 def test_data_without_splits_are_scored_whole_and_training_images_are_told_of(
     run: Run, photos: Path, caplog: pytest.LogCaptureFixture
 ):
+    (photos / "val" / "red_bird" / "notes.txt").touch()
     done = linnet.evaluate(run.folder, photos / "val")
+    assert "1 file was not used" in caplog.text and "notes.txt" in caplog.text
+    assert (done.numbers["looks"], done.numbers["looks.in_training"]) == (1, False)
     assert (done.numbers["split"], done.numbers["images"], done.numbers["images.trained_on"]) == ("all", 18, 0)
     assert "has no test split of its own: all of its images are scored" in done.numbers["notes"][0]
     assert "TRAINED ON" not in caplog.text
@@ -268,6 +273,28 @@ def test_novel_classes_are_left_out_and_told_of(tmp_path: Path, make_folder: Cal
         linnet.evaluate(run.folder, folder)
 
 
+def test_a_bank_names_other_classes(run: Run, photos: Path, tmp_path: Path):
+    def bank_of(names: tuple[str, ...], seed: int) -> TextBank:
+        rows = np.random.default_rng(seed).normal(size=(len(names), 8)).astype(np.float32)
+        return TextBank(names, rows / np.linalg.norm(rows, axis=1, keepdims=True), "fake", "hash", ("a {}.",))
+
+    names, file = (*BIRDS[::-1], "black_bird"), tmp_path / "names.safetensors"
+    with pytest.raises(UserError, match="has a classifier for its 3 classes and cannot name others"):
+        bank_of(names, 0).save(file)
+        linnet.evaluate(run.folder, bank=file)
+    shutil.rmtree(run.model)
+    Student("test_resnet", class_table(["x", "y"]), image_size=32, bank=bank_of(("x", "y"), 1)).save(run.model)
+    done = linnet.evaluate(run.folder, bank=file)
+    assert done.folder.name == "photos-test-names"
+    assert (done.numbers["classes"], done.numbers["classes.without_images"]) == (4, ["black_bird"])
+    table = predictions(done.folder)
+    named = linnet.load(run.folder, TextBank.load(file)).predict(table["path"])
+    assert [one.classes[0] for one in named] == table["prediction"]
+    bank_of(names, 2).save(file)  # another question
+    with pytest.raises(UserError, match="evaluation of other images or another model"):
+        linnet.evaluate(run.folder, bank=file)
+
+
 def test_a_run_without_data(run: Run, photos: Path, tmp_path: Path):
     """It was trained on nothing; what scored it at its end scores it again."""
     config = run.settings()
@@ -286,7 +313,10 @@ def test_images_that_cannot_be_read(run: Run, photos: Path):
         with pytest.raises(UserError, match="cannot read the image .*bad.jpg"):
             linnet.evaluate(run.folder, data)
     assert not run.evaluations.exists()
-    assert linnet.evaluate(run.folder, photos, on_error="skip").numbers["images"] == 18
+    for data in (None, photos):
+        numbers = linnet.evaluate(run.folder, data, on_error="skip").numbers
+        assert numbers["images"] == 18
+        assert "1 image(s) of the data could not be read and are left out" in numbers["notes"]
 
 
 # --- what is refused ---
@@ -324,7 +354,14 @@ def test_a_folder_of_somebody_is_not_touched(run: Run, tmp_path: Path, photos: P
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file: --out must be a folder"):
         linnet.evaluate(run.folder, out=tmp_path / "file")
-    linnet.evaluate(run.folder, out=tmp_path / "new")
+    run.evaluation.touch()
+    with pytest.raises(UserError, match="is not a folder; choose another --out"):
+        linnet.evaluate(run.folder)
+    linnet.evaluate(run.folder, against=run.folder, out=tmp_path / "new")
+    with pytest.raises(UserError, match="evaluation of other images or another model"):
+        linnet.evaluate(run.folder, out=tmp_path / "new")
+    linnet.evaluate(run.folder, out=tmp_path / "new", overwrite=True)
+    assert not (tmp_path / "new" / "only_one_right.csv").exists()
     linnet.evaluate(run.folder, out=tmp_path / "new")  # the same question
     with pytest.raises(UserError, match="evaluation of other images or another model: .*--overwrite"):
         linnet.evaluate(run.folder, split="val", out=tmp_path / "new")

@@ -40,7 +40,13 @@ from linnet.text.classes import composed
 log = logging.getLogger("linnet")
 
 NUMBERS, PER_CLASS, PREDICTIONS, APART = "evaluation.json", "per_class.csv", "predictions.parquet", "only_one_right.csv"
-SAME = ("data.hash", "split", "model.hash", "bank", "against.hash")  # what says whether two evaluations ask the same
+SAME = (
+    "data.hash",
+    "split",
+    "model.hash",
+    "bank.hash",
+    "against.hash",
+)  # what says whether two evaluations ask the same
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,9 @@ def evaluate(
     images = _read(models[0], data, split, on_error)
     names = _class_table(models, classes == "common")
     images = images.in_classes(names, classes == "common")
-    facts = _about(models, images) | ({"bank": readable(bank)} if bank is not None else {})
+    facts = _about(models, images)
+    if bank is not None:
+        facts |= {"bank": readable(bank), "bank.hash": _hash(Path(bank))}
     folder = given_path(out, "out") if out is not None else _default_folder(models, images, bank)
     _check_folder(folder, facts, overwrite)
     own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
@@ -145,7 +153,11 @@ def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "
     network = load(path, TextBank.load(Path(bank)) if bank is not None else None, device).network
     weights = path if is_onnx else model_folder(path) / "model.safetensors"
     own = OwnData(run, on_error, read) if run is not None and _has_data(run) else None
-    return _Model(path, network, hashlib.sha256(weights.read_bytes()).hexdigest(), run, own)
+    return _Model(path, network, _hash(weights), run, own)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _device(path: Path) -> str:
@@ -223,7 +235,9 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     absent = np.setdiff1d(np.arange(len(rows.classes)), rows.labels)
     facts |= {"images": len(rows), "classes": len(rows.classes)}
     facts |= {"classes.without_images": [rows.class_names[i] for i in absent]}
-    return facts | {"images.left_out": dict(images.left_out), "notes": list(images.notes)}
+    skipped = sum(len(rows.problems_of(kind)) for kind in LEFT_OUT)
+    notes = [f"{skipped:,} image(s) of the data could not be read and are left out"] if skipped else []
+    return facts | {"images.left_out": dict(images.left_out), "notes": [*images.notes, *notes]}
 
 
 def _default_folder(models: Sequence[_Model], images: LabelledImages, bank: str | Path | None) -> Path:
@@ -259,7 +273,10 @@ def _check_folder(folder: Path, facts: Mapping[str, Any], overwrite: bool) -> No
     there = {path.name for path in folder.glob("*") if not path.name.startswith(".")}
     if there and (NUMBERS not in there or not there <= {NUMBERS, PER_CLASS, PREDICTIONS, APART}):
         raise UserError(f"{folder} holds files that linnet did not write: choose another --out")
-    check_out(folder / NUMBERS)
+    try:
+        check_out(folder / NUMBERS)
+    except UserError as error:
+        raise UserError(f"{error}; choose another --out") from error
     if there and not overwrite:
         earlier = read_json(folder / NUMBERS, dict, "replace it with --overwrite")
         if any(earlier.get(key) != facts.get(key) for key in SAME):
