@@ -253,6 +253,12 @@ def test_training_data_that_are_gone_are_no_hindrance(run: Run, photos: Path, ca
     assert "is not known: the data of the run are not there" in caplog.text
 
 
+def test_own_data_that_changed_are_told_of(run: Run, photos: Path):
+    assert linnet.evaluate(run.folder).numbers["notes"] == []
+    (photos / "train" / "red_bird" / "000.jpg").unlink()
+    assert "images, labels or splits changed" in linnet.evaluate(run.folder).numbers["notes"][0]
+
+
 @pytest.mark.parametrize("split", ["val", "train", "all"])
 def test_each_split_of_the_run(run: Run, split: str, caplog: pytest.LogCaptureFixture):
     numbers = linnet.evaluate(run.folder, split=split).numbers
@@ -279,8 +285,8 @@ def test_a_bank_names_other_classes(run: Run, photos: Path, tmp_path: Path):
         return TextBank(names, rows / np.linalg.norm(rows, axis=1, keepdims=True), "fake", "hash", ("a {}.",))
 
     names, file = (*BIRDS[::-1], "black_bird"), tmp_path / "names.safetensors"
+    bank_of(names, 0).save(file)
     with pytest.raises(UserError, match="has a classifier for its 3 classes and cannot name others"):
-        bank_of(names, 0).save(file)
         linnet.evaluate(run.folder, bank=file)
     shutil.rmtree(run.model)
     Student("test_resnet", class_table(["x", "y"]), image_size=32, bank=bank_of(("x", "y"), 1)).save(run.model)
