@@ -253,6 +253,12 @@ def test_training_data_that_are_gone_are_no_hindrance(run: Run, photos: Path, ca
     assert "is not known: the data of the run are not there" in caplog.text
 
 
+def test_texts_that_a_student_learned_from_are_not_needed(run: Run, tmp_path: Path):
+    config = run.settings()
+    write_yaml(replace(config, data=replace(config.data, texts=tmp_path / "gone.csv")), run.config)
+    assert linnet.evaluate(run.folder).numbers["images"] == 18
+
+
 def test_own_data_that_changed_are_told_of(run: Run, photos: Path):
     assert linnet.evaluate(run.folder).numbers["notes"] == []
     (photos / "train" / "red_bird" / "000.jpg").unlink()
