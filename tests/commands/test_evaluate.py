@@ -14,15 +14,18 @@ from pictures import write_image
 
 import linnet
 from linnet.__main__ import main
-from linnet.config import write_yaml
+from linnet.config import DataConfig, write_yaml
 from linnet.data.load import load_manifest
+from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.deploy.export import export_onnx
 from linnet.errors import UserError
+from linnet.evaluation import labelled
 from linnet.evaluation.score import Evaluation, look_at_splits, score
 from linnet.run import Run
 from linnet.students.student import Student
+from linnet.text.bank import TextBank
 from linnet.text.classes import class_table
 
 BIRDS = ("red_bird", "green_bird", "blue_bird")
@@ -110,6 +113,12 @@ def test_the_numbers_of_a_training(tmp_path: Path, run_without_torch: Callable[[
     assert (first.numbers["looks"], second["looks"]) == (2, 3)
 
 
+@pytest.mark.parametrize("said", [None, "0.5", [0.5]])
+def test_a_summary_that_says_no_number_is_no_hindrance(run: Run, said: object):
+    run.write_summary(run.summary() | {"test.top1": said})
+    assert "summary.top1" not in linnet.evaluate(run.folder).numbers
+
+
 def test_a_summary_that_says_something_else_is_told_of(run: Run, caplog: pytest.LogCaptureFixture):
     numbers = linnet.evaluate(run.folder).numbers
     assert numbers["top1"] != 0.5
@@ -161,6 +170,22 @@ def test_a_model_against_itself(run: Run):
     numbers = linnet.evaluate(run.folder, against=run.folder).numbers
     low, high = numbers["against.difference_interval"]
     assert numbers["against.difference"] == 0 and low < 0 < high and numbers["against.mcnemar_p"] == 1
+    assert (numbers["looks"], numbers["against.looks"]) == (2, 2)  # one look
+    assert linnet.evaluate(run.folder).numbers["looks"] == 3
+
+
+def test_two_runs_on_the_same_data_read_them_once(
+    run: Run, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other, read, real = hand_made(tmp_path / "second", photos, seed=3), [], labelled.load_manifest
+
+    def watched(config: DataConfig, training: bool) -> Manifest:
+        read.append(config.source)
+        return real(config, training)
+
+    monkeypatch.setattr(labelled, "load_manifest", watched)
+    linnet.evaluate(run.folder, against=other.folder)
+    assert read == [str(photos)]
 
 
 def test_models_of_other_classes_are_compared_on_request_only(run: Run, tmp_path: Path, photos: Path):
@@ -174,6 +199,7 @@ def test_models_of_other_classes_are_compared_on_request_only(run: Run, tmp_path
         done = linnet.evaluate(pair[0].folder, against=pair[1].folder, classes="common", out=tmp_path / f"out-{pair[0].folder.name}")  # fmt: skip
         assert done.numbers["images"] == 18
         assert done.numbers["classes"] == 3
+        assert ("summary.top1" in done.numbers) == (pair[0] is run)  # else it chose among fewer classes than at its end
         named = predictions(done.folder)
         assert {*named["prediction"], *named["against_prediction"]} <= {*BIRDS}
     assert done.numbers["images.left_out"] == {"black_bird": 1}
@@ -207,9 +233,12 @@ def test_classes_are_compared_by_name(tmp_path: Path, tiny_run: Path):
 def test_data_without_splits_are_scored_whole_and_training_images_are_told_of(
     run: Run, photos: Path, caplog: pytest.LogCaptureFixture
 ):
+    (photos / "val" / "red_bird" / "notes.txt").touch()
     done = linnet.evaluate(run.folder, photos / "val")
+    assert "1 file was not used" in caplog.text and "notes.txt" in caplog.text
+    assert (done.numbers["looks"], done.numbers["looks.in_training"]) == (1, False)
     assert (done.numbers["split"], done.numbers["images"], done.numbers["images.trained_on"]) == ("all", 18, 0)
-    assert "has no test split of its own: all of its 18 images are scored" in done.numbers["notes"][0]
+    assert "has no test split of its own: all of its images are scored" in done.numbers["notes"][0]
     assert "TRAINED ON" not in caplog.text
     shutil.copy(photos / "train" / "red_bird" / "000.jpg", photos / "val" / "red_bird" / "copy.jpg")
     done = linnet.evaluate(run.folder, photos / "val", overwrite=True)
@@ -222,6 +251,18 @@ def test_training_data_that_are_gone_are_no_hindrance(run: Run, photos: Path, ca
     done = linnet.evaluate(run.folder, photos / "test")
     assert done.numbers["images.trained_on"] is None
     assert "is not known: the data of the run are not there" in caplog.text
+
+
+def test_texts_that_a_student_learned_from_are_not_needed(run: Run, tmp_path: Path):
+    config = run.settings()
+    write_yaml(replace(config, data=replace(config.data, texts=tmp_path / "gone.csv")), run.config)
+    assert linnet.evaluate(run.folder).numbers["images"] == 18
+
+
+def test_own_data_that_changed_are_told_of(run: Run, photos: Path):
+    assert linnet.evaluate(run.folder).numbers["notes"] == []
+    (photos / "train" / "red_bird" / "000.jpg").unlink()
+    assert "images, labels or splits changed" in linnet.evaluate(run.folder).numbers["notes"][0]
 
 
 @pytest.mark.parametrize("split", ["val", "train", "all"])
@@ -238,10 +279,32 @@ def test_novel_classes_are_left_out_and_told_of(tmp_path: Path, make_folder: Cal
     run = hand_made(tmp_path / "named", folder, names=("blue_bird", "red_bird"), data_novel_classes="black_bird,green_bird")  # fmt: skip
     numbers = linnet.evaluate(run.folder).numbers
     assert (numbers["classes"], numbers["images"]) == (2, 2)
-    assert "1 images of novel classes are left out" in numbers["notes"][0]
-    assert "5 images of novel" in linnet.evaluate(run.folder, split="all").numbers["notes"][0]
+    assert "images of novel classes are left out (1)" in numbers["notes"][0]
+    assert "left out (5)" in linnet.evaluate(run.folder, split="all").numbers["notes"][0]
     with pytest.raises(UserError, match="does not know: black_bird, green_bird"):
         linnet.evaluate(run.folder, folder)
+
+
+def test_a_bank_names_other_classes(run: Run, photos: Path, tmp_path: Path):
+    def bank_of(names: tuple[str, ...], seed: int) -> TextBank:
+        rows = np.random.default_rng(seed).normal(size=(len(names), 8)).astype(np.float32)
+        return TextBank(names, rows / np.linalg.norm(rows, axis=1, keepdims=True), "fake", "hash", ("a {}.",))
+
+    names, file = (*BIRDS[::-1], "black_bird"), tmp_path / "names.safetensors"
+    bank_of(names, 0).save(file)
+    with pytest.raises(UserError, match="has a classifier for its 3 classes and cannot name others"):
+        linnet.evaluate(run.folder, bank=file)
+    shutil.rmtree(run.model)
+    Student("test_resnet", class_table(["x", "y"]), image_size=32, bank=bank_of(("x", "y"), 1)).save(run.model)
+    done = linnet.evaluate(run.folder, bank=file)
+    assert done.folder.name == "photos-test-names"
+    assert (done.numbers["classes"], done.numbers["classes.without_images"]) == (4, ["black_bird"])
+    table = predictions(done.folder)
+    named = linnet.load(run.folder, TextBank.load(file)).predict(table["path"])
+    assert [one.classes[0] for one in named] == table["prediction"]
+    bank_of(names, 2).save(file)  # another question
+    with pytest.raises(UserError, match="evaluation of other images or another model"):
+        linnet.evaluate(run.folder, bank=file)
 
 
 def test_a_run_without_data(run: Run, photos: Path, tmp_path: Path):
@@ -262,7 +325,10 @@ def test_images_that_cannot_be_read(run: Run, photos: Path):
         with pytest.raises(UserError, match="cannot read the image .*bad.jpg"):
             linnet.evaluate(run.folder, data)
     assert not run.evaluations.exists()
-    assert linnet.evaluate(run.folder, photos, on_error="skip").numbers["images"] == 18
+    for data in (None, photos):
+        numbers = linnet.evaluate(run.folder, data, on_error="skip").numbers
+        assert numbers["images"] == 18
+        assert "1 image(s) of the data could not be read and are left out" in numbers["notes"]
 
 
 # --- what is refused ---
@@ -300,7 +366,14 @@ def test_a_folder_of_somebody_is_not_touched(run: Run, tmp_path: Path, photos: P
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file: --out must be a folder"):
         linnet.evaluate(run.folder, out=tmp_path / "file")
-    linnet.evaluate(run.folder, out=tmp_path / "new")
+    run.evaluation.touch()
+    with pytest.raises(UserError, match="is not a folder; choose another --out"):
+        linnet.evaluate(run.folder)
+    linnet.evaluate(run.folder, against=run.folder, out=tmp_path / "new")
+    with pytest.raises(UserError, match="evaluation of other images or another model"):
+        linnet.evaluate(run.folder, out=tmp_path / "new")
+    linnet.evaluate(run.folder, out=tmp_path / "new", overwrite=True)
+    assert not (tmp_path / "new" / "only_one_right.csv").exists()
     linnet.evaluate(run.folder, out=tmp_path / "new")  # the same question
     with pytest.raises(UserError, match="evaluation of other images or another model: .*--overwrite"):
         linnet.evaluate(run.folder, split="val", out=tmp_path / "new")

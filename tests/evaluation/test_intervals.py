@@ -54,6 +54,12 @@ def test_the_interval_of_a_mean_over_classes_skips_classes_without_images():
     assert mean_per_class_interval(right, labels) == mean_per_class_interval(right, np.array([0, 0, 1, 1]))
 
 
+def test_the_mean_over_a_single_class_is_a_share():
+    """The normal interval would cover 70 % in only 4 of 5 rounds of 5 images."""
+    right = np.array([True] * 5)
+    assert mean_per_class_interval(right, np.full(5, 2)) == wilson_interval(5, 5)
+
+
 # --- over images ---
 
 

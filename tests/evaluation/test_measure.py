@@ -5,6 +5,7 @@ import pytest
 from pictures import write_image
 
 from linnet.data.manifest import Manifest, digest_files
+from linnet.errors import UserError
 from linnet.evaluation.measure import Outcome, mistakes, name_images, numbers, of_classes, paired
 from linnet.metrics import all_metrics, softmax
 from linnet.text.classes import ClassInfo
@@ -71,12 +72,17 @@ def test_some_of_the_classes_of_a_network(shades: list[Path]):
 
 
 def test_an_image_that_cannot_be_read_stops_it(tmp_path: Path):
-    from linnet.errors import UserError
-
     good = write_image(tmp_path / "a.jpg", (9, 9, 9), seed=0)
     (tmp_path / "b.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="b.jpg"):
         name_images(Fake(np.zeros((256, 8)), "abcdefgh"), rows(np.zeros(2, int), paths=[good, tmp_path / "b.jpg"]), "")
+
+
+def test_a_student_that_answers_with_nan_is_refused(shades: list[Path]):
+    logits = np.zeros((150, 8), np.float32)
+    logits[70, 3] = np.nan
+    with pytest.raises(UserError, match=r"one: the student answers .*070.png with NaN"):
+        name_images(Fake(logits, "abcdefgh"), rows(np.zeros(150, int), paths=shades), "one")
 
 
 def outcome_of(named: list[int], labels: list[int], confidence: list[float]) -> Outcome:

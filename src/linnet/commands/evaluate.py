@@ -19,7 +19,7 @@ from linnet.data.sources import find_source
 from linnet.deploy.predictor import load
 from linnet.environment import version
 from linnet.errors import UserError
-from linnet.evaluation.labelled import LabelledImages, OwnData, Split, given_images, trained_on
+from linnet.evaluation.labelled import LabelledImages, OwnData, Reader, Split, given_images, reader, trained_on
 from linnet.evaluation.looks import count_looks, note_look
 from linnet.evaluation.measure import (
     Network,
@@ -40,7 +40,13 @@ from linnet.text.classes import composed
 log = logging.getLogger("linnet")
 
 NUMBERS, PER_CLASS, PREDICTIONS, APART = "evaluation.json", "per_class.csv", "predictions.parquet", "only_one_right.csv"
-SAME = ("data.hash", "split", "model.hash", "bank", "against.hash")  # what says whether two evaluations ask the same
+SAME = (
+    "data.hash",
+    "split",
+    "model.hash",
+    "bank.hash",
+    "against.hash",
+)  # what says whether two evaluations ask the same
 
 
 @dataclass(frozen=True)
@@ -97,18 +103,23 @@ def evaluate(
     Raises:
         UserError: anything the user can mend, in one sentence.
     """
-    models = [_open(path, bank, on_error) for path in (model, against) if path is not None]
+    read = reader()
+    models = [_open(path, bank, on_error, read) for path in (model, against) if path is not None]
     images = _read(models[0], data, split, on_error)
     names = _class_table(models, classes == "common")
     images = images.in_classes(names, classes == "common")
-    facts = _about(models, images) | ({"bank": readable(bank)} if bank is not None else {})
+    facts = _about(models, images)
+    if bank is not None:
+        facts |= {"bank": readable(bank), "bank.hash": _hash(Path(bank))}
     folder = given_path(out, "out") if out is not None else _default_folder(models, images, bank)
     _check_folder(folder, facts, overwrite)
     own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
     report(own if images.is_own else images.rows.problems)  # the run has told the others
     trained = [trained_on(images.rows, one.own) for one in models]
     _warn(models, images, trained)
-    outcomes = [name_images(one.network, images.rows, f"{one.path.name} on {images.split}") for one in models]
+    outcomes = [
+        name_images(one.network, images.rows, f"{one.path.absolute().name} on {images.split}") for one in models
+    ]
     first, second = outcomes[0], outcomes[1] if len(outcomes) > 1 else None
     facts |= {"images.trained_on": trained[0], **numbers(first, images.rows.labels)}
     facts |= _summary_says(models[0], images, facts, plain=bank is None and len(names) == len(_names(models[0])))
@@ -125,7 +136,7 @@ def evaluate(
 # --- what is asked ---
 
 
-def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "skip"] | None) -> _Model:
+def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "skip"] | None, read: Reader) -> _Model:
     """
     Raises:
         UserError: there is no such model, or its run is not finished.
@@ -141,8 +152,12 @@ def _open(path: str | Path, bank: str | Path | None, on_error: Literal["stop", "
     device = "cpu" if is_onnx else _device(path)
     network = load(path, TextBank.load(Path(bank)) if bank is not None else None, device).network
     weights = path if is_onnx else model_folder(path) / "model.safetensors"
-    own = OwnData(run, on_error) if run is not None and _has_data(run) else None
-    return _Model(path, network, hashlib.sha256(weights.read_bytes()).hexdigest(), run, own)
+    own = OwnData(run, on_error, read) if run is not None and _has_data(run) else None
+    return _Model(path, network, _hash(weights), run, own)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _device(path: Path) -> str:
@@ -220,7 +235,9 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     absent = np.setdiff1d(np.arange(len(rows.classes)), rows.labels)
     facts |= {"images": len(rows), "classes": len(rows.classes)}
     facts |= {"classes.without_images": [rows.class_names[i] for i in absent]}
-    return facts | {"images.left_out": dict(images.left_out), "notes": list(images.notes)}
+    skipped = sum(len(rows.problems_of(kind)) for kind in LEFT_OUT)
+    notes = [f"{skipped:,} image(s) of the data could not be read and are left out"] if skipped else []
+    return facts | {"images.left_out": dict(images.left_out), "notes": [*images.notes, *notes]}
 
 
 def _default_folder(models: Sequence[_Model], images: LabelledImages, bank: str | Path | None) -> Path:
@@ -256,7 +273,10 @@ def _check_folder(folder: Path, facts: Mapping[str, Any], overwrite: bool) -> No
     there = {path.name for path in folder.glob("*") if not path.name.startswith(".")}
     if there and (NUMBERS not in there or not there <= {NUMBERS, PER_CLASS, PREDICTIONS, APART}):
         raise UserError(f"{folder} holds files that linnet did not write: choose another --out")
-    check_out(folder / NUMBERS)
+    try:
+        check_out(folder / NUMBERS)
+    except UserError as error:
+        raise UserError(f"{error}; choose another --out") from error
     if there and not overwrite:
         earlier = read_json(folder / NUMBERS, dict, "replace it with --overwrite")
         if any(earlier.get(key) != facts.get(key) for key in SAME):
@@ -287,7 +307,7 @@ def _warn(models: Sequence[_Model], images: LabelledImages, trained: Sequence[in
 def _summary_says(model: _Model, images: LabelledImages, facts: Mapping[str, Any], plain: bool) -> dict[str, Any]:
     """The number that the run wrote at its end, if it is about the same question; other numbers are warned of."""
     said = model.run.summary().get(f"{images.split}.top1") if model.run is not None else None
-    if said is None or not images.is_own or not plain:
+    if not isinstance(said, float) or not images.is_own or not plain:
         return {}
     count = len(images.rows)
     apart = round(abs(said - facts["top1"]) * count)
@@ -302,13 +322,17 @@ def _summary_says(model: _Model, images: LabelledImages, facts: Mapping[str, Any
 def _note_looks(models: Sequence[_Model], images: LabelledImages, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Note the look in each run; a run that cannot be written is no reason to lose the numbers."""
     facts: dict[str, Any] = {}
+    noted: dict[Path, int] = {}  # run -> looks: a run against its own ONNX file is one look
     for model, outcome, prefix in zip(models, outcomes, ("", "against."), strict=False):
         if model.run is None:
             continue
+        folder, first = model.run.folder.resolve(), _scored_in_training(model, images)
+        looks = noted.get(folder) or count_looks(model.run, images.content_hash, first)
         if not (images.is_own and images.split in ("train", "val")):  # those were looked at in every epoch
-            first = _scored_in_training(model, images)
-            facts[f"{prefix}looks"] = count_looks(model.run, images.content_hash, first)
-            facts[f"{prefix}looks.in_training"] = first
+            facts |= {f"{prefix}looks": looks, f"{prefix}looks.in_training": first}
+        if folder in noted:
+            continue
+        noted[folder] = looks
         try:
             note_look(model.run, images.content_hash, images.split, model.hash, float(outcome.right_N.mean()))
         except UserError as error:

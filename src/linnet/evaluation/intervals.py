@@ -36,10 +36,12 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 
 def mean_per_class_interval(right_N: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
     """Interval of the mean of the classes' accuracies: normal, with one image more in each class, half of it right
-    (a class with one image would else be certain)."""
+    (a class with one image would else be certain); of a single class :func:`wilson_interval`."""
     totals = np.bincount(labels_N)
     rights = np.bincount(labels_N, weights=right_N)[totals > 0]
     totals = totals[totals > 0]
+    if len(totals) == 1:
+        return wilson_interval(int(rights[0]), int(totals[0]))
     share = (rights + 0.5) / (totals + 1)
     half = Z * math.sqrt(float((share * (1 - share) / totals).sum())) / len(totals)
     mean = float((rights / totals).mean())

@@ -7,9 +7,9 @@ Shapes: N images.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from linnet.text.classes import ClassInfo, composed
 log = logging.getLogger("linnet")
 
 Split = Literal["test", "val", "train", "all"]
+Reader = Callable[[DataConfig, bool], Manifest]
 SPLITS = ("train", "val", "test")
 NAMED = 5  # classes in an error
 
@@ -86,11 +87,25 @@ class LabelledImages:
         return replace(self, rows=rows, left_out=tuple(strange.items()))
 
 
+def reader() -> Reader:
+    """``load_manifest`` that reads the same data only once, for the runs that are compared on them."""
+
+    @cache
+    def read(data: DataConfig, training: bool) -> Manifest:
+        log.info("reading the images of the run: %s", data.source)
+        return load_manifest(data, training)
+
+    return read
+
+
 class OwnData:
     """The data of a run, read again: all that it trained, chose and tested on."""
 
-    def __init__(self, run: Run, on_error: Literal["stop", "skip"] | None = None):
+    def __init__(self, run: Run, on_error: Literal["stop", "skip"] | None, read: Reader):
         """
+        Args:
+            on_error: what images that cannot be read do; None for what they did in the run.
+
         Raises:
             UserError: the run is damaged, had no data, or they are not there.
         """
@@ -103,11 +118,11 @@ class OwnData:
             raise UserError(f"{run.folder} was trained without data: give DATA to score it on")
         data = replace(data, source=data.eval) if self.without_training else data
         self.source, self.folder, self._config = str(data.source), run.folder, replace(config, data=data)
+        self._read = read
 
     @cached_property
     def _manifest(self) -> Manifest:
-        log.info("reading the data of %s: %s", self.folder, self.source)
-        return load_manifest(self._config.data, training=not self.without_training)
+        return self._read(self._config.data, not self.without_training)
 
     @cached_property
     def rows(self) -> Manifest:
@@ -122,7 +137,7 @@ class OwnData:
         rows, part = part_of(self.rows, split or "test", f"the data of {self.folder}, {self.source},")
         notes = []
         if novel := len(part_of(self._manifest, part, self.source)[0]) - len(rows):
-            notes.append(f"{novel:,} images of novel classes are left out: the run's summary has their score")
+            notes.append(f"images of novel classes are left out ({novel:,}): the run's summary has their score")
         if part == "val" and not self.without_training:
             notes.append("val images choose the epoch that is kept, so that they look a little better than new ones")
         if self._changed:
@@ -164,7 +179,7 @@ def given_images(data: str | Path, split: Split | None, on_error: Literal["stop"
     whole = kind.read(source, False, config)
     notes: tuple[str, ...] = ()
     if split is None and "test" not in whole.splits:
-        notes = (f"{source} has no test split of its own: all of its {len(whole):,} images are scored",)
+        notes = (f"{source} has no test split of its own: all of its images are scored",)
         split = "all"
     rows, part = part_of(whole, split or "test", source)
     if not kind.is_own:

@@ -14,6 +14,7 @@ import numpy as np
 
 from linnet.data.images import CropMode, decode_in_order
 from linnet.data.manifest import Manifest
+from linnet.errors import UserError
 from linnet.evaluation.confusion import confused_pairs
 from linnet.evaluation.intervals import mcnemar, mean_per_class_interval, over_images, wilson_interval
 from linnet.files import readable
@@ -51,7 +52,7 @@ def name_images(network: Network, rows: Manifest, title: str) -> Outcome:
     """Every image once, in order, among the classes of ``rows``, which the network must know.
 
     Raises:
-        UserError: an image cannot be read.
+        UserError: an image cannot be read, or the network answers with NaN.
     """
     column = {composed(name): i for i, name in enumerate(network.class_names)}
     columns_C, parts, done = np.array([column[composed(name)] for name in rows.class_names]), [], 0
@@ -59,7 +60,11 @@ def name_images(network: Network, rows: Manifest, title: str) -> Outcome:
     with Bar(title, len(rows)) as bar:
         for batch in _batches(pixels):
             images = batch.transpose(0, 3, 1, 2).astype(np.float32) / 255
-            parts.append(_judged(network.logits(images)[:, columns_C], rows.labels[done : done + len(batch)]))
+            logits_BC = network.logits(images)[:, columns_C]
+            if strange := np.flatnonzero(~np.isfinite(logits_BC).all(axis=1)).tolist():
+                path = readable(rows.paths[done + strange[0]])
+                raise UserError(f"{title}: the student answers {path} with NaN: it diverged, or its file is damaged")
+            parts.append(_judged(logits_BC, rows.labels[done : done + len(batch)]))
             done += len(batch)
             bar.update(done)
     return Outcome(*(np.concatenate(part) for part in zip(*parts, strict=True)))

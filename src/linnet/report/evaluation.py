@@ -3,17 +3,19 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
 from linnet.evaluation.looks import in_words
 from linnet.files import on_one_line
 
 WIDTH = 100
-NAME = 24  # letters of a class name
+NAME = 24  # columns of the terminal for a class name
 CLASSES, PAIRS, WORST = 10, 5, 5  # that are shown
 
 
@@ -33,8 +35,24 @@ def show(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]], folde
     console.print(_text(f"written to {folder}"), soft_wrap=True)
 
 
+class _Path:
+    """A path in a table: where it has no room, its end is shown."""
+
+    def __init__(self, path: str):
+        self._path = on_one_line(path)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, cell_len(self._path))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        path = self._path
+        while cell_len(path) > options.max_width:
+            path = f"…{path[2:]}"
+        yield Text(path, no_wrap=True)
+
+
 def _parts(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Iterator[Table | Text]:
-    yield _text(_title(numbers, classes))
+    yield _text(*_title(numbers, classes))
     yield _scores(numbers)
     if "against" in numbers:
         yield _against(numbers)
@@ -49,25 +67,28 @@ def _parts(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> 
             yield _text(f"images lie in {root}")
 
 
-def _title(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> str:
+def _title(numbers: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> list[str]:
     of = f"{len(classes)}" if len(classes) == numbers["classes"] else f"{len(classes)} of {numbers['classes']}"
     part = "all images" if numbers["split"] == "all" else numbers["split"]
-    lines = [f"{numbers['model']} on {numbers['data.source']}, {part}: {numbers['images']:,} images of {of} classes"]
+    images = "1 image" if numbers["images"] == 1 else f"{numbers['images']:,} images"
+    lines = [f"{numbers['model']} on {numbers['data.source']}, {part}: {images} of {of} classes"]
     if left := numbers["images.left_out"]:
         lines.append(f"left out: {sum(left.values()):,} image(s) of {len(left)} class(es) that the model does not know")
     if trained := numbers["images.trained_on"]:
         lines.append(f"TRAINED ON {trained:,} of these images: the numbers say little about new ones")
-    return "\n".join([*lines, *numbers["notes"]])
+    return [*lines, *numbers["notes"]]
 
 
 def _scores(numbers: Mapping[str, Any]) -> Table:
-    table = _table(["", "", "95 % interval", *(["against", "95 % interval"] if "against" in numbers else [])], [1, 3])
+    prefixes = ("", "against.") if "against" in numbers else ("",)
+    columns = [[_number(prefix[:-1]), _number("95 % interval", "left")] for prefix in prefixes]
+    table = _table(_number("", "left"), *(column for pair in columns for column in pair))
     rows = {"top-1": "top1", "top-5": "top5", "mean per class": "mean_per_class", "calibration error": "ece"}
     if numbers["classes"] <= 5:
         del rows["top-5"]
     for words, key in rows.items():
         cells = []
-        for prefix in ("", "against.") if "against" in numbers else ("",):
+        for prefix in prefixes:
             interval = numbers.get(f"{prefix}{key}_interval")
             cells += [_percent(numbers[f"{prefix}{key}"]), _range(interval) if interval else ""]
         table.add_row(words, *cells)
@@ -79,24 +100,21 @@ def _against(numbers: Mapping[str, Any]) -> Text:
     low, high = own["difference_interval"]
     meaning = "" if low > 0 or high < 0 else ": not resolved by these images"
     return _text(
-        f"against {numbers['against']}: {100 * own['difference']:+.1f} points (95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}; McNemar p = {_p(own['mcnemar_p'])}){meaning}\n"
+        f"against {numbers['against']}:",
+        f"{100 * own['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}; McNemar p = "
+        f"{_p(own['mcnemar_p'])}){meaning}",
         f"both right {own['both_right']:,}   only the first {own['only_first_right']:,}   only the second "
-        f"{own['only_second_right']:,}   neither {own['neither_right']:,}"
+        f"{own['only_second_right']:,}   neither {own['neither_right']:,}",
     )
 
 
 def _worst_classes(classes: Sequence[Mapping[str, Any]]) -> Table:
     worst = sorted((row for row in classes if row["accuracy"] < 1), key=lambda row: (row["accuracy"], -row["images"]))
-    table = _table(["worst classes", "right", "", "95 % interval", "most often taken for"], [1, 2])
+    numbers = [_number("right"), _number(), _number("95 % interval", "left")]
+    table = _table(_name("worst classes"), *numbers, _name("most often taken for"), _number())
     for row in worst[:CLASSES]:
-        often = f"{_cut(row['mistaken_for'])} ({row['mistaken']})"
-        right = f"{row['right']} of {row['images']}"
-        table.add_row(
-            *map(
-                _text, (_cut(row["class"]), right, _percent(row["accuracy"]), _range((row["low"], row["high"])), often)
-            )
-        )
+        shares = (f"{row['right']} of {row['images']}", _percent(row["accuracy"]), _range((row["low"], row["high"])))
+        table.add_row(_cell(row["class"]), *shares, _cell(row["mistaken_for"]), str(row["mistaken"]))
     return table
 
 
@@ -113,13 +131,11 @@ def _worst_images(images: Sequence[Mapping[str, Any]], root: str) -> Table:
 
 
 def _with_images(columns: Sequence[str], rows: Sequence[tuple[str, str, str, str]], root: str) -> Table:
-    """Two classes, a number and an image, whose path below ``root`` gets the room that is left."""
-    table, cells = _table(columns, [2]), [(_cut(a), _cut(b), number) for a, b, number, _ in rows]
-    taken = sum(max(len(row[i]) for row in [*cells, columns]) + 2 for i in range(3))
-    for row, (*_, path) in zip(cells, rows, strict=True):
-        below = on_one_line(os.path.relpath(path, root) if root else path)
-        room = WIDTH - 2 - taken
-        table.add_row(*map(_text, (*row, below if len(below) <= room else f"…{below[1 - room :]}")))
+    """Two classes, a number and an image, whose path is shown from ``root`` on."""
+    label, named, number, image = columns
+    table = _table(_name(label), _name(named), _number(number), Column(_cell(image)))
+    for *classes, share, path in rows:
+        table.add_row(*map(_cell, classes), share, _Path(os.path.relpath(path, root) if root else path))
     return table
 
 
@@ -135,26 +151,26 @@ def _looks(numbers: Mapping[str, Any]) -> str:
     return in_words(numbers["looks"], numbers["looks.in_training"]) if "looks" in numbers else ""
 
 
-def _table(columns: Sequence[str], right: Sequence[int] = ()) -> Table:
-    """No lines.
-
-    Args:
-        right: columns that are aligned on the right.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i in right else "left", no_wrap=True, overflow="ellipsis")
-    return table
+def _table(*columns: Column) -> Table:
+    """No lines. Where there is no room, names and paths are cut; numbers never are."""
+    return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
 
 
-def _text(words: str) -> Text:
-    return Text("\n".join(map(on_one_line, words.split("\n"))))
+def _name(title: str) -> Column:
+    return Column(_cell(title), max_width=NAME)
 
 
-def _cut(name: str) -> str:
-    """A class name that leaves room for others."""
-    name = on_one_line(name)
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+def _number(title: str = "", justify: Literal["left", "right"] = "right") -> Column:
+    return Column(title, justify=justify, no_wrap=True)
+
+
+def _cell(words: str) -> Text:
+    """One line that is cut where there is no room; its column may shrink."""
+    return Text(on_one_line(words), no_wrap=True, overflow="ellipsis")
+
+
+def _text(*lines: str) -> Text:
+    return Text("\n".join(map(on_one_line, lines)))
 
 
 def _percent(share: float) -> str:
