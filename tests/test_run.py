@@ -77,6 +77,7 @@ def test_whatever_a_run_writes_is_among_its_names(tmp_path: Path):
     )  # fmt: skip
     plain.write_problems(b"kind,path,detail")
     linnet.evaluate(plain.folder)
+    plain.logs.mkdir()  # a logger's
     written = set()
     for run in (plain, named, free):
         names = {path.name for path in vars(run).values() if isinstance(path, Path) and path.parent == run.folder}

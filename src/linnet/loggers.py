@@ -2,8 +2,9 @@
 machine unless the user's own settings of the logger say so."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from linnet.config import Config
@@ -39,13 +40,20 @@ def logging_numbers(config: Config, run: Run, accelerator: Any) -> Iterator[Note
         run.logs.mkdir(exist_ok=True)
     if config.logger == "wandb":  # without an account: 'wandb sync' sends it later, if wanted
         os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
     project = run.logs.name if config.logger == "tensorboard" else PROJECT  # there it is the folder's name
-    accelerator.init_trackers(project, _plain(to_dict(config)) if is_new else None, {config.logger: own[config.logger]})
+    settings = _plain(to_dict(config)) if is_new else None
+    with redirect_stdout(sys.stderr):  # trackio prints there, where a command has nothing but its result
+        accelerator.init_trackers(project, settings, {config.logger: own[config.logger]})
     try:
         yield lambda numbers, epoch: accelerator.log(_numbers(numbers), step=epoch)
     finally:  # end_training would part the processes, too
-        for tracker in accelerator.trackers:
-            tracker.finish()
+        with redirect_stdout(sys.stderr):
+            for tracker in accelerator.trackers:
+                if config.logger != "trackio":
+                    tracker.finish()
+                elif accelerator.is_main_process:  # the tracker's own way is gone again when the process ends
+                    require("trackio", "trackio").finish()
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -277,7 +277,6 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
     folder = cache_folder() / "teachers" / f"{name}-{key}"
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # several runs may need it at once
         _fine_tune(config, teacher, name, folder, options)
-    log.info("teacher %s, fine-tuned: %s", config.teacher.id, folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from linnet.evaluation.confusion import confused_pairs
 from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
 from linnet.evaluation.verdict import BE_BETTER, in_words, nearest_labels_only, read_named
-from linnet.files import readable
+from linnet.files import cache_folder, readable
 from linnet.run import Run
 
 WIDTH = 100  # columns, for all but names and commands that are longer
@@ -75,7 +75,9 @@ def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) 
     baseline = _baseline(run, config, part) if config.method != "ce" and methods.needs_data(config.method) else None
     rows = [*_networks(summary), *_scores(config, summary), *_gain(run, config, summary, part, baseline)]
     rows += [("confused" if not i else "", f"on val {words}") for i, words in enumerate(confused)]
-    rows += [*_places(run, summary), *_next(run, config, summary, baseline)]
+    rows += _places(run, summary)
+    if cache_folder().resolve() not in run.folder.resolve().parents:  # a teacher that was fine-tuned on the way
+        rows += _next(run, config, summary, baseline)
     title = f"result of {readable(run.folder)}: {config.method}, seed {config.seed}"
     return "\n".join([title, *(f"  {label:<{LABEL - 2}}{words}" for label, words in rows)])
 
@@ -83,7 +85,8 @@ def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) 
 def _networks(summary: Summary) -> Rows:
     millions, best = summary["student.params"] / 1e6, summary["train.best_epoch"]
     yield "student", f"{summary['student.name']}, {millions:.2f} M parameters"
-    yield "training", f"{summary['train.epochs']} epochs in {_duration(summary['train.seconds'])}, epoch {best} is kept"
+    epochs = f"{summary['train.epochs']} epoch{'s' if summary['train.epochs'] != 1 else ''}"
+    yield "training", f"{epochs} in {_duration(summary['train.seconds'])}, epoch {best} is kept"
     if teacher := summary.get("teacher.id"):
         scores = [
             f"{part} {_percent(summary[key])} %"
@@ -111,8 +114,8 @@ def _scores(config: Config, summary: Summary) -> Rows:
     elif "test.top1" not in summary:
         yield "test", "there is no test split"
     if "ood.mean_per_class" in summary:
-        first, *more = base_novel.in_words(summary).split("; ")
-        yield "by name", first
+        own, *more = base_novel.in_words(summary).replace(" (teacher", "; its teacher").replace("%)", "%").split("; ")
+        yield "by name", own
         yield from (("", words) for words in more)
 
 
