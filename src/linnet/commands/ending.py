@@ -15,7 +15,7 @@ from linnet.evaluation.confusion import confused_pairs
 from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
 from linnet.evaluation.verdict import BE_BETTER, Baseline, find_baseline, in_words, other_settings, read_named
-from linnet.files import cache_folder, readable
+from linnet.files import cache_folder, on_one_line
 from linnet.run import Run
 from linnet.timing import duration
 
@@ -50,7 +50,7 @@ def measured(run: Run, summary: Summary) -> dict[str, Any]:
 
 def confused_on_val(val: Manifest, seen: Seen) -> list[str]:
     """The pairs of classes that are confused most: on val, because nothing is chosen by looking at test."""
-    names = val.class_names
+    names = list(map(on_one_line, val.class_names))
     return [
         f"{names[pair.label]} taken for {names[pair.named]}: {len(pair.rows)} of {pair.of}"
         for pair in confused_pairs(val.labels, seen.logits_NC.argmax(axis=1))
@@ -71,7 +71,7 @@ def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) 
     rows += _places(run, summary)
     if cache_folder().resolve() not in run.folder.resolve().parents:  # a teacher that was fine-tuned on the way
         rows += _next(run, config, summary, baseline)
-    title = f"{TITLE} {readable(run.folder)}: {config.method}, seed {config.seed}"
+    title = f"{TITLE} {on_one_line(run.folder)}: {config.method}, seed {config.seed}"
     return "\n".join([title, *(f"  {label:<{LABEL - 2}}{words}" for label, words in rows)])
 
 
@@ -86,7 +86,7 @@ def _networks(summary: Summary) -> Rows:
             for part in ("val", "test")
             if (key := f"teacher.{part}.top1") in summary
         ]
-        yield "teacher", ": ".join([readable(teacher), *([", ".join(scores)] if scores else [])])
+        yield "teacher", ": ".join([on_one_line(teacher), *([", ".join(scores)] if scores else [])])
 
 
 def _scores(config: Config, summary: Summary) -> Rows:
@@ -129,7 +129,7 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
     """A difference is shown only to a run of the same student, budget and seed."""
     if baseline is None:
         return ["no ce run beside it: whether distillation helped is not known"]
-    name, apart = readable(baseline.run.folder), baseline.difference
+    name, apart = on_one_line(baseline.run.folder), baseline.difference
     if baseline.differing:
         words, apart_in = f"not known whether distillation helped: {name} differs in", ", ".join(baseline.differing)
         whole = f"{words} {apart_in}"
@@ -153,7 +153,7 @@ def _places(run: Run, summary: Summary) -> Rows:
         what = "model.onnx" if "onnx.bytes" in summary else "the saved model with torch"
         one, own = summary["latency.one_thread_ms"], summary["latency.ms"]
         yield "speed", f"{one:.2f} ms an image on 1 thread, {own:.2f} by default ({what}, this CPU)"
-    folder = readable(run.folder)
+    folder = on_one_line(run.folder)
     if "onnx.bytes" in summary:
         yield "model", f"{folder}/{run.onnx.name}, {summary['onnx.bytes'] / 1e6:.1f} MB"
     else:
@@ -164,10 +164,10 @@ def _places(run: Run, summary: Summary) -> Rows:
 
 def _next(run: Run, config: Config, summary: Summary, baseline: Baseline | None) -> Rows:
     """Whether it is real, and how to use it."""
-    commands, folder = [], readable(run.folder)
+    commands, folder = [], on_one_line(run.folder)
     is_known = baseline and baseline.difference and is_resolved(baseline.difference)
     if methods.needs_data(config.method) and not is_known:
-        data, other = readable(str(config.data.source)), config.method if config.method != "ce" else "kd"
+        data, other = on_one_line(str(config.data.source)), config.method if config.method != "ce" else "kd"
         settings = f"--config {shlex.quote(f'{folder}/{run.config.name}')}"
         rows = f"--methods {shlex.quote(f'ce,{other}')} --seeds 0,1,2"
         commands.append([f"linnet compare {shlex.quote(data)}", settings, rows])
