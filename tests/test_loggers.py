@@ -64,15 +64,16 @@ def test_a_resumed_run_goes_on_at_its_epoch(
     seen: list[tuple[str, Any]], tmp_path: Path, killed_after: Callable[[int], Any]
 ):
     with killed_after(2):
-        linnet.distill(DATA, method="ce", out=tmp_path / "run", options=OPTIONS)
+        linnet.distill(DATA, method="ce", out=tmp_path / "run", options={**OPTIONS, "train.checkpoint": "drop"})
     run = linnet.distill(out=tmp_path / "run", resume=True)
+    linnet.distill(out=tmp_path / "run", resume=True)  # it is finished, and its checkpoint is gone
     numbers = [what for kind, what in seen if kind == "numbers"]
-    assert [step for step, _ in numbers] == [1, 2, 3, 3]  # epoch 2 died before its numbers were told
+    assert [step for step, _ in numbers] == [1, 2, 3, 3, 3]  # epoch 2 died before its numbers were told
     assert {"loss", "ce", "val.top1", "lr", "seconds"} <= numbers[0][1].keys()
     assert numbers[-1][1]["summary/test.top1"] == run.summary()["test.top1"]
     assert all(isinstance(value, int | float) for _, told in numbers for value in told.values())
     kinds = [kind for kind, _ in seen]
-    assert kinds.count("folder") == kinds.count("finished") == 2
+    assert kinds.count("folder") == kinds.count("finished") == 3
     assert kinds.count("settings") == 1
     (settings,) = [what for kind, what in seen if kind == "settings"]
     assert settings["train.epochs"] == 3

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from linnet import timing
-from linnet.timing import best_ms_in_turn, median_ms
+from linnet.timing import best_ms_in_turn, duration, median_ms
 
 
 class Clock:
@@ -48,3 +48,9 @@ def test_no_round_starts_late_but_the_second(clock: Clock, seconds: float, round
     """The first one warms up; a round takes two seconds here."""
     best_ms_in_turn({"a": clock.call("a", 1500), "b": clock.call("b", 500)}, seconds=seconds)
     assert clock.log == ["a", "b"] * rounds
+
+
+def test_times_in_words():
+    times = {0.04: "0.0 s", 9.94: "9.9 s", 9.96: "10 s", 99.4: "99 s", 99.6: "2 min", 5999: "1 h 40 min"}
+    times |= {5940: "99 min", 6000: "1 h 40 min", 7200: "2 h 0 min"}
+    assert {seconds: duration(seconds) for seconds in times} == times

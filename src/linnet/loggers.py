@@ -32,7 +32,7 @@ def logging_numbers(config: Config, run: Run, accelerator: Any) -> Iterator[Note
     if config.logger == "none":
         yield lambda numbers, epoch: None
         return
-    is_new = not run.last_checkpoint.exists()
+    is_new = not run.metrics()  # a finished run's checkpoint may have been dropped
     own: dict[str, dict[str, Any]] = {"tensorboard": {}}
     own["trackio"] = {"name": run.folder.name, "resume": "never" if is_new else "allow"}
     own["wandb"] = {"name": run.folder.name, "group": run.folder.name, "dir": str(run.logs)}

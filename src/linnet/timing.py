@@ -1,4 +1,4 @@
-"""How long a call takes: the one timer behind every latency and every comparison of speed."""
+"""How long a call takes, the one timer behind every latency and every comparison of speed; and times in words."""
 
 import statistics
 import time
@@ -28,6 +28,14 @@ def best_ms_in_turn(
         for name, call in calls.items():
             best[name] = min(best[name], _ms(call))
     return best
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``34 s``, ``5 min``, ``2 h 10 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _ms(call: Callable[[], object]) -> float:

@@ -1,5 +1,6 @@
 """The block at the end of a run, from runs made by hand."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from finished_runs import CONFIG, logits_with, made_run, rows
 
-from linnet.commands.ending import WIDTH, confused_on_val, ending, measured
+from linnet.commands.ending import LABEL, WIDTH, confused_on_val, ending, measured
 from linnet.config import Config
 from linnet.evaluation.score import Seen, write_predictions
-from linnet.evaluation.verdict import nearest_labels_only, verdict
+from linnet.evaluation.verdict import find_baseline, is_loss, verdict
 from linnet.run import Run
 
 KD = replace(
@@ -68,7 +69,7 @@ def test_without_a_ce_run_nothing_is_said_to_have_helped(run: Run):
     ("right", "words"),
     [
         (110, "resolved for this seed; one seed says nothing about other seeds"),
-        (168, "not resolved: about "),
+        (168, "not resolved: at least "),
         (170, "not resolved: too small a difference for seeds to show"),
     ],
 )
@@ -100,14 +101,36 @@ def test_no_difference_is_shown_to_a_ce_run_of_another_budget(run: Run, other: C
     assert words in shown
     assert "+30.0" not in shown
     assert "linnet compare" in shown
+    said = summary(run)
+    assert "verdict.minus_labels_only" not in said
+    assert "labels alone" not in said["verdict"]
+
+
+@pytest.mark.parametrize(("right", "is_told_loudly"), [(110, False), (168, False), (180, True)])
+def test_summary_and_block_say_the_same_of_a_ce_run(run: Run, right: int, is_told_loudly: bool):
+    made_run(run.folder.parent / "ce", VAL, right, config=KD)
+    said = summary(run)
+    value, low, high = (100 * number for number in said["verdict.minus_labels_only"])
+    assert f"on val {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}) against runs/ce" in block(run)
+    assert said["verdict.labels_only"] == "runs/ce"
+    assert is_loss(said) == is_told_loudly
+
+
+def test_long_commands_are_broken_for_a_shell(run: Run):
+    source = "photos of mine/" + "x" * 70
+    lines = block(run, replace(KD, data=replace(KD.data, source=source))).splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("  next ")]
+    command = "\n".join(line[LABEL:] for line in lines[at:]).replace("\\\n", "").splitlines()[0]
+    assert lines[at].endswith("\\")
+    assert shlex.split(command) == ["linnet", "compare", source, "--config", "runs/kd/config.yaml", "--methods", "ce,kd", "--seeds", "0,1,2"]  # fmt: skip
 
 
 def test_a_ce_run_of_equal_budget_goes_before_a_better_one(run: Run):
     made_run(run.folder.parent / "longer", VAL, 199, config=replace(KD, train=replace(KD.train, epochs=99)))
     made_run(run.folder.parent / "equal", VAL, 150, config=KD)
-    found = nearest_labels_only(run, KD)
+    found = find_baseline(run, KD, "val")
     assert found is not None
-    assert (found[0].folder.name, found[1]) == ("equal", [])
+    assert (found.run.folder.name, found.differing) == ("equal", [])
 
 
 def test_other_settings_of_the_ce_run_are_told(run: Run):
@@ -124,9 +147,13 @@ def test_test_comes_with_its_interval_and_counts_for_the_differences(run: Run):
 
 
 def test_a_method_without_data_is_not_compared_with_ce(run: Run):
-    shown = block(run, replace(KD, method="dfkd"))
-    assert "ce run" not in shown
-    assert "linnet compare" not in shown
+    scored, free = summary(run), replace(KD, method="dfkd")
+    unscored = {name: value for name, value in scored.items() if not name.startswith("val.")}
+    for known, words in ((scored, "linnet evaluate runs/kd\n"), (unscored, "linnet evaluate runs/kd DATA\n")):
+        shown = ending(run, free, known, [])
+        assert words in shown
+        assert "ce run" not in shown
+        assert "linnet compare" not in shown
 
 
 def test_ce_itself_is_told_how_to_go_on(run: Run):

@@ -99,6 +99,11 @@ def test_a_pattern_names_several_methods():
     assert heads == ["dkd", "dist", "dfkd"]
 
 
+@pytest.mark.parametrize("what", ["methods", "teachers", "students", "data"])
+def test_tables_fit_a_terminal(what: str):
+    assert max(map(len, lines(what))) <= 100
+
+
 def test_a_method_that_is_not_there():
     with pytest.raises(UserError, match=r"no method 'pant' \(known: ce, kd, .*\)\. Did you mean 'pand'\?"):
         list(lines("methods", "pant"))

@@ -72,6 +72,26 @@ def test_a_run_inside_a_run_is_a_part_of_it(runs: Path):
     assert [run.folder for run in find_runs(runs)] == [runs / "done", runs / "table" / "ce-s0"]
 
 
+def test_links_to_runs_are_followed_and_never_in_a_circle(runs: Path, tmp_path: Path):
+    start(tmp_path / "large disk" / "far").close()
+    (runs / "elsewhere").symlink_to(tmp_path / "large disk")
+    (runs / "again").symlink_to(runs.resolve())
+    assert [run.folder for run in find_runs(runs)] == [runs / "done", runs / "elsewhere/far", runs / "table/ce-s0"]
+
+
+def test_numbers_that_are_none(runs: Path):
+    (runs / "done" / "summary.json").write_text('{"val.top1": "high", "test.top1": null}')
+    (runs / "table" / "ce-s0" / "metrics.jsonl").write_text('{"epoch": "first"}\n{"epoch": 2}\n')
+    _, done, stopped = run_lines(runs)
+    assert done.split()[4:6] == ["-", "-"]
+    assert stopped.endswith("stopped, epoch 2 of 5")
+
+
+def test_a_name_with_a_line_break_is_on_one_line(runs: Path):
+    start(runs / "two\nlines").close()
+    assert any(line.startswith(r"runs/two\nlines ") for line in run_lines(runs))
+
+
 def test_no_runs(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="there are no runs in"):

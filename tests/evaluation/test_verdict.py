@@ -20,6 +20,7 @@ from linnet.data.manifest import Manifest
 from linnet.evaluation.intervals import Difference
 from linnet.evaluation.predictions import write_predictions
 from linnet.evaluation.verdict import (
+    find_baseline,
     find_labels_only,
     in_words,
     is_loss,
@@ -156,12 +157,17 @@ def test_which_run_is_compared_with(run: Run):
     (beside / "notes").mkdir()
     (beside / "broken").mkdir()
     (beside / "broken" / "summary.json").write_text("{")
+    for name, file, text in (("a", "summary.json", '{"method": "ce", "val.top1": null}'), ("b", "inputs.json", "[]")):
+        made_run(beside / name, val, 40)
+        (beside / name / file).write_text(text)
     assert find_labels_only(run, CONFIG) is None
     made_run(beside / "large", val, 39, student="large net")
     large = find_labels_only(run, CONFIG)
     assert large is not None
     assert large.folder == beside / "large"
-    assert find_labels_only(run, CONFIG, same_student=True) is None
+    nearest = find_baseline(run, replace(CONFIG, method="kd"), "val")
+    assert nearest is not None
+    assert nearest[1:] == (["student.name large net (here net)"], None)
     taught = replace(CONFIG, teacher=TeacherConfig(id=f"run:{beside / 'large'}"))
     assert find_labels_only(run, taught) is None
     for name, right in (("ce-s0", 20), ("ce-s1", 22), ("ce-s2", 21)):
@@ -206,7 +212,9 @@ def test_the_verdict_compares_the_student_with_teacher_and_labels(run: Run):
     assert 0 < low < value < high
     assert verdict(run, replace(CONFIG, method="ce"), {"val.top1": 0.85}) == {}
     longer = replace(CONFIG, method="kd", train=replace(CONFIG.train, epochs=99))
-    assert "other settings: train.epochs" in verdict(run, longer, {"val.top1": 0.85})["verdict"]
+    assert "labels alone" not in verdict(run, longer, {"val.top1": 0.85})["verdict"]  # of another budget
+    other = replace(CONFIG, method="kd", train=replace(CONFIG.train, lr=0.5))
+    assert "other settings: train.lr" in verdict(run, other, {"val.top1": 0.85})["verdict"]
 
 
 def test_a_student_above_its_teacher_is_no_success_of_the_teacher(run: Run):

@@ -3,10 +3,10 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from linnet import methods
-from linnet.config import Config, difference
+from linnet.config import Config
 from linnet.data.manifest import Manifest
 from linnet.deploy.latency import image_ms
 from linnet.errors import UserError
@@ -14,24 +14,17 @@ from linnet.evaluation import base_novel
 from linnet.evaluation.confusion import confused_pairs
 from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
-from linnet.evaluation.verdict import BE_BETTER, in_words, nearest_labels_only, read_named
-from linnet.files import cache_folder, readable
+from linnet.evaluation.verdict import BE_BETTER, Baseline, find_baseline, in_words, other_settings, read_named
+from linnet.files import cache_folder, on_one_line
 from linnet.run import Run
+from linnet.timing import duration
 
 WIDTH = 100  # columns, for all but names and commands that are longer
 LABEL = 13  # of these are the label's
 
 Summary = Mapping[str, Any]
+TITLE = "result of"  # how the block begins
 Rows = Iterator[tuple[str, str]]  # (label, words); without a label the row goes on with the one above
-
-
-class Baseline(NamedTuple):
-    """A ``ce`` run beside a run, in what of student, budget and seed it differs, and by how much the run is above it;
-    None where they were scored on other images."""
-
-    run: Run
-    differing: list[str]
-    difference: Difference | None
 
 
 def is_resolved(difference: Difference) -> bool:
@@ -57,7 +50,7 @@ def measured(run: Run, summary: Summary) -> dict[str, Any]:
 
 def confused_on_val(val: Manifest, seen: Seen) -> list[str]:
     """The pairs of classes that are confused most: on val, because nothing is chosen by looking at test."""
-    names = val.class_names
+    names = list(map(on_one_line, val.class_names))
     return [
         f"{names[pair.label]} taken for {names[pair.named]}: {len(pair.rows)} of {pair.of}"
         for pair in confused_pairs(val.labels, seen.logits_NC.argmax(axis=1))
@@ -72,13 +65,13 @@ def ending(run: Run, config: Config, summary: Summary, confused: Sequence[str]) 
         confused: see :func:`confused_on_val`.
     """
     part = "test" if "test.top1" in summary else "val"
-    baseline = _baseline(run, config, part) if config.method != "ce" and methods.needs_data(config.method) else None
+    baseline = find_baseline(run, config, part)
     rows = [*_networks(summary), *_scores(config, summary), *_gain(run, config, summary, part, baseline)]
     rows += [("confused" if not i else "", f"on val {words}") for i, words in enumerate(confused)]
     rows += _places(run, summary)
     if cache_folder().resolve() not in run.folder.resolve().parents:  # a teacher that was fine-tuned on the way
         rows += _next(run, config, summary, baseline)
-    title = f"result of {readable(run.folder)}: {config.method}, seed {config.seed}"
+    title = f"{TITLE} {on_one_line(run.folder)}: {config.method}, seed {config.seed}"
     return "\n".join([title, *(f"  {label:<{LABEL - 2}}{words}" for label, words in rows)])
 
 
@@ -86,14 +79,14 @@ def _networks(summary: Summary) -> Rows:
     millions, best = summary["student.params"] / 1e6, summary["train.best_epoch"]
     yield "student", f"{summary['student.name']}, {millions:.2f} M parameters"
     epochs = f"{summary['train.epochs']} epoch{'s' if summary['train.epochs'] != 1 else ''}"
-    yield "training", f"{epochs} in {_duration(summary['train.seconds'])}, epoch {best} is kept"
+    yield "training", f"{epochs} in {duration(summary['train.seconds'])}, epoch {best} is kept"
     if teacher := summary.get("teacher.id"):
         scores = [
             f"{part} {_percent(summary[key])} %"
             for part in ("val", "test")
             if (key := f"teacher.{part}.top1") in summary
         ]
-        yield "teacher", ": ".join([readable(teacher), *([", ".join(scores)] if scores else [])])
+        yield "teacher", ": ".join([on_one_line(teacher), *([", ".join(scores)] if scores else [])])
 
 
 def _scores(config: Config, summary: Summary) -> Rows:
@@ -119,14 +112,6 @@ def _scores(config: Config, summary: Summary) -> Rows:
         yield from (("", words) for words in more)
 
 
-def _baseline(run: Run, config: Config, part: str) -> Baseline | None:
-    if (found := nearest_labels_only(run, config)) is None:
-        return None
-    alone, differing = found
-    own = read_named(run.predictions_of(part))
-    return Baseline(alone, differing, own and own.minus(read_named(alone.predictions_of(part))))
-
-
 def _gain(run: Run, config: Config, summary: Summary, part: str, baseline: Baseline | None) -> Rows:
     """The student beside its teacher, and beside the same student without one."""
     own = read_named(run.predictions_of(part))
@@ -144,7 +129,7 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
     """A difference is shown only to a run of the same student, budget and seed."""
     if baseline is None:
         return ["no ce run beside it: whether distillation helped is not known"]
-    name, apart = readable(baseline.run.folder), baseline.difference
+    name, apart = on_one_line(baseline.run.folder), baseline.difference
     if baseline.differing:
         words, apart_in = f"not known whether distillation helped: {name} differs in", ", ".join(baseline.differing)
         whole = f"{words} {apart_in}"
@@ -154,11 +139,10 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
     if is_resolved(apart):
         words = "resolved for this seed; one seed says nothing about other seeds"
     elif more := more_seeds(apart, 1):
-        words = f"not resolved: about {more} more seed{'s' if more != 1 else ''} would"
+        words = f"not resolved: at least {more} more seed{'s' if more != 1 else ''} would be needed"
     else:
         words = "not resolved: too small a difference for seeds to show"
-    changed = [line.partition(":")[0] for line in difference(baseline.run.settings(), config)]
-    others = [name for name in changed if name.startswith(("train.", "student.", "data.")) and name != "data.source"]
+    others = other_settings(baseline.run, config)
     also = [f"other settings than there: {', '.join(others)}"] if others else []
     interval = f"95 % interval {100 * apart.low:+.1f} to {100 * apart.high:+.1f}"
     return [f"on {part} {100 * apart.value:+.1f} points ({interval}) against {name}", words, *also]
@@ -169,7 +153,7 @@ def _places(run: Run, summary: Summary) -> Rows:
         what = "model.onnx" if "onnx.bytes" in summary else "the saved model with torch"
         one, own = summary["latency.one_thread_ms"], summary["latency.ms"]
         yield "speed", f"{one:.2f} ms an image on 1 thread, {own:.2f} by default ({what}, this CPU)"
-    folder = readable(run.folder)
+    folder = on_one_line(run.folder)
     if "onnx.bytes" in summary:
         yield "model", f"{folder}/{run.onnx.name}, {summary['onnx.bytes'] / 1e6:.1f} MB"
     else:
@@ -180,22 +164,26 @@ def _places(run: Run, summary: Summary) -> Rows:
 
 def _next(run: Run, config: Config, summary: Summary, baseline: Baseline | None) -> Rows:
     """Whether it is real, and how to use it."""
-    commands, folder = [], readable(run.folder)
-    is_known = baseline and not baseline.differing and baseline.difference and is_resolved(baseline.difference)
+    commands, folder = [], on_one_line(run.folder)
+    is_known = baseline and baseline.difference and is_resolved(baseline.difference)
     if methods.needs_data(config.method) and not is_known:
-        data, other = readable(str(config.data.source)), config.method if config.method != "ce" else "kd"
-        first = f"linnet compare {shlex.quote(data)} --config {shlex.quote(f'{folder}/{run.config.name}')}"
-        commands.append([first, f"--methods {shlex.quote(f'ce,{other}')} --seeds 0,1,2"])
+        data, other = on_one_line(str(config.data.source)), config.method if config.method != "ce" else "kd"
+        settings = f"--config {shlex.quote(f'{folder}/{run.config.name}')}"
+        rows = f"--methods {shlex.quote(f'ce,{other}')} --seeds 0,1,2"
+        commands.append([f"linnet compare {shlex.quote(data)}", settings, rows])
     else:
-        commands.append([f"linnet evaluate {shlex.quote(folder)}"])
+        data = "" if {"val.top1", "test.top1"} & summary.keys() else " DATA"  # there may be none
+        commands.append([f"linnet evaluate {shlex.quote(folder)}{data}"])
     model = f"{folder}/{run.onnx.name}" if "onnx.bytes" in summary else folder
     commands.append([f"linnet predict {shlex.quote(model)} PHOTO"])
     label = "next"
     for command in commands:
-        whole = " ".join(command)
-        lines = [whole]
-        if len(whole) > WIDTH - LABEL and len(command) > 1:  # still one command for a shell
-            lines = [f"{command[0]} \\", f"  {command[1]}"]
+        lines = command[:1]
+        for words in command[1:]:
+            if len(f"{lines[-1]} {words} \\") <= WIDTH - LABEL:
+                lines[-1] += f" {words}"
+            else:  # still one command for a shell
+                lines[-1:] = [f"{lines[-1]} \\", f"  {words}"]
         for line in lines:
             yield label, line
             label = ""
@@ -203,10 +191,3 @@ def _next(run: Run, config: Config, summary: Summary, baseline: Baseline | None)
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

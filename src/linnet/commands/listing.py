@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from linnet.methods import Method
 
 What = Literal["methods", "teachers", "students", "data", "runs"]
+WIDTH = 100  # columns of a table
 COUNTED = 40  # students that are built to count their parameters: as many as take a few seconds
 
 
@@ -50,7 +52,10 @@ def lines(what: What, pattern: str | None = None) -> Iterator[str]:
 
 def _table(rows: dict[str, str]) -> Iterator[str]:
     width = max(map(len, rows))
-    yield from (f"{name:<{width}}  {words}" for name, words in rows.items())
+    for name, words in rows.items():
+        first, *more = textwrap.wrap(words, WIDTH - width - 2)
+        yield f"{name:<{width}}  {first}"
+        yield from (f"{'':<{width}}  {line}" for line in more)
 
 
 def _edge_students() -> Iterator[str]:

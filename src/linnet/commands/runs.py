@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from linnet.config import Config
 from linnet.errors import UserError
-from linnet.files import is_locked, readable
+from linnet.files import is_locked, on_one_line
 from linnet.run import Run, is_run
 
 
@@ -50,9 +50,14 @@ def run_lines(folder: Path) -> Iterator[str]:
 
 
 def find_runs(folder: Path) -> Iterator[Run]:
-    """The runs at any depth; a run that lies in another one's folder is a part of it."""
-    for place, below, _ in os.walk(folder):
-        here = Path(place)
+    """The runs at any depth, also behind links; a run that lies in another one's folder is a part of it."""
+    seen = set()
+    for place, below, _ in os.walk(folder, followlinks=True):
+        here, real = Path(place), os.path.realpath(place)
+        if real in seen:  # links may lead in a circle
+            below.clear()
+            continue
+        seen.add(real)
         if is_run(here) and Run(here).environment.exists():
             below.clear()
             yield Run(here)
@@ -67,25 +72,31 @@ def _row(run: Run) -> Row:
     config: Config | None = None
     with suppress(UserError):
         config = run.settings()
-    written = next(file for file in (run.summary_file, run.metrics_file, run.environment) if file.exists())
     return Row(
-        readable(run.folder),
+        on_one_line(run.folder),
         config.method if config else str(summary.get("method", UNKNOWN)),
         str(config.student.name if config else summary.get("student.name", UNKNOWN)),
         str(config.seed if config else summary.get("seed", UNKNOWN)),
         _percent(summary.get("val.top1")),
         _percent(summary.get("test.top1")),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(written.stat().st_mtime)),
+        _when(run),
         "finished" if summary else _progress(run, config),
     )
 
 
+def _when(run: Run) -> str:
+    for file in (run.summary_file, run.metrics_file, run.environment):
+        with suppress(OSError):  # not there yet, or deleted at this moment
+            return time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
+    return UNKNOWN
+
+
 def _progress(run: Run, config: Config | None) -> str:
     """``running, epoch 3 of 30`` or ``stopped, epoch 3 of 30``; of a damaged run what can be told."""
-    done = max((int(row.get("epoch", 0)) for row in run.metrics()), default=0)
+    done = max((row["epoch"] for row in run.metrics() if isinstance(row.get("epoch"), int)), default=0)
     of = f" of {config.train.epochs}" if config else ""
     return f"{'running' if is_locked(run.lock_file) else 'stopped'}, epoch {done}{of}"
 
 
-def _percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{100 * share:.1f} %"
+def _percent(share: object) -> str:
+    return f"{100 * share:.1f} %" if isinstance(share, int | float) else UNKNOWN

@@ -3,7 +3,6 @@
 Shapes: N images, C classes.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from linnet.config import Config, difference
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference, over_images, wilson_interval
-from linnet.files import readable
+from linnet.files import read_json, readable
 from linnet.metrics import near_chance, right
 from linnet.run import Run
 from linnet.teachers.answers import Answers
@@ -56,57 +55,80 @@ def read_named(file: Path, column: str = "prediction") -> Named | None:
             table = pyarrow.parquet.read_table(opened)
     except (OSError, pyarrow.ArrowException):
         return None
-    if column not in table.column_names:
+    if not {"path", "label", column} <= set(table.column_names):
         return None
     paths, labels, named = (table[name].to_pylist() for name in ("path", "label", column))
-    images = [(Path(path).name, label) for path, label in zip(paths, labels, strict=True)]
+    images = [(Path(str(path)).name, str(label)) for path, label in zip(paths, labels, strict=True)]
     return Named(images, np.array(named) == np.array(labels))
 
 
-def find_labels_only(run: Run, config: Config, same_student: bool = False) -> Run | None:
-    """The finished ``ce`` run of the same data that lies beside ``run`` and is not its teacher: one of the same student
-    if there is one, and of several the best on val.
+class Baseline(NamedTuple):
+    """A ``ce`` run beside a run: in which settings of :data:`EQUAL` it differs, and if in none, by how much the run is
+    above it. Without a difference nothing is known about a gain; where nothing differs they were scored on other
+    images."""
+
+    run: Run
+    differing: list[str]
+    difference: Difference | None
+
+
+def find_baseline(run: Run, config: Config, part: str) -> Baseline | None:
+    """Of the ``ce`` runs beside ``run`` the one whose student, budget and seed are most like its own, of several the
+    best on val; ``differing`` says ``train.epochs 30 (here 60)``. None for ``ce`` itself and for a method without data.
 
     Args:
-        same_student: no other one will do.
+        part: the split on which they are compared.
     """
+    if config.method == "ce" or not methods.needs_data(config.method):
+        return None
     found = []
-    for other, summary in _all_labels_only(run, config):
-        same = summary.get("student.name") == config.student.name
-        found.append((same, summary.get("val.top1", 0.0), str(other.folder)))
-    same, _, best = max(found, default=(False, 0.0, ""))
-    return Run(Path(best)) if found and (same or not same_student) else None
-
-
-def nearest_labels_only(run: Run, config: Config) -> tuple[Run, list[str]] | None:
-    """Of the ``ce`` runs beside ``run`` the one whose student, budget and seed are most like its own, of several the
-    best on val; and ``train.epochs 30 (here 60)`` for each of those in which it differs."""
-    found = []
-    for other, summary in _all_labels_only(run, config):
+    for other, val in _all_labels_only(run, config):
         changed = [line.partition(": ") for line in difference(other.settings(), config)]
         apart = [f"{name} {values.replace(' -> ', ' (here ')})" for name, _, values in changed if name in EQUAL]
-        found.append((-len(apart), summary.get("val.top1", 0.0), str(other.folder), apart))
-    *_, best, apart = max(found, default=(0, 0.0, "", []))
-    return (Run(Path(best)), apart) if found else None
+        found.append((-len(apart), val, str(other.folder), apart))
+    if not found:
+        return None
+    *_, best, apart = max(found)
+    alone, own = Run(Path(best)), None if apart else read_named(run.predictions_of(part))
+    return Baseline(alone, apart, own and own.minus(read_named(alone.predictions_of(part))))
 
 
-def _all_labels_only(run: Run, config: Config) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """The finished ``ce`` runs of the same data that lie beside ``run`` and are not its teacher, with their numbers."""
+def find_labels_only(run: Run, config: Config) -> Run | None:
+    """The ``ce`` run beside ``run`` that a teacher is compared with: one of the same student if there is one, and of
+    several the best on val."""
+    found = [
+        (other.settings().student.name == config.student.name, val, str(other.folder))
+        for other, val in _all_labels_only(run, config)
+    ]
+    return Run(Path(max(found)[-1])) if found else None
+
+
+def _all_labels_only(run: Run, config: Config) -> Iterator[tuple[Run, float]]:
+    """The finished ``ce`` runs of the same data that lie beside ``run`` and are not its teacher, with their val top-1
+    (0 without val images)."""
     not_these = {run.folder.resolve(), Path(str(config.teacher.id).removeprefix("run:")).resolve()}
     for file in run.folder.parent.glob(f"*/{run.summary_file.name}"):
         other = Run(file.parent)
         try:
             summary, same_data = other.summary(), _data(other) == _data(run)
             other.settings()
-        except (UserError, OSError, ValueError):  # what cannot be read is no run to compare with
+            val = float(summary.get("val.top1", 0.0))
+        except (UserError, OSError, ValueError, TypeError):  # what cannot be read is no run to compare with
             continue
         if summary.get("method") == "ce" and same_data and file.parent.resolve() not in not_these:
-            yield other, summary
+            yield other, val
 
 
 def _data(run: Run) -> str:
     """The hash of a run's data."""
-    return json.loads(run.inputs.read_text(encoding="utf-8")).get("data", "")
+    return str(read_json(run.inputs, dict, "train again").get("data", ""))
+
+
+def other_settings(alone: Run, config: Config) -> list[str]:
+    """The names of the settings of data, student and training in which a ``ce`` run differs."""
+    changed = [line.partition(":")[0] for line in difference(alone.settings(), config)]
+    unlike = [name for name in changed if name.startswith(("train.", "student.", "data."))]
+    return [name for name in unlike if name not in ("student.name", "data.source")]
 
 
 # --- before training ---
@@ -190,8 +212,8 @@ def _probed(answers: Answers, train: Manifest, val: Manifest) -> np.ndarray | No
 
 
 def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The student beside its teacher, and beside the same student on the labels alone: on test, else on val. The block
-    at the end of a run says it (:mod:`linnet.commands.ending`).
+    """The student beside its teacher, and beside the same student on the labels alone at equal budget: on test, else on
+    val. The block at the end of a run (:mod:`linnet.commands.ending`) shows the same.
 
     Returns:
         What the summary says about it, one sentence under ``verdict``; nothing if there is nothing to compare with.
@@ -205,10 +227,11 @@ def verdict(run: Run, config: Config, summary: Mapping[str, Any]) -> dict[str, A
     if over_teacher := student.minus(read_named(run.predictions_of(part), "teacher_prediction")):
         facts["verdict.minus_teacher"] = list(over_teacher[:3])
         words.append(f"{in_words(over_teacher)} its teacher")
-    alone = find_labels_only(run, config, same_student=True)
-    if alone and (over_labels := student.minus(read_named(alone.predictions_of(part)))):
-        facts |= {"verdict.minus_labels_only": list(over_labels[:3]), "verdict.labels_only": str(alone.folder)}
-        words.append(f"{in_words(over_labels)} {_labels_only(alone, config)}")
+    alone = find_baseline(run, config, part)
+    if alone and alone.difference:
+        facts["verdict.minus_labels_only"] = list(alone.difference[:3])
+        facts["verdict.labels_only"] = str(alone.run.folder)
+        words.append(f"{in_words(alone.difference)} {_labels_only(alone.run, config)}")
     if not words:
         return {}
     sentence = f"on {len(student.right_N)} {part} images the student is {' and '.join(words)}"
@@ -235,11 +258,9 @@ def in_words(apart: Difference) -> str:
 
 def _labels_only(alone: Run, config: Config) -> str:
     """What a ``ce`` run is, and in which settings of the training it differs."""
-    own = alone.settings()
-    changed = [line.partition(":")[0] for line in difference(own, config)]
-    shown = ", ".join(name for name in changed if name.startswith(("train.", "student.")) and name != "student.name")
-    differing = f"; other settings: {shown}" if shown else ""
-    return f"{own.student.name} on the labels alone ({alone.folder}{differing})"
+    others = other_settings(alone, config)
+    shown = f"; other settings: {', '.join(others)}" if others else ""
+    return f"{alone.settings().student.name} on the labels alone ({readable(alone.folder)}{shown})"
 
 
 def _interval(low: float, high: float) -> str:

@@ -20,6 +20,7 @@ from linnet.commands.comparison.workers import (
     train_side_by_side,
     work,
 )
+from linnet.commands.ending import TITLE
 from linnet.errors import UserError
 from linnet.files import lock
 
@@ -119,7 +120,7 @@ def test_the_story_of_a_cell_is_not_told_but_its_warnings_are_noted(tmp_path: Pa
     with quiet(tmp_path):
         logging.getLogger("linnet").info("auto: this")
         logging.getLogger("linnet.teachers").warning("beware\nof that")
-        logging.getLogger("linnet").warning("verdict: the table says it better")
+        logging.getLogger("linnet").warning("%s runs/kd: the table says it better", TITLE)
     assert (claims_of(tmp_path) / "warnings").read_text() == "beware of that\n"
     assert not caplog.records
 

@@ -12,12 +12,12 @@ import numpy as np
 from linnet import methods
 from linnet.commands.comparison.cells import state
 from linnet.commands.comparison.grid import Compared, Row
-from linnet.commands.comparison.live import duration
 from linnet.config import Config
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.novel import training_part
 from linnet.errors import UserError
+from linnet.timing import duration
 
 STEPS = 3  # timed after one that does not count
 LOOKED = 8  # images that the teacher is timed on

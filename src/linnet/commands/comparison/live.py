@@ -15,6 +15,7 @@ from rich.table import Table
 from linnet.commands.comparison.cells import Cell, state
 from linnet.commands.comparison.workers import claims_of, failure_of
 from linnet.errors import UserError
+from linnet.timing import duration
 
 
 class Watch:
@@ -142,11 +143,3 @@ def _result(cell: Cell) -> str:
         return str(error)
     val = f"val {100 * summary['val.top1']:.1f}, " if "val.top1" in summary else ""
     return f"{val}{duration(summary['train.seconds'])}"
-
-
-def duration(seconds: float) -> str:
-    """``34 s``, ``5 min``, ``2 h 10 min``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

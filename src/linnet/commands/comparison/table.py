@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from linnet.commands.comparison.live import duration
 from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result, TeacherResult, numbers_of
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference
 from linnet.fields import to_dict
 from linnet.files import new_file, readable, write_atomically
+from linnet.timing import duration
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:

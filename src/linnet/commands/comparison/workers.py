@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.commands.comparison.cells import Cell, state, train_cell
+from linnet.commands.ending import TITLE
 from linnet.errors import UserError, require
 from linnet.files import lock, write_atomically
 from linnet.progress import hidden
@@ -121,14 +122,14 @@ def quiet(out: Path) -> Iterator[None]:
 
 
 class _Warnings(logging.Handler):
-    """Appends warnings to a file, a line each; but for a run's verdict, which the table is for."""
+    """Appends warnings to a file, a line each; but for the block at a run's end, which the table is for."""
 
     def __init__(self, file: Path):
         super().__init__(logging.WARNING)
         self.file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("verdict:"):
+        if record.getMessage().startswith(TITLE):
             return
         with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
