@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,14 @@ def failure_of(cell: Cell) -> str | None:
     with suppress(OSError):
         return _beside(cell, "failed").read_text(encoding="utf-8")
     return None
+
+
+def in_groups(failures: Mapping[str, str]) -> list[str]:
+    """``kd-s0, kd-s1: why`` for each different reason."""
+    names: dict[str, list[str]] = {}
+    for name, failure in failures.items():
+        names.setdefault(failure, []).append(name)
+    return [f"{', '.join(own)}: {failure}" for failure, own in names.items()]
 
 
 def forget_failures(cells: Sequence[Cell]) -> None:
@@ -121,14 +129,14 @@ def quiet(out: Path) -> Iterator[None]:
 
 
 class _Warnings(logging.Handler):
-    """Appends warnings to a file, a line each; but for a run's verdict, which the table is for."""
+    """Appends warnings to a file, a line each; but for the block at a run's end, which the table is for."""
 
     def __init__(self, file: Path):
         super().__init__(logging.WARNING)
         self.file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("verdict:"):
+        if record.getMessage().startswith("result of "):
             return
         with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
