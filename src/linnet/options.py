@@ -91,8 +91,15 @@ def as_typed(kind: Any, tokens: Any) -> Any:
 
 
 def listed(words: str | None) -> list[str]:
-    """``ce,kd`` as a list."""
-    return [word.strip() for word in (words or "").split(",") if word.strip()]
+    """``ce,kd`` as a list.
+
+    Raises:
+        UserError: there is nothing between the commas.
+    """
+    found = [word.strip() for word in (words or "").split(",") if word.strip()]
+    if words is not None and not found:
+        raise UserError(f"'{words}' names nothing: write what you want with commas between, as in ce,kd or 0,1,2")
+    return found
 
 
 def numbers(words: str | None) -> list[int]:
@@ -101,7 +108,7 @@ def numbers(words: str | None) -> list[int]:
     Raises:
         UserError: they are none.
     """
-    if not all(word.isdigit() for word in listed(words)):
+    if not all(word.isdecimal() for word in listed(words)):
         raise UserError(f"--seeds must be whole numbers, as in 0,1,2, not '{words}'")
     return [int(word) for word in listed(words)]
 

@@ -43,8 +43,8 @@ def test_from_the_command_to_the_table(tmp_path: Path, started: list, capsys: py
     told = capsys.readouterr()
     assert started == [("ce-s0", False), ("kd-s0", False), ("ce-s1", False), ("kd-s1", False)]
     assert "[1/4] ce seed 0: val" in told.err and "[4/4] kd seed 1: val" in told.err
-    assert "auto:" not in told.err and "teacher" not in told.err  # that is in each cell's train.log
-    assert "auto:" in (tmp_path / "out" / "kd-s0" / "train.log").read_text()
+    assert "chosen for you" not in told.err and "teacher" not in told.err  # that is in each cell's train.log
+    assert "chosen for you" in (tmp_path / "out" / "kd-s0" / "train.log").read_text()
     assert "better than ce?" in told.out and "added: ce" in told.out
     for name in ("compare.md", "compare.json", "compare.parquet"):
         assert (tmp_path / "out" / name).exists()
@@ -118,7 +118,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(
         main(command)
     told = capsys.readouterr()
     assert left.value.code == 2
-    assert "1 of the cells failed (kd-s0: the loss is not finite); the same command tries them again" in told.err
+    assert "1 of 2 cells failed (kd-s0: the loss is not finite); the same command tries them again" in told.err
     assert "missing: kd-s0: the loss is not finite" in told.out
     assert (tmp_path / "out" / "ce-s0" / "summary.json").exists()
     monkeypatch.setattr(cells, "distill", real)

@@ -2,8 +2,11 @@ import csv
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import linnet
+from linnet.commands.distill import _fine_tuned
 from linnet.config import Config, read_yaml
+from linnet.defaults import settings
 from linnet.errors import UserError
 from linnet.fields import from_dict
 from linnet.run import Run
@@ -52,7 +57,7 @@ def test_a_classifier_of_other_classes_is_fine_tuned_first(
     first = linnet.distill(data, **same, out=tmp_path / "first")
     told = (first.folder / "train.log").read_text()
     assert "trained on other classes: it is fine-tuned on these first, once, for 2 epochs" in told
-    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
     tuned = Run(folder)
     config = from_dict(Config, read_yaml(folder / "config.yaml"))
     assert (config.method, config.student.name, config.student.pretrained) == ("ce", "test_resnet.r160_in1k", True)
@@ -82,13 +87,37 @@ def test_a_teacher_out_of_a_folder_or_file_is_fine_tuned_alike(
     first = linnet.distill(data, **same, teacher=teacher, out=tmp_path / "first")
     told = (first.folder / "train.log").read_text()
     assert f"--student test_resnet --student.pretrained {teacher.rpartition(':')[2]} --out runs/teacher" in told
-    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
     assert first.summary()["teacher.val.top1"] == pytest.approx(Run(folder).summary()["val.top1"])
     start, end = model.state_dict()["conv1.0.weight"], load_file(Run(folder).model / "model.safetensors")["conv1.0.weight"]  # fmt: skip
     assert 0 < (start - end).abs().max() < 0.1  # it started from the weights and moved
     (tmp_path / "timm").rename(tmp_path / "moved")  # the same teacher: known by its weights
     linnet.distill(data, **same, teacher=form.format(folder=tmp_path / "moved"), out=tmp_path / "second")
-    assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "teachers").glob("[!.]*"))) == 1
+
+
+def test_of_two_runs_that_need_the_same_teacher_one_tunes_it_and_the_other_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
+    config, _ = settings(
+        "aviary:species=3,images=8", method="kd", options={"student.name": "test_resnet", "train.precision": "fp32"}
+    )
+    teacher: Any = SimpleNamespace(start=("test_resnet", False), fingerprint=lambda: "weights")
+    manifest: Any = SimpleNamespace(content_hash="images")
+    told, other = [], threading.Thread(target=lambda: _fine_tuned(config, manifest, teacher))
+
+    def tune(*_: object) -> None:
+        told.append("begins")
+        if len(told) == 1:
+            other.start()
+            other.join(1)  # it would be done by now if it did not wait
+        told.append("ends")
+
+    monkeypatch.setattr("linnet.commands.distill._fine_tune", tune)
+    _fine_tuned(config, manifest, teacher)
+    other.join()
+    assert told == ["begins", "ends", "begins", "ends"]
 
 
 def test_a_method_that_needs_texts_refuses_before_fine_tuning(

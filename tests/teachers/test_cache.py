@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,26 @@ def test_only_new_images_are_computed(teacher: OpenClipTeacher, paths: list[Path
     again = filled(teacher, paths, tmp_path / "c")
     assert again.computed == 0
     assert again.rows(digest_files(paths[3:5])).shape == (2, 16)
+
+
+def test_of_two_that_ask_the_same_one_computes_and_the_other_waits(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path
+):
+    first, second = (TeacherCache(teacher, root=tmp_path / "c") for _ in range(2))
+    digests, pixels = digest_files(paths), center_pixels(teacher, paths)
+    begun, other = threading.Event(), threading.Thread(target=lambda: second.fill(digests, pixels))
+
+    def slow(rows: Sequence[int]) -> torch.Tensor:
+        if not begun.is_set():
+            begun.set()
+            other.start()
+            other.join(1)  # it would be done by now if it did not wait
+        return pixels(rows)
+
+    first.fill(digests, slow)
+    other.join()
+    assert (first.computed, second.computed) == (len(paths), 0)
+    assert torch.equal(first.rows(digests), second.rows(digests))
 
 
 def test_a_moved_file_is_known_and_changed_bytes_are_not(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):

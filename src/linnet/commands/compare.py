@@ -10,16 +10,27 @@ from typing import Any
 
 from linnet.commands.comparison import forecast
 from linnet.commands.comparison import plan as plans
-from linnet.commands.comparison.cells import Cell, folder_name, refuse_others, state
+from linnet.commands.comparison.cells import Cell, check_folders, data_hash, folder_name, state
 from linnet.commands.comparison.costs import measure
 from linnet.commands.comparison.finished import read_runs
-from linnet.commands.comparison.grid import METHODS, Compared, Request, build, check_all, check_fair, default_out
+from linnet.commands.comparison.grid import (
+    METHODS,
+    Compared,
+    Request,
+    build,
+    check_all,
+    check_data,
+    check_fair,
+    default_out,
+    flat,
+)
 from linnet.commands.comparison.live import Watch
 from linnet.commands.comparison.results import Done, Report, report
 from linnet.commands.comparison.table import write_files
 from linnet.commands.comparison.workers import (
     failure_of,
     forget_failures,
+    in_groups,
     train_here,
     train_on_cluster,
     train_side_by_side,
@@ -27,7 +38,7 @@ from linnet.commands.comparison.workers import (
 from linnet.config import Config, read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
-from linnet.files import given_path
+from linnet.files import check_out, given_path
 from linnet.methods import parse
 from linnet.run import is_run
 
@@ -118,7 +129,7 @@ def several_seeds(
     if "seed" in options:
         raise UserError("--seeds and --seed are given: leave one of them out")
     file = {} if config is None else read_yaml(given_path(config, "config"))
-    data = data or file.get("data", {}).get("source")
+    data = data or flat(file).get("data.source")
     if data is None:
         raise UserError("--seeds needs DATA, whose images ce is trained on")
     method = str(options.get("method", file.get("method", Config.method)))
@@ -163,6 +174,8 @@ def asked(question: Question) -> Compared:
         raise UserError(f"one DATA and one grid at most are compared, not {shown} (finished runs hold an env.json)")
     if not files and not data:
         raise UserError("nothing to compare: give DATA, a YAML grid, or finished runs")
+    if data and (inside := sorted(own for own in Path(data[0]).glob("*") if is_run(own))):
+        raise UserError(f"{data[0]} holds runs, such as {inside[0]}: name the runs, as in {Path(data[0]) / '*'}/")
     shared = _of_file(question) if question.config is not None else {}
     request = Request(
         as_written(data[0]) if data else None,
@@ -195,12 +208,13 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     """
     if work.jobs < 1 or (work.threads is not None and work.threads < 1):
         raise UserError("--jobs and --threads must be at least 1")
+    check_out(compared.grid.out / "compare.md")
     check_fair(compared.rows, work.allow_mismatch)
     check_all(compared)
+    data = check_data(compared.rows)
     plan = plans.decide(compared, work.jobs, work.threads, work.cluster is not None)
     plan = plans.with_time(compared, plan, time, work.jobs) if time else {**plan, "choice": None}
-    if not work.overwrite:
-        refuse_others(plans.follow(compared, plan).grid.cells())
+    check_folders(plans.follow(compared, plan).grid.cells(), work.overwrite, data)
     if write:
         kept = plans.keep(compared.grid.out, plan)
         plan = kept if time else {**kept, "choice": None}
@@ -237,7 +251,9 @@ def table_of(compared: Compared, allow_mismatch: bool) -> Report:
     if not done:
         raise UserError(f"no cell is finished: {next(iter(failures.values()), 'nothing was trained')}")
     notes = [*check_fair(compared.rows, allow_mismatch), *compared.notes]
-    notes += [f"missing: {name}: {failure}" for name, failure in failures.items()]
+    notes += [f"missing: {told}" for told in in_groups(failures)]
+    learned = {own for cell in done if (own := data_hash(cell.run)) is not None}
+    notes += ["unequal: the images changed while the cells were trained"] if len(learned) > 1 else []
     costs = measure(grid.out, [(cell.run, cell.summary) for cell in done], _teachers(done))
     found = replace(report(compared.rows, done, grid.seeds, costs, notes), failures=failures, out=grid.out)
     write_files(found, grid.out)
@@ -258,6 +274,7 @@ def _of_runs(folders: Sequence[Path], out: str | Path | None, work: Work) -> Rep
         raise UserError(f"{notes[0]}: compare runs of the same data, or give --allow-mismatch, and the table says so")
     notes += check_fair(rows, work.allow_mismatch)
     folder = Path("runs/compare") if out is None else given_path(out, "out")
+    check_out(folder / "compare.md")
     costs = measure(folder, [(cell.run, cell.summary) for cell in done], _teachers(done))
     seeds = sorted({cell.seed for cell in done})
     found = replace(report(rows, done, seeds, costs, notes), out=folder)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hand_made_runs import DATA, TINY, write_run
 
-from linnet.commands.comparison.cells import Cell, Grid, fitting, refuse_others, state, train_cell
+from linnet.commands.comparison.cells import Cell, Grid, check_folders, fitting, folder_name, state, train_cell
 from linnet.errors import UserError
 
 
@@ -50,7 +50,7 @@ def test_what_a_folder_holds(tmp_path: Path):
 def test_a_finished_cell_of_other_settings_is_refused_and_kept(tmp_path: Path):
     write_run(tmp_path / "ce-s0")
     other = cell(tmp_path / "ce-s0", **{"train.epochs": 7})
-    for refuse in (lambda: refuse_others([other]), lambda: train_cell(other)):
+    for refuse in (lambda: check_folders([other]), lambda: train_cell(other)):
         with pytest.raises(
             UserError, match=r"ce-s0 was trained with other settings \(train.epochs: 30 -> 7\): .*--overwrite"
         ):
@@ -67,3 +67,30 @@ def test_what_is_trained_again(given: dict, start: object, tmp_path: Path, monke
     )
     train_cell(cell(tmp_path / "ce-s0", **given), overwrite=True)
     assert told == ([] if start is None else [start])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_somebody_else_put_there_is_refused_and_kept(overwrite: bool, tmp_path: Path):
+    (tmp_path / "ce-s0").mkdir()
+    (tmp_path / "ce-s0" / "mine.txt").touch()
+    (tmp_path / "ce-s1").touch()
+    for name, error in (("ce-s0", "holds files that linnet did not write"), ("ce-s1", "is not a folder")):
+        with pytest.raises(UserError, match=error):
+            check_folders([cell(tmp_path / name)], overwrite)
+    assert (tmp_path / "ce-s0" / "mine.txt").exists()
+
+
+def test_names_of_folders():
+    assert [folder_name(row) for row in ("kd+figkd:0.5", "Häher", "a/../b [c]")] == [
+        "kd+figkd-0.5",
+        "Häher",
+        "a-..-b-c",
+    ]
+
+
+def test_a_cell_that_learned_from_other_images_is_refused(tmp_path: Path):
+    write_run(tmp_path / "ce-s0", data="before")
+    own = cell(tmp_path / "ce-s0")
+    check_folders([own], data={own.row: "before"})
+    with pytest.raises(UserError, match="the images have changed since .*ce-s0 was trained"):
+        check_folders([own], data={own.row: "after"})

@@ -84,6 +84,13 @@ def test_a_row_without_all_seeds_has_no_claim(tmp_path: Path):
     assert told.result("kd").images is not None
 
 
+def test_rows_without_a_common_seed_have_no_difference(tmp_path: Path):
+    runs = [write_run(tmp_path / name, name, seed, right(100)).folder for name, seed in (("ce", 0), ("kd", 1))]
+    rows, done, _ = read_runs(runs)
+    told = report(rows, done, [0, 1])
+    assert told.result("kd").words == "not comparable: no seed in common" and told.result("kd").images is None
+
+
 def test_other_images_are_not_compared(tmp_path: Path):
     told = made(tmp_path, ce=[{"right": right(100)}], kd=[{"right": right(100)[:150]}])
     assert told.result("kd").words == "not comparable: other images" and told.result("kd").images is None

@@ -20,7 +20,7 @@ from linnet.commands.comparison.workers import (
     train_side_by_side,
     work,
 )
-from linnet.commands.ending import TITLE
+from linnet.commands.ending import ending
 from linnet.errors import UserError
 from linnet.files import lock
 
@@ -117,10 +117,12 @@ def test_a_cell_waits_for_the_one_that_it_goes_on_from(tmp_path: Path):
 
 
 def test_the_story_of_a_cell_is_not_told_but_its_warnings_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    scores = {"val.top1_interval": [0.2, 0.8], "val.mean_per_class": 0.5, "train.epochs": 2, "train.best_epoch": 1}
+    run = write_run(tmp_path / "ce-s0", summary=scores)
     with quiet(tmp_path):
         logging.getLogger("linnet").info("auto: this")
         logging.getLogger("linnet.teachers").warning("beware\nof that")
-        logging.getLogger("linnet").warning("%s runs/kd: the table says it better", TITLE)
+        logging.getLogger("linnet").warning(ending(run, run.settings(), run.summary(), []))  # a loss
     assert (claims_of(tmp_path) / "warnings").read_text() == "beware of that\n"
     assert not caplog.records
 

@@ -1,5 +1,6 @@
 """Rows and seeds of a comparison, its cells and their folders, and what a cell's folder holds."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from linnet.commands.distill import distill
 from linnet.config import Config, difference, nest
 from linnet.defaults import settings
 from linnet.errors import UserError
+from linnet.files import read_json
 from linnet.run import Run
 
 Settings = Mapping[str, Any]  # by dotted name, as on the command line
@@ -73,7 +75,7 @@ class Grid:
 
 
 def folder_name(row: str) -> str:
-    return re.sub(r"[^A-Za-z0-9=.+_]+", "-", row).strip("-")
+    return re.sub(r"[^\w=.+]+", "-", row).strip("-")
 
 
 def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
@@ -135,13 +137,34 @@ def differing(cell: Cell) -> str:
     return "; ".join(changes)
 
 
-def refuse_others(cells: Sequence[Cell]) -> None:
+def data_hash(run: Run) -> str | None:
+    """Of the images that a run was trained on, if it noted that."""
+    pins = read_json(run.inputs, dict, "train the run again") if run.inputs.exists() else {}
+    return pins.get("data")
+
+
+def check_folders(cells: Sequence[Cell], overwrite: bool = False, data: Mapping[str, str] = {}) -> None:
     """
+    Args:
+        data: the hash of what each row is trained on.
+
     Raises:
-        UserError: a cell's folder holds a training with other settings.
+        UserError: a cell's folder holds a training with other settings, and ``overwrite`` is not set; or with other
+            images; or what linnet did not write; or it cannot be written.
     """
-    others = [cell for cell in cells if state(cell) == "other"]
-    if others:
+    found = {cell.name: state(cell) for cell in cells}
+    for cell in cells:
+        if os.path.lexists(cell.folder) and not cell.folder.is_dir():
+            raise UserError(f"{cell.folder} is not a folder: choose another --out")
+        if found[cell.name] == "new" or (found[cell.name] == "other" and overwrite):
+            cell.run.check_free(overwrite)
+        elif found[cell.name] != "other" and data_hash(cell.run) not in (None, data.get(cell.row, data_hash(cell.run))):
+            raise UserError(
+                f"the images have changed since {cell.folder} was trained: choose another --out, so that all cells "
+                "learn from the same, or delete this folder"
+            )
+    others = [cell for cell in cells if found[cell.name] == "other"]
+    if others and not overwrite:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise UserError(
             f"{others[0].folder}{more} was trained with other settings ({differing(others[0])}): choose another --out, "
@@ -158,7 +181,7 @@ def train_cell(cell: Cell, overwrite: bool = False) -> None:
     found = state(cell)
     if found == "finished":
         return
-    if found == "other" and not overwrite:
-        refuse_others([cell])
+    if found == "other":
+        check_folders([cell], overwrite)
     resume = found in ("stopped", "rescore")
     distill(out=cell.folder, options=cell.options, resume=resume, overwrite=found == "other")

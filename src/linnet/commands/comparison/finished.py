@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from linnet.commands.comparison.cells import UNIMPORTANT
+from linnet.commands.comparison.cells import UNIMPORTANT, data_hash
 from linnet.commands.comparison.grid import Row
 from linnet.commands.comparison.results import Done
 from linnet.config import Config, difference
 from linnet.errors import UserError
-from linnet.files import read_json
 from linnet.run import Run
 
 
@@ -25,7 +24,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
         raise UserError(
             f"not finished: {', '.join(unfinished)}; finish them with linnet distill --resume, or leave them out"
         )
-    data = {_data(run) for run in runs}
+    data = {data_hash(run) for run in runs}
     configs = [run.settings() for run in runs]
     if len(data) == 1:  # the same images, wherever they lie
         first = configs[0].data
@@ -48,20 +47,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
         name = _name(config, [other for other, _ in groups if other.method == config.method])
         rows.append(Row(name, config, config.method == "ce"))
         for run in own:
-            summary = run.summary()
-            seed = summary["seed"]
+            seed = run.settings().seed
             if twice := [cell for cell in done if cell.row == name and cell.seed == seed]:
                 raise UserError(
                     f"{run.folder} and {twice[0].run.folder} are one cell, of the same settings and seed: leave one out"
                 )
-            done.append(Done(name, seed, run, summary))
+            done.append(Done(name, seed, run, run.summary()))
     notes = [f"unequal: the runs are of {len(data)} different data sets"] if len(data) > 1 else []
     return rows, done, notes
-
-
-def _data(run: Run) -> str:
-    pins = read_json(run.inputs, dict, "train the run again") if run.inputs.exists() else {}
-    return str(pins.get("data"))
 
 
 def _apart(first: Config, second: Config) -> list[str]:

@@ -246,11 +246,12 @@ def lines(compared: Compared, forecast: Forecast, threads: int, jobs: int) -> li
     first = compared.rows[0].config
     side = f"; {jobs} side by side" if jobs > 1 else ""
     told = [
-        f"{grid.out}: {len(each)} rows x {len(grid.seeds)} seeds, {len(left)} of {len(grid.cells())} cells to train",
+        f"{grid.out}: {_some(len(each), 'row')} x {_some(len(grid.seeds), 'seed')}, {len(left)} of "
+        f"{_some(len(grid.cells()), 'cell')} to train",
         f"data: {first.data.source}: {train} train, {val} val, {test} test images; views {first.data.views}",
-        f"all rows: {first.train.epochs} epochs, batch {first.train.batch_size}, {first.train.optimizer}, "
-        f"lr {first.train.lr:g}, {first.train.schedule}, {first.train.precision}, {threads} thread"
-        f"{'s' if threads > 1 else ''} a cell",
+        f"all rows: {_some(int(first.train.epochs), 'epoch')}, batch {first.train.batch_size}, "
+        f"{first.train.optimizer}, lr {first.train.lr:g}, {first.train.schedule}, {first.train.precision}, "
+        f"{_some(threads, 'thread')} a cell",
     ]
     width = max(len(name) for name in each)
     for row in compared.rows:
@@ -262,6 +263,11 @@ def lines(compared: Compared, forecast: Forecast, threads: int, jobs: int) -> li
             f"{duration(own.seconds())} a cell"
         )
     if forecast.asked:
-        told.append(f"teacher: {forecast.asked} images to look at first, {duration(forecast.teacher_seconds)}")
+        told.append(f"teacher: {_some(forecast.asked, 'image')} to look at first, {duration(forecast.teacher_seconds)}")
     told += [f"about {duration(seconds)}{side}, {megabytes:.0f} MB on disk", f"not included: {NOT_INCLUDED}"]
     return [*told, *compared.notes]
+
+
+def _some(count: int, what: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count} {what}{'s' if count != 1 else ''}"

@@ -8,7 +8,8 @@ from typing import Any
 from linnet import methods
 from linnet.commands.checks import check_run
 from linnet.commands.comparison.cells import UNIMPORTANT, Grid, Settings, fitting, folder_name
-from linnet.config import GROUPS, Config, difference, read_yaml
+from linnet.config import GROUPS, Config, DataConfig, difference, read_yaml
+from linnet.data.load import load_manifest
 from linnet.data.sources import find_source
 from linnet.errors import UserError, did_you_mean
 from linnet.methods import needs_teacher, parse
@@ -81,9 +82,11 @@ def build(request: Request) -> Compared:
     request = _with_file(request)
     shared = flat(request.options)
     shared |= {"data.source": request.data} if request.data is not None else {}
-    if "seed" in shared:
-        raise UserError("the seeds of a comparison are given as --seeds 0,1,2")
     rows = request.rows or rows_of(request.methods or METHODS, request.students, request.teachers)
+    if any("seed" in own for own in (shared, *rows.values())):
+        raise UserError("the seeds of a comparison are given as --seeds 0,1,2")
+    if odd := [name for name in rows if not folder_name(name) or not name.isprintable()]:
+        raise UserError(f"{odd[0]!r} cannot be the name of a row: it needs letters or digits, on one line")
     seeds = request.seeds or SEEDS
     if len(set(seeds)) < len(seeds):
         raise UserError(f"a seed is named twice: {', '.join(map(str, seeds))}")
@@ -118,23 +121,25 @@ def _with_file(request: Request) -> Request:
             raise UserError(
                 f"{request.file}: unknown key '{key}'.{did_you_mean(key, KEYS)} A grid has {', '.join(KEYS)}"
             )
-    rows = said.get("rows") or {}
-    if unknown := [name for name in request.only if name not in rows]:
-        raise UserError(f"{request.file} has no row '{unknown[0]}'.{did_you_mean(unknown[0], rows)}")
+    shared, rows = said.get("shared") or {}, said.get("rows") or {}
+    if not isinstance(shared, Mapping):
+        raise UserError(f"{request.file}: 'shared' must be a mapping of settings, not {shared}")
     if not isinstance(rows, Mapping) or not all(isinstance(own or {}, Mapping) for own in rows.values()):
         raise UserError(f"{request.file}: 'rows' must map each row's name to its settings")
+    own = {str(name): flat(settings or {}) for name, settings in rows.items()}
+    if unknown := [name for name in request.only if name not in own]:
+        raise UserError(f"{request.file} has no row '{unknown[0]}'.{did_you_mean(unknown[0], own)}")
     for key, given in (("methods", request.methods), ("students", request.students), ("teachers", request.teachers)):
         if given and rows:
             raise UserError(f"{request.file} names its rows: leave --{key} out, or the rows")
     named = {key: tuple(map(str, _listed(said.get(key)))) for key in ("methods", "students", "teachers")}
     if rows and any(named.values()):
         raise UserError(f"{request.file} has rows: leave {', '.join(key for key in named if named[key])} out")
-    try:
-        seeds = tuple(int(seed) for seed in _listed(said.get("seeds")))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{request.file}: seeds must be whole numbers, as in [0, 1, 2]") from error
-    options = {**flat(said.get("shared") or {}), **flat(request.options)}
-    own = {str(name): flat(settings or {}) for name, settings in rows.items()}
+    written = [str(seed).strip() for seed in _listed(said.get("seeds"))]
+    if not all(seed.isdecimal() for seed in written):
+        raise UserError(f"{request.file}: seeds must be whole numbers, as in [0, 1, 2], not {', '.join(written)}")
+    seeds = tuple(map(int, written))
+    options = {**flat(shared), **flat(request.options)}
     own = {name: own[name] for name in request.only} or own
     words: dict[str, Any] = {key: getattr(request, key) or value for key, value in named.items()}
     return replace(request, rows=own, seeds=request.seeds or seeds, options=options, **words)
@@ -226,6 +231,21 @@ def check_all(compared: Compared) -> None:
             check_run(row.config)
         except UserError as error:
             raise UserError(f"row '{row.name}': {error}") from error
+
+
+def check_data(rows: Sequence[Row]) -> dict[str, str]:
+    """The hash of the images of each row that learns from images.
+
+    Raises:
+        UserError: they are not there or cannot be read.
+    """
+    seen, hashes = list[tuple[DataConfig, str]](), dict[str, str]()
+    for row in rows:
+        if methods.needs_data(row.config.method):
+            known = next((hash for data, hash in seen if data == row.config.data), None)
+            hashes[row.name] = known or load_manifest(row.config.data).content_hash
+            seen.append((row.config.data, hashes[row.name]))
+    return hashes
 
 
 def baselines_of(row: Row, rows: Sequence[Row]) -> list[Row]:

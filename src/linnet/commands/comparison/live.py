@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from linnet.commands.comparison.cells import Cell, state
@@ -103,7 +104,7 @@ class Watch:
             table.add_column(f"seed {seed}")
         there = {(cell.row, cell.seed): cell for cell in self.cells}
         for row in rows:
-            table.add_row(row, *(self._shown(there[row, seed]) for seed in seeds))
+            table.add_row(escape(row), *(self._shown(there[row, seed]) for seed in seeds))
         return table
 
     def _shown(self, cell: Cell) -> str:

@@ -13,14 +13,18 @@ from linnet.commands.comparison.grid import Compared, Row, resolved
 from linnet.defaults import with_precision
 from linnet.environment import available_cpus
 from linnet.errors import UserError
-from linnet.files import in_turn, read_json, write_atomically
+from linnet.files import damaged, in_turn, read_json, write_atomically
 
 Plan = Mapping[str, Any]
 
 
 def read_plan(out: Path) -> dict[str, Any]:
     file = out / "plan.json"
-    return read_json(file, dict, "delete it, and it is decided anew") if file.exists() else {}
+    advice = "delete it, and it is decided anew"
+    plan: dict[str, Any] = read_json(file, dict, advice) if file.exists() else {}
+    if not isinstance(plan.get("threads", 1), int) or plan.get("precision", "fp32") not in ("fp32", "bf16"):
+        raise damaged(file, "it holds something else", advice)
+    return plan
 
 
 def decide(compared: Compared, jobs: int, threads: int | None, on_cluster: bool = False) -> dict[str, Any]:

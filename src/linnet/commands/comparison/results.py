@@ -183,8 +183,10 @@ def _compared(
     result = replace(result, reference=reference)
     mine, theirs = ({cell.seed: cell for cell in cells} for cells in (own, others))
     both = [seed for seed in mine if seed in theirs]
+    if not both:
+        return replace(result, words="not comparable: no seed in common")
     first, second = (_right_SN([cells[seed] for seed in both], part) for cells in (mine, theirs))
-    if not both or first is None or second is None or first[0] != second[0]:
+    if first is None or second is None or first[0] != second[0]:
         return replace(result, words="not comparable: other images")
     key = f"{part}.top1"
     images = over_images(first[1], second[1])

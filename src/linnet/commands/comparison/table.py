@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result, TeacherResult, numbers_of
+from linnet.commands.comparison.workers import in_groups
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference
@@ -68,7 +70,8 @@ def remarks(report: Report) -> list[str]:
         )
         tested = sum(result.p_holm is not None for result in report.results)
         both = "both intervals' p-values" if count > 1 else "the p-value of A"
-        lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested != 1 else ''}")
+        if tested:
+            lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested > 1 else ''}")
         if any("(+" in result.words for result in report.results):
             lines.append("(+N seeds), (+images): about so many more seeds, or more test images, would resolve it")
     if report.teachers:
@@ -121,8 +124,9 @@ def print_report(report: Report) -> None:
     if report.out is not None:
         print(readable(report.out / "compare.md"))
     if report.failures:
-        told = "; ".join(f"{name}: {failure}" for name, failure in report.failures.items())
-        raise UserError(f"{len(report.failures)} of the cells failed ({told}); the same command tries them again")
+        cells = f"{len(report.failures)} of {len(report.rows) * len(report.seeds)} cells"
+        told = "; ".join(in_groups(report.failures))
+        raise UserError(f"{cells} failed ({told}); the same command tries them again")
 
 
 def _gains(report: Report) -> Table:
@@ -136,10 +140,10 @@ def _gains(report: Report) -> Table:
         own = [_percent(result, f"{report.part}.top1", 1)]
         if claims:
             own += [_difference(result, report, 1), _interval(result.images, 1), _interval(result.over_seeds, 1)]
-        table.add_row(result.name, *own, _words(result, report))
+        table.add_row(escape(result.name), *own, _words(result, report))
     for teacher in report.teachers:
         interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
-        table.add_row(_short(teacher), f"{100 * teacher.top1:.1f}", *interval, style="dim")
+        table.add_row(escape(_short(teacher)), f"{100 * teacher.top1:.1f}", *interval, style="dim")
     return table
 
 
@@ -164,10 +168,10 @@ def _costs(report: Report) -> Table:
     for name in ("val", "retention", "training", "student", "parameters", "MB", "ms"):
         table.add_column(name, justify="left" if name == "student" else "right", no_wrap=name != "student")
     for result in report.results:
-        table.add_row(result.name, _percent(result, "val.top1", 1), *_cost_cells(result))
+        table.add_row(*map(escape, (result.name, _percent(result, "val.top1", 1), *_cost_cells(result))))
     for teacher in report.teachers:
         val = f"{100 * teacher.val:.1f}" if teacher.val is not None else ""
-        table.add_row(_short(teacher), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
+        table.add_row(escape(_short(teacher)), val, "", "", "", _millions(teacher.parameters), "", "", style="dim")
     return table
 
 
