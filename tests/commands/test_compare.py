@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hand_made_runs import write_run
 
 import linnet
 from linnet.__main__ import main
@@ -140,6 +141,14 @@ def test_what_is_refused_before_anything_is_written(sources: tuple, how: dict, e
     with pytest.raises(UserError, match=error):
         linnet.compare(*sources, out=tmp_path / "out", options=TINY, **how)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_no_folder_of_runs(tmp_path: Path):
+    write_run(tmp_path / "ce-s0")
+    with pytest.raises(UserError, match="ce-s0 is a run.*choose another --out"):
+        linnet.compare(DATA, out=tmp_path / "ce-s0", options=TINY)
+    with pytest.raises(UserError, match=r"holds runs, such as .*ce-s0: name the runs"):
+        linnet.compare(tmp_path)
 
 
 def test_one_method_or_seed_is_not_what_compare_takes(capsys: pytest.CaptureFixture[str]):

@@ -31,6 +31,7 @@ from linnet.commands.comparison.workers import (
     failure_of,
     forget_failures,
     in_groups,
+    refuse_circles,
     train_here,
     train_on_cluster,
     train_side_by_side,
@@ -209,6 +210,9 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     if work.jobs < 1 or (work.threads is not None and work.threads < 1):
         raise UserError("--jobs and --threads must be at least 1")
     check_out(compared.grid.out / "compare.md")
+    if is_run(compared.grid.out):
+        raise UserError(f"{compared.grid.out} is a run, and a comparison is a folder of runs: choose another --out")
+    refuse_circles(compared.grid.cells())
     check_fair(compared.rows, work.allow_mismatch)
     check_all(compared)
     data = check_data(compared.rows)

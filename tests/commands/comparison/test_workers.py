@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from linnet.commands.comparison.workers import (
     forget_failures,
     is_ready,
     quiet,
+    refuse_circles,
     train_on_cluster,
     train_side_by_side,
     work,
@@ -114,6 +116,15 @@ def test_a_cell_waits_for_the_one_that_it_goes_on_from(tmp_path: Path):
         ),
     )
     assert is_ready(tuned, [tuned, full])
+
+
+def test_cells_that_wait_for_one_another_are_refused(tmp_path: Path):
+    first, second, third = cells_in(tmp_path)
+    second = replace(second, options={**second.options, "teacher.id": f"run:{first.folder}"})
+    refuse_circles([third, second, first])
+    first = replace(first, options={**first.options, "student.pretrained": f"{second.folder}/model"})
+    with pytest.raises(UserError, match="ce-s1, ce-s0 cannot begin: each goes on from another"):
+        refuse_circles([third, second, first])
 
 
 def test_the_story_of_a_cell_is_not_told_but_its_warnings_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from linnet.commands.comparison.cells import Cell, state
 from linnet.commands.comparison.workers import claims_of, failure_of
@@ -104,19 +104,20 @@ class Watch:
             table.add_column(f"seed {seed}")
         there = {(cell.row, cell.seed): cell for cell in self.cells}
         for row in rows:
-            table.add_row(escape(row), *(self._shown(there[row, seed]) for seed in seeds))
+            table.add_row(Text(row), *(self._shown(there[row, seed]) for seed in seeds))
         return table
 
-    def _shown(self, cell: Cell) -> str:
+    def _shown(self, cell: Cell) -> Text:
+        """Styled, not tagged: beside a warning, which is printed without markup, tags would be printed, too."""
         if failure_of(cell) is not None:
-            return "[red]failed"
+            return Text("failed", style="red")
         if self._is_over(cell):
-            return f"[green]{_val(cell)}"
+            return Text(_val(cell), style="green")
         rows = cell.run.metrics()
         if not rows:
-            return "starts" if cell.folder.exists() else "[dim]waiting"
+            return Text("starts") if cell.folder.exists() else Text("waiting", style="dim")
         val = f": {100 * rows[-1]['val.top1']:.1f}" if "val.top1" in rows[-1] else ""
-        return f"epoch {rows[-1]['epoch']}/{self.epochs[cell.row]}{val}"
+        return Text(f"epoch {rows[-1]['epoch']}/{self.epochs[cell.row]}{val}")
 
 
 def _written(cell: Cell) -> float:

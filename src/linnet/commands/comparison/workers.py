@@ -101,10 +101,29 @@ def is_settled(cell: Cell) -> bool:
 
 
 def is_ready(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """Whether the cells that this one goes on from, as their folders stand in its settings, are settled."""
+    """Whether the cells that this one goes on from are settled."""
+    return all(map(is_settled, _needed(cell, cells)))
+
+
+def refuse_circles(cells: Sequence[Cell]) -> None:
+    """
+    Raises:
+        UserError: cells go on from one another, and would wait for ever.
+    """
+    left = list(cells)
+    while left:
+        waiting = [cell for cell in left if _needed(cell, left)]
+        if len(waiting) == len(left):
+            raise UserError(f"{', '.join(cell.name for cell in left)} cannot begin: each goes on from another of them")
+        left = waiting
+
+
+def _needed(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells whose folders stand in the settings of this one."""
     texts = [value for value in cell.options.values() if isinstance(value, str)]
-    others = [other for other in cells if other.name != cell.name]
-    return all(is_settled(other) for other in others if any(_leads_to(text, other.folder) for text in texts))
+    return [
+        other for other in cells if other.name != cell.name and any(_leads_to(text, other.folder) for text in texts)
+    ]
 
 
 def _leads_to(text: str, place: Path) -> bool:
