@@ -4,6 +4,7 @@ import pytest
 from hand_made_runs import DATA, TINY, write_run
 
 from linnet.commands.comparison.cells import Cell, Grid, check_folders, fitting, folder_name, state, train_cell
+from linnet.config import write_yaml
 from linnet.errors import UserError
 
 
@@ -39,12 +40,28 @@ def test_what_a_folder_holds(tmp_path: Path):
     write_run(tmp_path / "run")
     assert state(cell(tmp_path / "run")) == "finished"
     assert (
-        state(cell(tmp_path / "run", export=True, **{"train.checkpoint": "drop"})) == "finished"
+        state(cell(tmp_path / "run", export=True, logger="tensorboard", **{"train.checkpoint": "drop"})) == "finished"
     )  # no number depends on it
     assert state(cell(tmp_path / "run", **{"train.epochs": 7})) == "other"
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     assert state(cell(tmp_path / "run")) == "stopped"
+
+
+def test_another_way_to_the_same_images_is_no_other_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run")
+    write_yaml(cell(run.folder, **{"data.source": str(tmp_path / "photos")}).config(), run.config)
+    assert state(cell(run.folder, **{"data.source": "photos"})) == "finished"
+    (tmp_path / "others").mkdir()
+    assert state(cell(run.folder, **{"data.source": "others"})) == "other"
+
+
+def test_a_method_that_makes_its_own_images_is_scored_on_the_others():
+    shared = {"data.source": "photos", "data.test": "none", "data.views": "light"}
+    expected = {"data.test": "none", "data.eval": "photos"}
+    assert fitting(shared, {"method": "dfkd"}) == expected
 
 
 def test_a_finished_cell_of_other_settings_is_refused_and_kept(tmp_path: Path):

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from hand_made_runs import write_run
+from hand_made_runs import DATA, write_run
 from rich.console import Console
 
 from linnet.commands.comparison.finished import read_runs
+from linnet.commands.comparison.grid import check_fair
 from linnet.commands.comparison.results import Report, report
 from linnet.commands.comparison.table import as_markdown, print_table, remarks, write_files
 from linnet.errors import UserError
@@ -219,6 +220,14 @@ def test_what_finished_runs_need(tmp_path: Path):
     (ce / "summary.json").unlink()
     with pytest.raises(UserError, match="not finished: .*ce;"):
         read_runs([kd, ce])
+
+
+def test_the_same_images_may_lie_elsewhere(tmp_path: Path):
+    folders = [write_run(tmp_path / name, name, right=right(100)).folder for name in ("ce", "kd")]
+    file = folders[1] / "config.yaml"
+    file.write_text(file.read_text().replace(DATA, "elsewhere"))
+    rows, _, notes = read_runs(folders)
+    assert not notes and not check_fair(rows, allow_mismatch=False)
 
 
 def test_runs_of_other_data_are_named(tmp_path: Path):

@@ -117,8 +117,8 @@ def state(cell: Cell) -> State:
     if not run.has_results:
         return "new"
     try:
-        changes = [line for line in run.changes(config) if not line.startswith(UNIMPORTANT)]
-        scored = [line for line in difference(run.settings(), config) if not line.startswith(UNIMPORTANT)]
+        changes = _that_matter(run.changes(config), run, config)
+        scored = _that_matter(difference(run.settings(), config), run, config)
     except UserError:  # a run that this version cannot read
         return "other"
     if changes:
@@ -131,10 +131,17 @@ def state(cell: Cell) -> State:
 def differing(cell: Cell) -> str:
     """In what the training in a cell's folder differs from what is wanted, in words."""
     try:
-        changes = [line for line in cell.run.changes(cell.config()) if not line.startswith(UNIMPORTANT)]
+        config = cell.config()
+        return "; ".join(_that_matter(cell.run.changes(config), cell.run, config))
     except UserError as error:
         return str(error)
-    return "; ".join(changes)
+
+
+def _that_matter(changes: Sequence[str], run: Run, config: Config) -> list[str]:
+    """Without the settings that no number depends on, and another way to the same images."""
+    there = [source for source in (run.settings().data.source, config.data.source) if source and os.path.exists(source)]
+    same = ("data.source:",) if len(there) == 2 and os.path.samefile(*there) else ()
+    return [line for line in changes if not line.startswith((*UNIMPORTANT, *same))]
 
 
 def data_hash(run: Run) -> str | None:
