@@ -5,9 +5,10 @@ from dataclasses import fields
 
 import pytest
 
+from linnet.__main__ import main
 from linnet.config import GROUPS
 from linnet.defaults import BY_DATA, TEACHERS
-from linnet.options import FIRST, RARE, RESOLVED
+from linnet.options import RARE, RESOLVED
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,6 @@ def test_the_panels_come_in_this_order(panels: dict[str, str]):
 
 def test_the_basic_panel_has_eight_options_with_what_their_defaults_come_to(panels: dict[str, str]):
     basic = panels["Basic"]
-    assert len(FIRST) == 8
     assert set(options(basic)) - {"--student.image-size"} == {
         "--teacher", "--student", "--method", "--out", "--train.epochs", "--image-size", "--seed", "--config"
     }  # fmt: skip
@@ -71,3 +71,22 @@ def test_the_defaults_of_the_help_are_the_defaults():
             else:
                 continue
             assert re.search(rf"{re.escape(str(value).lower())} for [^,]*{said}|{said}[^,]*, {value}", words.lower())
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("compare x --resume", "there is no --resume here: the same command goes on where it was stopped"),
+        ("distill x --overwritee", "unknown option '--overwritee'. Did you mean '--overwrite'?"),
+        ("compare x --foo", "unknown option '--foo'."),
+        ("distill x --out", "--out requires an argument"),
+        ("distill x --kd.temperature", "--kd.temperature requires an argument"),
+    ],
+)
+def test_a_last_word_that_is_no_option_is_unknown_and_not_in_want_of_a_value(
+    typed: str, told: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as left:
+        main(typed.split())
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err

@@ -107,8 +107,8 @@ def compare(
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     allow_mismatch: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
-    export: Annotated[bool, Parameter(group=RUN)] = False,
-    opset: Annotated[int | None, Parameter(group=RUN, converter=as_typed)] = None,
+    export: Annotated[bool, Parameter(group=RUN, show_default=lambda _: "--no-export")] = False,
+    opset: Annotated[int | None, Parameter(group=ADVANCED, converter=as_typed)] = None,
     **settings: Annotated[dict[str, str], Parameter(show=False)],
 ) -> None:
     """Train methods side by side at equal budget, and say which are better than the labels alone.

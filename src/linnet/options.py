@@ -10,7 +10,16 @@ from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any
 
-from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter, UnusedCliTokensError
+from cyclopts import (
+    UNSET,
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    UnusedCliTokensError,
+)
 
 from linnet.config import GROUPS, Config
 from linnet.errors import UserError, closest
@@ -45,8 +54,12 @@ RESOLVED = {
 SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_encoder": "text-encoder"} | {
     f"{spec.name}.{spec.metadata['main']}": spec.name for spec in fields(Config) if spec.metadata.get("main")
 }
-# what most people want to set, in the order of the first panel
-FIRST = ("teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size", "seed", "config")
+# what most people want to set, in the order of the first panel of distill and compare
+FIRST = (
+    *("methods", "seeds", "teacher_id", "student_name", "method", "out", "train_epochs", "student_image_size"),
+    *("seed", "config", "students", "teachers", "rows"),
+)
+UNKNOWN = "--[KEYWORD]"  # what cyclopts calls options that no verb names: those of methods, and misspelt ones
 TYPED = ("method", "seed", "export", "opset", "logger")  # settings without a group
 # of distill alone
 WORDS = ("method", "out", "seed", "config", "resume", "overwrite", "dry-run", "export", "no-export", "opset", "logger")
@@ -60,7 +73,7 @@ def remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
     _typed.clear()
     settings = {short: dotted for dotted, short in SHORT.items()}
     for argument in arguments:
-        own = argument.name.removeprefix("--").removeprefix("[KEYWORD]")
+        own = argument.name.removeprefix(UNKNOWN).removeprefix("--")
         for token in argument.tokens:
             if own == "" and token.keys[0] in WORDS and len(token.keys) == 1:  # of another verb
                 plural = {"method": "methods", "seed": "seeds"}.get(token.keys[0])
@@ -194,10 +207,17 @@ def in_one_line(error: CycloptsError) -> str:
             "option)"
         )
     words = " ".join(str(error).split())
-    if "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
-        return words
     typed = words.partition(" for ")[2].partition(":")[0]  # "Invalid value for --lr: unable to convert ..."
+    if isinstance(error, MissingArgumentError) and "." not in (error.keyword or "."):
+        is_known = error.argument is None or error.argument.name != UNKNOWN
+        typed = "" if is_known else str(error.keyword)
+    elif "dict[str, str]" not in words:  # else: an unknown option was taken for a group of method options
+        typed = ""
+    if not typed:
+        return words
     option = typed.lstrip("-")
+    if option == "resume":
+        return "there is no --resume here: the same command goes on where it was stopped"
     if option == "data":
         return "DATA is given without a name, as in 'linnet distill photos/'"
     known = {word: word for word in WORDS}
