@@ -26,7 +26,7 @@ def test_a_line_for_each_finished_cell_with_what_is_left(tmp_path: Path, capsys:
         watch.refresh()
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "1 of 3 cells are finished"
-    assert told[1].startswith("[2/3] ce seed 1: val 71.2, 2 s; about ") and told[1].endswith(" left")
+    assert told[1].startswith("[2/3] ce seed 1: val 71.2, 2.0 s; about ") and told[1].endswith(" left")
     assert told[2:] == ["[3/3] ce seed 2: failed: the loss is not finite"]
 
 
