@@ -62,6 +62,7 @@ def test_two_processes_train_the_student_that_one_does_and_score_every_image_onc
         linnet.distill(photos, **WORDS, out=both.folder, options={**OPTIONS, "export": False}, resume=True)
 
 
+@pytest.mark.slow
 def test_an_embedding_head_with_learned_prompts_and_few_shots_trains_on_two_processes(tmp_path: Path):
     """Terms without a contrast in the batch: two halves train the student and the prompts that one whole does."""
     source, words = "aviary:species=6,images=10,genus=1", {"teacher": "mini-clip", "student": "test_vit"}
