@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from linnet.processes import is_first
 
+WIDTH = 100  # columns of what is printed where no terminal says how many it has
 PLAIN_SECONDS = 10.0  # without a terminal, at most one line in this time
 LONG_SECONDS = 3.0  # a step that takes longer shows how far it is
 LONG_PLAIN_SECONDS = 30.0  # the same without a terminal

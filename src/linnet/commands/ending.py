@@ -16,10 +16,10 @@ from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
 from linnet.evaluation.verdict import BE_BETTER, Baseline, find_baseline, in_words, other_settings, read_named
 from linnet.files import cache_folder, on_one_line
+from linnet.progress import WIDTH
 from linnet.run import Run
 from linnet.timing import duration
 
-WIDTH = 100  # columns, for all but names and commands that are longer
 LABEL = 13  # of these are the label's
 
 Summary = Mapping[str, Any]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from linnet.config import TeacherConfig
 from linnet.errors import UserError, did_you_mean
 from linnet.fields import allowed, field_sentences
+from linnet.progress import WIDTH
 
 if TYPE_CHECKING:
     from linnet.methods import Method
 
 What = Literal["methods", "teachers", "students", "data", "runs"]
-WIDTH = 100  # columns of a table
 COUNTED = 40  # students that are built to count their parameters: as many as take a few seconds
 
 

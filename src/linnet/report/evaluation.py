@@ -13,8 +13,8 @@ from rich.text import Text
 
 from linnet.evaluation.looks import in_words
 from linnet.files import on_one_line
+from linnet.progress import WIDTH
 
-WIDTH = 100
 NAME = 24  # columns of the terminal for a class name
 CLASSES, PAIRS, WORST = 10, 5, 5  # that are shown
 

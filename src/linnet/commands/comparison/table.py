@@ -17,6 +17,7 @@ from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference
 from linnet.fields import to_dict
 from linnet.files import new_file, readable, write_atomically
+from linnet.progress import WIDTH
 from linnet.timing import duration
 
 
@@ -106,7 +107,9 @@ def _counted_as_ce(report: Report) -> list[str]:
 
 def print_table(report: Report, console: Console | None = None) -> None:
     """In two blocks of at most 100 columns: what was gained, and what it costs."""
-    console = console or Console()
+    if console is None:
+        console = Console()
+        console.width = console.width if console.is_terminal else WIDTH
     for table in (_gains(report), _costs(report)):
         console.print(table)
         console.print()
