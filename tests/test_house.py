@@ -22,7 +22,7 @@ FLOORS = [
     "students",
     "teachers",
     "methods",
-    "evaluation deploy training defaults loggers",
+    "evaluation deploy training defaults",
     "report",
     "commands",
     "cli __init__",

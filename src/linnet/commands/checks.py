@@ -8,6 +8,7 @@ from linnet import methods
 from linnet.config import PLACES, Config
 from linnet.data.sources import find_source
 from linnet.errors import UserError
+from linnet.report.loggers import check_logger
 from linnet.students.network import has_weights
 from linnet.students.student import student_of
 from linnet.students.weights import find_weights
@@ -25,6 +26,7 @@ def check_run(config: Config, processes: int = 1, resume: bool = False) -> None:
     Raises:
         UserError: data, files, a student or a teacher that are not there, or settings that the method has no use for.
     """
+    check_logger(config)
     data, teacher = config.data, config.teacher
     if processes > 1 and not methods.needs_data(config.method):
         raise UserError(f"'{config.method}' works in one process: start it without torchrun or accelerate")

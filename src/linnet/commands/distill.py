@@ -35,7 +35,6 @@ from linnet.evaluation.score import Evaluation
 from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
 from linnet.files import cache_folder, given_path, in_turn
-from linnet.loggers import check_logger
 from linnet.methods.base import Context
 from linnet.processes import make_accelerator, said_by_the_first, seed_everything
 from linnet.run import Run
@@ -88,7 +87,6 @@ def distill(
     run = Run(default_folder(resolve()[0]) if out is None else given_path(out, "out"))
     given, reasons = resolve(out=run.folder, resume=resume)
     check_opset(given.opset)
-    check_logger(given)
     accelerator = make_accelerator(None if given.logger == "none" else given.logger, run.folder)
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # one process tells the story

@@ -16,10 +16,10 @@ from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, score_novel
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look, look_at_splits, score
 from linnet.evaluation.verdict import is_loss, verdict
 from linnet.files import check_space, readable
-from linnet.loggers import Note, logging_numbers
 from linnet.methods.base import Method
 from linnet.metrics import top_k_accuracy
 from linnet.progress import BY_THE_BAR, Bar
+from linnet.report.loggers import Note, logging_numbers
 from linnet.run import Run
 from linnet.students.student import Student
 from linnet.training import Task, TrainResult, train

@@ -13,7 +13,7 @@ from accelerate.utils import LoggerType
 import linnet
 from linnet.config import Config
 from linnet.errors import UserError
-from linnet.loggers import check_logger
+from linnet.report.loggers import check_logger
 from linnet.run import Run
 
 DATA = "aviary:species=3,images=4,genus=1"
@@ -54,7 +54,7 @@ class Fake(GeneralTracker):
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(Fake, "seen", [])
-    monkeypatch.setattr("linnet.loggers.require", lambda module, extra: None)
+    monkeypatch.setattr("linnet.report.loggers.require", lambda module, extra: None)
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [LoggerType.TENSORBOARD])
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Fake)
     return Fake.seen
