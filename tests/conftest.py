@@ -31,6 +31,16 @@ def no_bf16() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def timed_once() -> Iterator[None]:
+    """Hundreds of small runs end here, and nobody reads how fast their students are."""
+    from linnet.timing import median_ms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("linnet.deploy.latency.median_ms", lambda call: median_ms(call, repeats=1, warm_up=0))
+        yield
+
+
 COLOURS = {"red_bird": (200, 40, 40), "green_bird": (40, 180, 60), "blue_bird": (40, 60, 200)}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from linnet import files
 from linnet.errors import UserError
-from linnet.files import cache_folder, cache_words, check_out, clear_leftovers, new_file, read_json, readable
+from linnet.files import cache_folder, cache_words, check_out, clear_leftovers, load_yaml, new_file, read_json, readable
 
 
 def full(*_: object) -> None:
@@ -101,6 +101,19 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "own.json").write_bytes(content)
     with pytest.raises(UserError, match=r"own.json is damaged \(.*\): do this"):
         read_json(tmp_path / "own.json", dict, "do this")
+
+
+@pytest.mark.parametrize("loader", ["SafeLoader", "CSafeLoader"])
+def test_yaml_is_read_with_and_without_its_library_in_c(loader: str, monkeypatch: pytest.MonkeyPatch):
+    import yaml
+
+    if loader == "SafeLoader":
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    assert load_yaml("a: [1, 2.5, x, true, null]\nb: {c: '1'}") == {"a": [1, 2.5, "x", True, None], "b": {"c": "1"}}
+    assert load_yaml('{"a": "\\u00e9"}') == {"a": "é"}
+    for text in ("a: [1", "a: 2020-13-45", "!!python/object/apply:os.getcwd []"):
+        with pytest.raises(ValueError, match=r"^[^\n]+$"):
+            load_yaml(text)
 
 
 def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch: pytest.MonkeyPatch):

@@ -81,7 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("after", ["config.yaml", "checkpoints/last.pt"])
+@pytest.mark.parametrize("after", [pytest.param("config.yaml", marks=pytest.mark.slow), "checkpoints/last.pt"])
 def test_a_killed_run_ends_as_if_nothing_had_happened(whole, tmp_path: Path, after: str):
     """SIGKILL at a random moment, --resume in a new process: the same weights, the same metrics, to the last bit.
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from linnet.errors import UserError
 from linnet.fields import AUTO, Auto, Bounds, Count, NonNegative, Pattern, to_dict
-from linnet.files import write_atomically
+from linnet.files import load_yaml, write_atomically
 
 Still = Literal["center", "squash"]
 
@@ -309,14 +309,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is not YAML or is not a mapping.
     """
-    import yaml
-
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # or it is no UTF-8
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(loaded or {}, Mapping):
         raise UserError(f"{path} must hold a mapping of settings")
     return _with_underscores(loaded or {})

@@ -177,6 +177,18 @@ def test_which_run_is_compared_with(run: Run):
     assert best.folder == beside / "ce-s1"
 
 
+def test_settings_are_read_of_those_that_can_be_compared_with_and_once(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """A folder may hold a thousand runs."""
+    for i in range(4):
+        made_run(run.folder.parent / f"kd{i}", rows(40), 20, method="kd")
+        made_run(run.folder.parent / f"other{i}", rows(40), 20, data="other data")
+    made_run(run.folder.parent / "ce", rows(40), 20)
+    read, settings = [], Run.settings
+    monkeypatch.setattr(Run, "settings", lambda run: read.append(run.folder.name) or settings(run))
+    assert find_baseline(run, replace(CONFIG, method="kd"), "val") is not None
+    assert read == ["ce"]
+
+
 def test_other_images_are_not_compared(run: Run, caplog: pytest.LogCaptureFixture):
     val = rows(200)
     made_run(run.folder.parent / "ce", rows(100), 90)

@@ -79,22 +79,28 @@ def test_no_data_in_a_student_with_a_gallery_out(teacher: Run, tmp_path: Path):
 KL_OF_NOISE = {"dfkd.generator_steps": 0, "dfkd.attention_weight": 0.0, "dfkd.contrast_weight": 0.0}
 
 
+# enough steps to learn from pictures that nobody drew
+LEARNS = {
+    "data.eval": DATA, "train.batch_size": 32, "train.lr": 0.05, "dfkd.width": 8,
+    "train.epochs": 1, "dfkd.alternations": 24, "dfkd.generator_steps": 3, "dfkd.student_steps": 4, "dfkd.upsampling": "nearest",
+}  # fmt: skip
+
+
 def test_the_student_learns_what_real_birds_are_without_having_seen_one(teacher: Run, tmp_path: Path):
-    """Five seeds on two kinds of CPU gave 0.56 to 0.79, and 0.27 to 0.47 with the noise of an untrained generator; of the
-    same seed always 0.14 to 0.39 less."""
-    options = {
-        "data.eval": DATA, "train.batch_size": 32, "train.lr": 0.05, "dfkd.width": 8,
-        "train.epochs": 1, "dfkd.alternations": 24, "dfkd.generator_steps": 3, "dfkd.student_steps": 4, "dfkd.upsampling": "nearest",
-    }  # fmt: skip
+    """Eight seeds gave 0.59 to 0.74; chance is a quarter."""
     assert teacher.summary()["test.top1"] > 0.8
+    assert free(teacher, tmp_path / "run", seed=1, **LEARNS).summary()["test.top1"] > 0.45
+
+
+@pytest.mark.slow
+def test_the_noise_of_an_untrained_generator_teaches_less(teacher: Run, tmp_path: Path):
+    """Five seeds on two kinds of CPU gave 0.27 to 0.47 with it; of the same seed always 0.14 to 0.39 less."""
 
     def accuracy(name: str, **own) -> float:
-        scores = [free(teacher, tmp_path / f"{name}{seed}", seed=seed, **options | own).summary() for seed in (1, 2)]
+        scores = [free(teacher, tmp_path / f"{name}{seed}", seed=seed, **LEARNS | own).summary() for seed in (1, 2)]
         return statistics.mean(summary["test.top1"] for summary in scores)
 
-    full, control = accuracy("full"), accuracy("control", **KL_OF_NOISE)
-    assert full > 0.45  # chance is a quarter
-    assert full > control + 0.1
+    assert accuracy("full") > accuracy("control", **KL_OF_NOISE) + 0.1
 
 
 def test_eval_scores_and_changes_nothing(teacher: Run, tmp_path: Path):

@@ -95,6 +95,7 @@ def test_an_embedding_head_with_learned_prompts_and_few_shots_trains_on_two_proc
     assert both.summary()["ood.mean_per_class"] == pytest.approx(alone.summary()["ood.mean_per_class"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_processes_can_train_twice_and_nobody_waits_for_one_that_failed(
     make_folder: Callable[..., Path], tmp_path: Path
 ):

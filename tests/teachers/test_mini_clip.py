@@ -24,7 +24,7 @@ def zero_shot(source: str) -> float:
     return top_k_accuracy(head(cache.rows(val.digests)).logits_BC.numpy(), val.labels)
 
 
-@pytest.mark.parametrize(("genus", "at_least"), [(1, 0.90), (6, 0.70)])
+@pytest.mark.parametrize(("genus", "at_least"), [pytest.param(1, 0.90, marks=pytest.mark.slow), (6, 0.70)])
 def test_zero_shot_on_species_it_never_saw(genus: int, at_least: float):
     """30 species x 10 images: unrelated ones (genus=1) and look-alikes (genus=6)."""
     assert zero_shot(f"aviary:species=30,images=1,genus={genus}") > at_least

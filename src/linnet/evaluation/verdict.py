@@ -82,8 +82,8 @@ def find_baseline(run: Run, config: Config, part: str) -> Baseline | None:
     if config.method == "ce" or not methods.needs_data(config.method):
         return None
     found = []
-    for other, val in _all_labels_only(run, config):
-        changed = [line.partition(": ") for line in difference(other.settings(), config)]
+    for other, settings, val in _all_labels_only(run, config):
+        changed = [line.partition(": ") for line in difference(settings, config)]
         apart = [f"{name} {values.replace(' -> ', ' (here ')})" for name, _, values in changed if name in EQUAL]
         found.append((-len(apart), val, str(other.folder), apart))
     if not found:
@@ -97,26 +97,26 @@ def find_labels_only(run: Run, config: Config) -> Run | None:
     """The ``ce`` run beside ``run`` that a teacher is compared with: one of the same student if there is one, and of
     several the best on val."""
     found = [
-        (other.settings().student.name == config.student.name, val, str(other.folder))
-        for other, val in _all_labels_only(run, config)
+        (settings.student.name == config.student.name, val, str(other.folder))
+        for other, settings, val in _all_labels_only(run, config)
     ]
     return Run(Path(max(found)[-1])) if found else None
 
 
-def _all_labels_only(run: Run, config: Config) -> Iterator[tuple[Run, float]]:
-    """The finished ``ce`` runs of the same data that lie beside ``run`` and are not its teacher, with their val top-1
-    (0 without val images)."""
+def _all_labels_only(run: Run, config: Config) -> Iterator[tuple[Run, Config, float]]:
+    """The finished ``ce`` runs of the same data that lie beside ``run`` and are not its teacher, with their settings
+    and their val top-1 (0 without val images)."""
     not_these = {run.folder.resolve(), Path(str(config.teacher.id).removeprefix("run:")).resolve()}
     for file in run.folder.parent.glob(f"*/{run.summary_file.name}"):
         other = Run(file.parent)
         try:
-            summary, same_data = other.summary(), _data(other) == _data(run)
-            other.settings()
-            val = float(summary.get("val.top1", 0.0))
+            summary = other.summary()
+            if summary.get("method") != "ce" or other.folder.resolve() in not_these or _data(other) != _data(run):
+                continue
+            found = other, other.settings(), float(summary.get("val.top1", 0.0))
         except (UserError, OSError, ValueError, TypeError):  # what cannot be read is no run to compare with
             continue
-        if summary.get("method") == "ce" and same_data and file.parent.resolve() not in not_these:
-            yield other, val
+        yield found
 
 
 def _data(run: Run) -> str:

@@ -9,10 +9,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from linnet.errors import UserError, did_you_mean
-from linnet.files import read_text
+from linnet.files import load_yaml, read_text
 from linnet.text.classes import composed
 
 log = logging.getLogger("linnet")
@@ -140,12 +139,10 @@ def _from_table(path: Path, text: str) -> list[str]:
 
 def _from_structure(where: object, text: str) -> list[str]:
     """A list of names, or of objects with a name, as in a run's model/classes.json."""
-    import yaml
-
     try:
-        loaded: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where} is not valid YAML or JSON: {' '.join(str(error).split())}") from error
+        loaded = load_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid YAML or JSON: {error}") from error
     rows = loaded if isinstance(loaded, list) else [loaded]
     names = [row.get("name") if isinstance(row, Mapping) else row for row in rows]
     if not isinstance(loaded, list) or not all(isinstance(name, str) for name in names):

@@ -7,10 +7,10 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from linnet.errors import UserError, did_you_mean
-from linnet.files import read_text, readable
+from linnet.files import load_yaml, read_text, readable
 
 WORDNET_ID = r"n\d{8}"
 # a number and what parts it from a name; "1.5 litre" and "1-2 persons" go on with a digit
@@ -84,12 +84,10 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         UserError: the file is missing or something else is in it.
     """
-    import yaml
-
     try:
-        loaded: Any = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML or JSON: {' '.join(str(error).split())}") from error
+        loaded = load_yaml(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML or JSON: {error}") from error
     sentences: dict[str, tuple[str, ...]] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else [("", None)]:
         own = [value] if isinstance(value, str) else value
