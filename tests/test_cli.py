@@ -121,6 +121,7 @@ OWN = {
     "--resume",
     "--overwrite",
     "--dry-run",
+    "--profile",
     "--export",
     "--no-export",
     "--opset",

@@ -1,3 +1,4 @@
+import ctypes
 import os
 from pathlib import Path
 
@@ -45,3 +46,30 @@ def test_the_pools_that_decode_ask_for_it():
     source = Path(environment.__file__).parent
     users = [path for path in source.rglob("*.py") if "cpu_count()" in path.read_text()]
     assert {path.name for path in users} == {"environment.py", "onnx_session.py"}
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this system's C library has no mallopt")
+def test_freed_memory_is_kept_in_the_block_and_handed_back_after_it(run_python):
+    """Told by the pages that the system has to clear when as much is asked for again, in a process of its own."""
+    code = """
+import ctypes, resource
+from linnet.environment import freed_memory_kept
+
+library, size = ctypes.CDLL(None), 64_000_000
+library.malloc.restype = ctypes.c_void_p
+
+def cleared():
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        piece = ctypes.c_void_p(library.malloc(ctypes.c_size_t(size)))
+        ctypes.memset(piece, 1, size)
+        library.free(piece)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+outside = cleared()
+with freed_memory_kept():
+    inside = cleared()
+print(outside, inside, cleared())
+"""
+    outside, inside, after = map(int, run_python(code).split())
+    assert inside < outside / 4 and inside < after / 4

@@ -1,7 +1,7 @@
 """The command line: verbs that parse and call, nothing else. Heavy imports live inside the verbs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -20,9 +20,6 @@ from linnet.options import (
     with_settings,
 )
 from linnet.processes import is_first
-
-if TYPE_CHECKING:
-    from linnet.commands.compare import Question, Work
 
 app = App(
     name="linnet",
@@ -46,6 +43,7 @@ def distill(
     resume: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     overwrite: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     dry_run: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
+    profile: Annotated[bool, Parameter(negative="", group=RUN, show_default=False)] = False,
     export: Annotated[bool, Parameter(group=RUN, show_default=lambda _: "--export")] = True,
     opset: Annotated[int | None, Parameter(group=ADVANCED, converter=as_typed)] = None,
     logger: Annotated[Literal["none", "tensorboard", "trackio", "wandb"], Parameter(group=RUN)] = "none",
@@ -66,16 +64,22 @@ def distill(
         resume: Go on with a run that was stopped.
         overwrite: Delete the run that is in the run folder.
         dry_run: Print the resolved settings and stop.
+        profile: Time some training steps, print where their time goes and what to change, and stop.
         export: Write model.onnx at the end.
         opset: Version of the ONNX operators in model.onnx, for an older runtime. [default: torch's choice]
         logger: Where the numbers of each epoch go beside metrics.jsonl: on this machine, no account is needed.
         seeds: Several seeds, as in 0,1,2: a comparison with ce over these, as by 'linnet compare'.
     """
     if seeds is not None:
-        from linnet.commands.compare import Work, several_seeds
+        from linnet.commands.compare import Work, several_seeds, tell
 
-        options, work = typed_settings(), Work(overwrite=overwrite)
-        _compare(several_seeds(data, numbers(seeds), out, config, options), work, dry_run)
+        question = several_seeds(data, numbers(seeds), out, config, typed_settings())
+        tell(question, Work(overwrite=overwrite), dry_run)
+        return
+    if profile:
+        from linnet.commands.profile import profile as measure
+
+        print(readable(measure(data, config=config, options=typed_settings())))
         return
     from linnet.commands.distill import distill as run_distill
     from linnet.commands.distill import dry_run as resolve
@@ -136,7 +140,7 @@ def compare(
         export: Write model.onnx in every run.
         opset: Version of the ONNX operators in it, for an older runtime. [default: torch's choice]
     """
-    from linnet.commands.compare import Question, Work
+    from linnet.commands.compare import Question, Work, tell
 
     question = Question(
         data,
@@ -150,18 +154,7 @@ def compare(
         options=typed_settings(),
         time=time,
     )
-    _compare(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
-
-
-def _compare(question: "Question", work: "Work", dry_run: bool) -> None:
-    from linnet.commands.compare import carry_out
-    from linnet.commands.compare import predict as predict_work
-    from linnet.commands.comparison.table import print_report
-
-    if dry_run:
-        print(readable("\n".join(predict_work(question, work))))
-    else:
-        print_report(carry_out(question, work))
+    tell(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
 
 
 @app.command

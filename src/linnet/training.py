@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from linnet.config import TrainConfig
+from linnet.environment import freed_memory_kept
 from linnet.errors import UserError, first_line
 from linnet.files import damaged, new_file
 from linnet.methods.base import Batches, Method
@@ -83,8 +84,8 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimize
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=config.nesterov)
-    return torch.optim.AdamW(groups)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=config.nesterov, fused=True)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def synchronise_batch_norm(student: Student, accelerator: Any) -> None:
@@ -114,6 +115,7 @@ class TrainResult:
     images_per_second: float
 
 
+@freed_memory_kept()
 def train(
     task: Task,
     loader: Batches,
@@ -150,7 +152,7 @@ def train(
         start = time.perf_counter()
         seed_everything(seed, epoch, accelerator.process_index)
         task.train()
-        terms = _train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step)
+        terms = train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
         task.method.hand_over(task.student)
@@ -175,7 +177,7 @@ def train(
     return TrainResult(state["best_epoch"], state["seconds"], seen / max(state["seconds"], 1e-9))
 
 
-def _train_epoch(
+def train_epoch(
     task: nn.Module,
     optimizer: torch.optim.Optimizer,
     loader: Batches,

@@ -39,7 +39,7 @@ def one_view(
         np.array([squash]),
         np.array([black]),
     )
-    return views.apply(views.pad([image]), np.array([image.shape[:2]]), view, size)[0].permute(1, 2, 0).numpy()
+    return views.apply([image], view, size)[0].permute(1, 2, 0).numpy()
 
 
 # what version 1 draws and cuts: left, top, width, height | angle | brightness, contrast, saturation | pixel (3, 5)
@@ -85,7 +85,7 @@ def test_the_views_of_version_1_do_not_change(recipe: str):
     assert views.RECIPES[recipe].version == 1
     images, shapes = [photo(40, 60, 1), photo(50, 33, 2)], np.array([[40, 60], [50, 33]])
     view = views.draw(recipe, digests(2), shapes, view=3, seed=1)
-    pixels = views.apply(views.pad(images), shapes, view, 16)[:, :, 3, 5].numpy()
+    pixels = views.apply(images, view, 16)[:, :, 3, 5].numpy()
     for i, (box, angle, colour, pixel) in enumerate(PINNED[recipe]):
         assert view.box_B4[i] == pytest.approx(box, abs=1e-14)
         assert view.angle_B[i] == pytest.approx(angle, abs=1e-14)
@@ -141,7 +141,7 @@ def test_a_quarter_turn_is_counter_clockwise():
 def test_view_none_is_what_evaluation_sees():
     image = photo(36, 50)
     view = views.draw("none", digests(1), np.array([[36, 50]]), view=0, seed=0)
-    ours = views.apply(views.pad([image]), np.array([[36, 50]]), view, 36)[0].permute(1, 2, 0).numpy()
+    ours = views.apply([image], view, 36)[0].permute(1, 2, 0).numpy()
     assert np.abs(ours - eval_pixels(Image.fromarray(image), 36) / 255).max() < 0.01
 
 
@@ -150,10 +150,10 @@ def test_a_batch_of_different_shapes_gives_what_each_image_gives_alone(recipe: s
     images = [photo(40, 60, 1), photo(50, 45, 2), photo(33, 70, 3)]
     shapes = np.array([image.shape[:2] for image in images])
     view = views.draw(recipe, digests(3), shapes, view=2, seed=0)
-    together = views.apply(views.pad(images), shapes, view, 28)
+    together = views.apply(images, view, 28)
     for i, image in enumerate(images):
         alone = views.ViewParameters(*[np.asarray(part)[i : i + 1] for part in view])
-        assert torch.allclose(together[i], views.apply(views.pad([image]), shapes[i : i + 1], alone, 28)[0], atol=1e-5)
+        assert torch.allclose(together[i], views.apply([image], alone, 28)[0], atol=1e-5)
 
 
 def test_the_padding_never_shows():
@@ -163,7 +163,7 @@ def test_the_padding_never_shows():
         parameters = views.draw("standard", digests(2), shapes, view, seed=0)._replace(
             colour_B4=np.array([[1, 1, 1, 0]] * 2)
         )
-        assert views.apply(views.pad(white), shapes, parameters, 24).min() > 0.999
+        assert views.apply(white, parameters, 24).min() > 0.999
 
 
 def test_colour_factors():
@@ -226,7 +226,7 @@ def test_a_crop_of_li_et_al_is_that_of_the_squashed_image():
     squashed = Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC)
     box = (left, top, left + width, top + height)
     expected = np.asarray(squashed.resize((64, 64), Image.Resampling.BILINEAR, box=box)) / 255
-    ours = views.apply(views.pad([image]), np.array([[40, 70]]), view, 64)[0].permute(1, 2, 0).numpy()
+    ours = views.apply([image], view, 64)[0].permute(1, 2, 0).numpy()
     assert np.abs(ours - (expected[:, ::-1] if view.flip_B[0] else expected)).max() < 0.03
 
 
@@ -295,7 +295,7 @@ def test_blur_and_hue_are_those_of_each_sample():
     view = views.draw("none", digests(3), shapes, view=0, seed=0)
     view.blur_B[:] = (0, 3, 0)
     view.colour_B4[:, 3] = (0, 0, 0.1)
-    pixels = views.apply(views.pad([image] * 3), shapes, view, 24).permute(0, 2, 3, 1).numpy()
+    pixels = views.apply([image] * 3, view, 24).permute(0, 2, 3, 1).numpy()
     assert np.allclose(pixels[0], one_view(image, 24), atol=1e-5)
     assert np.allclose(pixels[1], one_view(image, 24, blur=3.0), atol=1e-5)
     assert np.allclose(pixels[2], one_view(image, 24, colour=(1, 1, 1, 0.1)), atol=1e-5)
@@ -309,7 +309,7 @@ def test_small_images_are_padded_cropped_and_flipped_to_the_last_bit(recipe: str
     images = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for _ in range(300)]
     shapes = np.full((300, 2), side)
     view = views.draw(recipe, digests(300), shapes, view=0, seed=0)
-    cut = views.apply(views.pad(images), shapes, view, side).permute(0, 2, 3, 1).numpy() * 255
+    cut = views.apply(images, view, side).permute(0, 2, 3, 1).numpy() * 255
     places = set()
     for image, shown, box, flip in zip(images, cut, view.box_B4, view.flip_B, strict=True):
         left, top = round(side * box[0]) + pad, round(side * box[1]) + pad
@@ -347,5 +347,57 @@ def test_a_padded_view_is_the_same_view_at_every_size(recipe: str):
     cut = []
     for pixels in (small, large):
         shapes = np.array([pixels.shape[:2]])
-        cut.append(views.apply(views.pad([pixels]), shapes, views.draw(recipe, digests(1), shapes, 3, 0), 64))
+        cut.append(views.apply([pixels], views.draw(recipe, digests(1), shapes, 3, 0), 64))
     assert (cut[0] - cut[1]).abs().mean() < 0.01
+
+
+# ------------------------------------------------------------------------------------------------ how it is computed
+
+
+def by_hand(image: np.ndarray, view: views.ViewParameters, size: int) -> np.ndarray:
+    """The same pixels, but for blur and colour, one at a time in float64."""
+    (left, top, width, height), angle = view.box_B4[0], np.radians(view.angle_B[0])
+    rows, columns = image.shape[:2]
+    side_x, side_y = width * columns, height * rows
+    stretch = side_x / side_y if view.squash_B[0] else 1.0
+    cut = np.zeros((size, size, 3))
+    for i in range(size):
+        for j in range(size):
+            dx, dy = ((2 * k + 1 - size) / size / 2 * side for k, side in ((j, side_x), (i, side_y)))
+            dx = -dx if view.flip_B[0] else dx
+            x = left * columns + side_x / 2 + np.cos(angle) * dx - np.sin(angle) * stretch * dy
+            y = top * rows + side_y / 2 + np.sin(angle) / stretch * dx + np.cos(angle) * dy
+            if view.black_B[0] and not (0 <= x <= columns and 0 <= y <= rows):
+                continue
+            x, y = (min(max(end - abs(end - abs(at)), 0.5), end - 0.5) - 0.5 for at, end in ((x, columns), (y, rows)))
+            x0, y0 = int(x), int(y)
+            x1, y1 = min(x0 + 1, columns - 1), min(y0 + 1, rows - 1)
+            upper, lower = (image[k, x0] + (x - x0) * (image[k, x1] / 1.0 - image[k, x0]) for k in (y0, y1))
+            cut[i, j] = upper + (y - y0) * (lower - upper)
+    return cut / 255
+
+
+@pytest.mark.parametrize("in_cache", [1, views.IN_CACHE])
+@pytest.mark.parametrize("recipe", list(views.RECIPES))
+def test_every_pixel_is_the_one_that_is_computed_by_hand(recipe: str, in_cache: int, monkeypatch: pytest.MonkeyPatch):
+    """Cut from a part of the image or from all of it, one image at a time or several."""
+    monkeypatch.setattr(views, "IN_CACHE", in_cache)
+    images = [photo(30, 47, 1), photo(41, 30, 2), photo(30, 30, 3), photo(64, 31, 4)]
+    shapes = np.array([image.shape[:2] for image in images])
+    view = views.draw(recipe, digests(4), shapes, view=1, seed=0)
+    view.colour_B4[:], view.blur_B[:] = (1, 1, 1, 0), 0
+    cut = views.apply(images, view, 23).permute(0, 2, 3, 1).numpy()
+    for i, image in enumerate(images):
+        alone = views.ViewParameters(*(values[i : i + 1] for values in view))
+        assert np.abs(cut[i] - by_hand(image, alone, 23)).max() < 1e-4, i
+
+
+def test_a_view_that_reaches_beyond_its_image_or_not_is_cut_in_one_batch():
+    """The parts that are looked at differ in size; neither shows the other's padding."""
+    view = views.draw("standard", digests(40), np.tile([30, 44], (40, 1)), view=0, seed=0)
+    windows = views._places(view, np.tile([30, 44], (40, 1)), 16).window_B4
+    is_whole = (windows == [0, 0, 44, 30]).all(axis=1)
+    assert is_whole.any() and not is_whole.all()
+    view.colour_B4[:] = (1, 1, 1, 0)
+    white = views.apply([np.full((30, 44, 3), 255, np.uint8)] * 40, view, 16)
+    assert white.min() > 0.999

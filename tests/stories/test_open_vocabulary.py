@@ -183,7 +183,7 @@ def test_a_finished_run_is_asked_for_more_shots_without_training(
 ):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     options = {**OPTIONS, "shots.count": 3, "shots.views": 2}
-    monkeypatch.setattr("linnet.training._train_epoch", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("linnet.training.train_epoch", lambda *_: pytest.fail("it trains"))
     asked: list[int] = []
     real = linnet.evaluation.base_novel.support_keys  # type: ignore[attr-defined]
     monkeypatch.setattr("linnet.evaluation.base_novel.support_keys", lambda *a: asked.append(len(a[1])) or real(*a))

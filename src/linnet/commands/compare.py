@@ -26,7 +26,7 @@ from linnet.commands.comparison.grid import (
 )
 from linnet.commands.comparison.live import Watch
 from linnet.commands.comparison.results import Done, Report, report
-from linnet.commands.comparison.table import write_files
+from linnet.commands.comparison.table import print_report, write_files
 from linnet.commands.comparison.workers import (
     failure_of,
     forget_failures,
@@ -39,7 +39,7 @@ from linnet.commands.comparison.workers import (
 from linnet.config import Config, read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
-from linnet.files import check_out, given_path
+from linnet.files import check_out, given_path, readable
 from linnet.methods import parse
 from linnet.run import is_run
 
@@ -160,6 +160,14 @@ def predict(question: Question, work: Work) -> list[str]:
     written into its folder."""
     compared, threads = planned(asked(question), work, question.time, write=False)
     return forecast.lines(compared, forecast.measure(compared, threads), threads, work.jobs)
+
+
+def tell(question: Question, work: Work, dry_run: bool) -> None:
+    """Print the table that :func:`carry_out` comes to, or what it would do."""
+    if dry_run:
+        print(readable("\n".join(predict(question, work))))
+    else:
+        print_report(carry_out(question, work))
 
 
 def asked(question: Question) -> Compared:

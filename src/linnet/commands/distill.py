@@ -17,7 +17,7 @@ import yaml
 
 from linnet import methods
 from linnet.commands.checks import check_kept, check_run
-from linnet.commands.finish import check_end, train_and_finish
+from linnet.commands.finish import End, check_end, train_and_finish
 from linnet.commands.without_data import distill_without_data, prepare_copy
 from linnet.config import Config
 from linnet.data.batches import FEW_SHOT_VERSION, TrainLoader, decode
@@ -95,8 +95,8 @@ def distill(
     if overwrite:
         check_kept(given, run.folder)
     check_run(given, accelerator.num_processes, resume)
-    story = _prepared(given, accelerator)
-    resolved, more = _precise(given, run if resume else None, accelerator)
+    story = prepared(given, accelerator)
+    resolved, more = precise(given, run if resume else None, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             run = Run.open(run.folder, resolved, resume=resume, overwrite=overwrite)
@@ -105,7 +105,7 @@ def distill(
             log.info("there is no run in %s to go on with: a new one begins", run.folder)
         if reasons := [*reasons, *more]:
             log.info("%s", in_a_block(reasons))
-        story(resolved, run, accelerator)
+        story(resolved, run, accelerator, train_and_finish)
     accelerator.wait_for_everyone()  # or the others would return before summary.json is there
     return run
 
@@ -129,8 +129,8 @@ def dry_run(
     return comments + yaml.safe_dump(to_dict(resolved), sort_keys=False)
 
 
-def _prepared(config: Config, accelerator: Any) -> Callable[[Config, Run, Any], None]:
-    """The rest of the run, with what can be read before its folder is touched."""
+def prepared(config: Config, accelerator: Any) -> Callable[[Config, Run, Any, End], None]:
+    """The rest of the run, with what can be read before its folder is touched; its last argument trains and scores."""
     if not methods.needs_data(config.method):
         return partial(distill_without_data, prepare_copy(config, accelerator))
     with accelerator.local_main_process_first():
@@ -151,7 +151,7 @@ def _logging(run: Run, accelerator: Any) -> Iterator[None]:
         run.close()
 
 
-def _precise(config: Config, resumed: Run | None, accelerator: Any) -> tuple[Config, list[str]]:
+def precise(config: Config, resumed: Run | None, accelerator: Any) -> tuple[Config, list[str]]:
     """The configuration with its precision: the first process decides for all."""
     reasons: list[str] = []
     if accelerator.is_main_process:
@@ -160,7 +160,7 @@ def _precise(config: Config, resumed: Run | None, accelerator: Any) -> tuple[Con
     return replace(config, train=replace(config.train, precision=precision)), reasons
 
 
-def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> None:
+def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end: End) -> None:
     device = accelerator.device
     log.info("data: %s", describe(manifest))
     rows = training_part(manifest, config)
@@ -212,7 +212,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any) -> 
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)
     about |= {**method.about(), **groups.about, **counts(problems)}
     evaluation = Evaluation(splits, images, logits, about, groups.classes)
-    train_and_finish(config, run, accelerator, student, method, loader, evaluation, novel)
+    end(config, run, accelerator, student, method, loader, evaluation, novel)
 
 
 def _networks(

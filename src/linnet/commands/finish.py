@@ -1,7 +1,7 @@
 """The second half of every run: train the student, score it, write what is kept."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from linnet.students.student import Student
 from linnet.training import Task, TrainResult, train
 
 log = logging.getLogger("linnet")
+
+# what a run comes to, when all is ready: train_and_finish
+End = Callable[[Config, Run, Any, Student, Method, TrainLoader | None, Evaluation, NovelTest | None], None]
 
 
 def check_end(config: Config, run: Run, student: Student, images: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from linnet import methods
-from linnet.commands.finish import check_end, train_and_finish
+from linnet.commands.finish import End, check_end
 from linnet.config import Config
 from linnet.data.batches import decode
 from linnet.data.load import scored_part
@@ -50,7 +50,7 @@ def prepare_copy(config: Config, accelerator: Any) -> Copy:
     return Copy(teacher, student, method, scored)
 
 
-def distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any) -> None:
+def distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any, end: End) -> None:
     teacher, student, method, scored = copy
     run.pin(teacher=teacher.fingerprint())
     check_end(config, run, student, sum(map(len, scored.values())))
@@ -68,4 +68,4 @@ def distill_without_data(copy: Copy, config: Config, run: Run, accelerator: Any)
         about |= {"data.eval": config.data.eval} | ({"teacher.classifier.val.top1": top1} if part == "val" else {})
     if "val" in scored:
         about |= said(*judge_accuracy(teacher.id, logits["val"], scored["val"].labels))
-    train_and_finish(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about))
+    end(config, run, accelerator, student, method, None, Evaluation(scored, images, logits, about), None)

@@ -163,7 +163,7 @@ def cut_views(
     """
     shapes = np.array([image.shape[:2] for image in pixels])
     parameters = views.draw(recipe, digests, shapes, view, seed)
-    return views.apply(views.pad(pixels).to(device), shapes, parameters, size)
+    return views.apply(pixels, parameters, size, device)
 
 
 def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor]:

@@ -2,12 +2,12 @@
 view again.
 
 Parameters are in normalised coordinates and drawn from (data seed, image digest, view index) alone: not from the
-order of images, the batch or the process. :func:`apply` works on a whole batch with parameters per sample, at any
-output size.
+order of images, the batch or the process. :func:`apply` cuts each image's own view, at any output size.
 
 Shapes: B batch.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from linnet.data.images import Fit
 
 TRIES = 10  # of torchvision's RandomResizedCrop, before it takes the whole of a square image
+IN_CACHE = 2**19  # floating-point numbers that a CPU works on at once: two megabytes
+CPU = torch.device("cpu")
 BLUR_TAPS = 5  # as in the papers, though a sigma above 2 pixels would need more
 
 
@@ -163,50 +165,97 @@ def _resized_crop(recipe: Recipe, uniform: np.ndarray) -> np.ndarray:
     return np.where(fits.any(axis=1), first / recipe.resized_crop, 1.0)
 
 
-def pad(images: list[np.ndarray]) -> torch.Tensor:
-    """uint8 images of any shapes -> (B, 3, height, width) uint8, zero-padded at the bottom and right to the largest."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-    for row, image in enumerate(images):
-        padded[row, : image.shape[0], : image.shape[1]] = image
-    return torch.from_numpy(padded).permute(0, 3, 1, 2)
-
-
-def apply(images: torch.Tensor, shapes: np.ndarray, view: ViewParameters, size: int) -> torch.Tensor:
+def apply(images: Sequence[np.ndarray], view: ViewParameters, size: int, device: torch.device = CPU) -> torch.Tensor:
     """Cut one view out of each image.
 
+    Only what a view shows of its image becomes floating-point numbers, on a CPU a few images at a time: what its cache
+    holds.
+
     Args:
-        images: (B, 3, height, width) uint8, padded. shapes: (B, 2) heights and widths without the padding.
+        images: B arrays (height, width, 3) of uint8, of any shapes. device: where the views are cut, and stay.
 
     Returns:
         (B, 3, size, size) float32 in [0, 1]; what lies outside the image is its mirror image, or black.
     """
-    device = images.device
-    box, angle = (
-        torch.from_numpy(np.asarray(v, dtype=np.float32)).to(device) for v in (view.box_B4, np.radians(view.angle_B))
-    )
-    mirror = torch.from_numpy(np.where(view.flip_B, -1.0, 1.0).astype(np.float32)).to(device)
-    size_xy = torch.from_numpy(np.ascontiguousarray(shapes[:, ::-1], dtype=np.float32)).to(device)  # width, height
-    squash = torch.from_numpy(np.asarray(view.squash_B)).to(device)
-    # output grid in [-1, 1] -> turned in pixels of the crop -> position in the image as a share in [0, 1]
-    step = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    x, y = step[None, None, :] * mirror[:, None, None], step[None, :, None].expand(1, size, size)
-    half = box[:, 2:] * size_xy / 2
-    dx, dy = x * half[:, 0, None, None], y * half[:, 1, None, None]
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    places = _places(view, np.array([image.shape[:2] for image in images]), size)
+    seen = (places.window_B4[:, 2:] - places.window_B4[:, :2]).max(axis=0).prod()
+    together = max(1, IN_CACHE // (3 * (size**2 + int(seen)))) if device.type == "cpu" else len(images)
+    cut = torch.empty(len(images), 3, size, size, device=device)
+    for start in range(0, len(images), together):
+        part = slice(start, start + together)
+        own = ViewParameters(*(values[part] for values in view))
+        pixels = _sample(images[part], _Places(*(values[part] for values in places)), own.black_B, size, device)
+        cut[part] = _recolour(_blur(pixels, own.blur_B), own.colour_B4)
+    return cut
+
+
+class _Places(NamedTuple):
+    """Where B views lie in their images: x and y, in pixels.
+
+    ``centre_B2``. ``across_B2``, ``down_B2``: from the centre to the middle of the right and of the lower edge.
+    ``size_B2``: width and height of the image. ``window_B4``: left, top, right and bottom of the pixels that are seen:
+    all of the image, if the view reaches beyond it. ``is_inside_B``: it does not even reach the outer half of the
+    outermost pixels, where there is nothing to interpolate with.
+    """
+
+    centre_B2: np.ndarray
+    across_B2: np.ndarray
+    down_B2: np.ndarray
+    size_B2: np.ndarray
+    window_B4: np.ndarray
+    is_inside_B: np.ndarray
+
+
+def _places(view: ViewParameters, shapes: np.ndarray, size: int) -> _Places:
+    size_B2 = shapes[:, ::-1].astype(float)
+    half_B2 = view.box_B4[:, 2:] * size_B2 / 2
+    centre_B2 = (view.box_B4[:, :2] + view.box_B4[:, 2:] / 2) * size_B2
+    cos, sin = np.cos(np.radians(view.angle_B)), np.sin(np.radians(view.angle_B))
     # a turn of the squashed square is a turn and a stretch of the image
-    stretch = torch.where(squash, half[:, 0] / half[:, 1], 1.0)[:, None, None]
-    centre = (box[:, :2] + box[:, 2:] / 2) * size_xy
-    px = centre[:, 0, None, None] + cos * dx - sin * stretch * dy
-    py = centre[:, 1, None, None] + sin / stretch * dx + cos * dy
-    position = torch.stack([px, py], dim=-1) / size_xy[:, None, None]
-    outside = ((position < 0) | (position > 1)).any(dim=-1)
-    position = 1 - (position.remainder(2) - 1).abs()  # mirrored at the borders
-    position = (position * size_xy[:, None, None]).clamp(min=0.5).minimum(size_xy[:, None, None] - 0.5)
-    padded_xy = torch.tensor([images.shape[3], images.shape[2]], device=device, dtype=torch.float32)
-    pixels = F.grid_sample(images.float() / 255, position / padded_xy * 2 - 1, align_corners=False)
-    black = torch.from_numpy(np.asarray(view.black_B)).to(device)[:, None, None] & outside
-    return _recolour(_blur(pixels.masked_fill(black[:, None], 0.0), view.blur_B), view.colour_B4)
+    stretch = np.where(view.squash_B, half_B2[:, 0] / half_B2[:, 1], 1.0)
+    across_B2 = half_B2[:, :1] * np.stack([cos, sin / stretch], axis=1)
+    down_B2 = half_B2[:, 1:] * np.stack([-sin * stretch, cos], axis=1)
+    reach_B2 = (np.abs(across_B2) + np.abs(down_B2)) * (1 - 1 / size)  # to the middle of the pixel in the corner
+    low_B2, high_B2 = centre_B2 - reach_B2, centre_B2 + reach_B2
+    is_beyond = ((low_B2 < 0) | (high_B2 > size_B2)).any(axis=1, keepdims=True)
+    first = np.where(is_beyond, 0, np.floor(low_B2 - 1).clip(min=0))
+    last = np.where(is_beyond, size_B2, np.ceil(high_B2 + 1).clip(max=size_B2))
+    is_inside_B = ((low_B2 >= 0.5) & (high_B2 <= size_B2 - 0.5)).all(axis=1)
+    window_B4 = np.concatenate([first, last], axis=1).astype(int)
+    across_B2 = np.where(view.flip_B[:, None], -across_B2, across_B2)
+    return _Places(centre_B2, across_B2, down_B2, size_B2, window_B4, is_inside_B)
+
+
+def _sample(
+    images: Sequence[np.ndarray], places: _Places, black_B: np.ndarray, size: int, device: torch.device
+) -> torch.Tensor:
+    """(B, 3, size, size) in [0, 1]: what the views show, in its own colours."""
+    corner_B2 = places.window_B4[:, :2]
+    seen_2 = (places.window_B4[:, 2:] - corner_B2).max(axis=0)
+    windows = np.zeros((len(images), seen_2[1], seen_2[0], 3), dtype=np.uint8)
+    for window, image, (left, top, right, bottom) in zip(windows, images, places.window_B4, strict=True):
+        window[: bottom - top, : right - left] = image[top:bottom, left:right]
+
+    def planes(values_B2: np.ndarray) -> torch.Tensor:  # x and y apart: (2, B, 1, 1)
+        return torch.from_numpy(values_B2.T.astype(np.float32)).to(device)[:, :, None, None]
+
+    # in the units of grid_sample: the windows, with their padding, reach from -1 to 1
+    scale = 2 / seen_2
+    steps = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    grid = planes((places.centre_B2 - corner_B2) * scale - 1) + planes(places.across_B2 * scale) * steps
+    grid = grid + planes(places.down_B2 * scale) * steps[:, None]
+    black = None
+    if not places.is_inside_B.all():
+        low, high = planes(-corner_B2 * scale - 1), planes((places.size_B2 - corner_B2) * scale - 1)
+        if black_B.any():
+            outside = ((grid < low) | (grid > high)).any(dim=0)
+            black = (outside & torch.from_numpy(black_B).to(device)[:, None, None])[:, None]
+        grid = high - (high - (low + (grid - low).abs())).abs()  # mirrored at the borders
+        half = planes(np.broadcast_to(scale / 2, corner_B2.shape))
+        grid = grid.maximum(low + half).minimum(high - half)
+    pixels = torch.from_numpy(windows).to(device).permute(0, 3, 1, 2).float()
+    pixels = F.grid_sample(pixels, grid.permute(1, 2, 3, 0), align_corners=False).div_(255)
+    return pixels if black is None else pixels.masked_fill_(black, 0.0)
 
 
 def _blur(pixels: torch.Tensor, sigma_B: np.ndarray) -> torch.Tensor:
@@ -225,19 +274,25 @@ def _blur(pixels: torch.Tensor, sigma_B: np.ndarray) -> torch.Tensor:
 
 
 def _recolour(pixels: torch.Tensor, colour_B4: np.ndarray) -> torch.Tensor:
+    """Other colours, for the most part in place."""
     if (colour_B4 == (1, 1, 1, 0)).all():
         return pixels
     brightness, contrast, saturation = (
         torch.from_numpy(colour_B4[:, :3].astype(np.float32)).to(pixels.device).T[:, :, None, None, None]
     )
-    pixels = (pixels * brightness).clamp(0, 1)
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)[None, :, None, None]
-    mean = (pixels * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-    pixels = (mean + contrast * (pixels - mean)).clamp(0, 1)
-    grey = (pixels * weights).sum(dim=1, keepdim=True)
-    pixels = (grey + saturation * (pixels - grey)).clamp(0, 1)
+    pixels.mul_(brightness).clamp_(0, 1)
+    mean = _grey(pixels.mean(dim=(2, 3), keepdim=True))
+    pixels.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
+    grey = _grey(pixels)
+    pixels.mul_(saturation).add_(grey * (1 - saturation)).clamp_(0, 1)
     if not colour_B4[:, 3].any():
         return pixels
     from torchvision.transforms.v2.functional import adjust_hue  # takes one shift for a whole batch
 
     return torch.stack([adjust_hue(image, float(shift)) for image, shift in zip(pixels, colour_B4[:, 3], strict=True)])
+
+
+def _grey(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, 1, height, width)."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
+    return (weights @ pixels.flatten(2)).unflatten(1, pixels.shape[2:])[:, None]
