@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,26 @@ GOOD = 0.9  # share of the bound from which on only the student matters
 Milliseconds = dict[str, float]
 
 
+class Setup(NamedTuple):
+    """A run, ready for its first step."""
+
+    config: Config
+    task: Task
+    batches: Batches
+    accelerator: Any
+    is_stored: bool
+
+
+class Times(NamedTuple):
+    """Milliseconds of steps that were taken in turn: of each part, in their order, and of the student alone."""
+
+    parts: dict[str, list[float]]
+    alone: list[float]
+
+    def medians(self) -> Milliseconds:
+        return {part: statistics.median(times) for part, times in self.parts.items()}
+
+
 def profile(
     data: str | Path | None = None, *, config: Path | None = None, options: Mapping[str, Any] | None = None
 ) -> str:
@@ -44,13 +64,29 @@ def profile(
     Raises:
         UserError: as for a run.
     """
+    pages: list[str] = []
+
+    def end(setup: Setup) -> None:
+        pages.append(page(setup.config, len(setup.batches), measure(setup, STEPS), setup.is_stored))
+
+    in_place_of_training(end, data, config=config, options=options)
+    return pages[0]
+
+
+def in_place_of_training(
+    end: Callable[[Setup], None],
+    data: str | Path | None = None,
+    *,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Prepare a run as :func:`linnet.distill` does, in a folder that is deleted, and do something else with it."""
     given, _ = settings(data, config=config, options={**(options or {}), "export": False}, timed=False)
     accelerator = make_accelerator()
     story = prepared(given, accelerator)
     resolved, _ = precise(given, None, accelerator)
-    pages: list[str] = []
 
-    def end(
+    def ready(
         config: Config,
         run: Run,
         accelerator: Any,
@@ -58,49 +94,45 @@ def profile(
         method: Method,
         loader: TrainLoader | None,
         evaluation: Evaluation,
-        novel: NovelTest | None = None,
+        novel: NovelTest | None,
     ) -> None:
         task = Task(student, method, config.train.precision).to(accelerator.device)
         if config.train.channels_last:
             task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(config.seed)
-        batches = method.batches(loader, student)
         is_stored = loader is None or loader.images.stored
-        pages.append(page(config, len(batches), *measure(task, batches, config.train, accelerator), is_stored))
+        end(Setup(config, task, method.batches(loader, student), accelerator, is_stored))
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run.open(Path(folder) / "profile", resolved)
         try:
-            story(resolved, run, accelerator, end)
+            story(resolved, run, accelerator, ready)
         finally:
             run.close()
-    return pages[0]
 
 
 @freed_memory_kept()
-def measure(task: Task, batches: Batches, config: TrainConfig, accelerator: Any) -> tuple[Milliseconds, float]:
-    """Steps as in training and steps of the student alone, taken in turn.
-
-    Returns:
-        The median milliseconds of each part of a step, in their order, and of a whole step of the student alone, with
-        images in memory and cross-entropy as the loss.
-    """
-    alone = bare_step(task, next(iter(batches.epoch(0))), config)
-    optimizer = make_optimizer(task, config)
+def measure(setup: Setup, rounds: int) -> Times:
+    """Steps as in training and steps of the student alone (images in memory, cross-entropy as the loss), in turn."""
+    config, task, batches, accelerator, _ = setup
+    alone = bare_step(task, next(iter(batches.epoch(0))), config.train)
+    optimizer = make_optimizer(task, config.train)
     prepared_task, prepared_optimizer = accelerator.prepare(task, optimizer)
     clock = _Clock(task, optimizer, batches, accelerator.device)
     task.train()
-    alone_ms: list[float] = []
-    for step in range(WARM_UP + STEPS):
-        steps = config.epochs * len(batches)
-        train_epoch(prepared_task, prepared_optimizer, clock, config, accelerator, 0, steps, lambda done, of: None)
+    times = Times(clock.times, [])
+    steps = config.train.epochs * len(batches)
+    for step in range(WARM_UP + rounds):
+        if step == WARM_UP:
+            times.parts.clear()
+            times.alone.clear()
+        train_epoch(
+            prepared_task, prepared_optimizer, clock, config.train, accelerator, 0, steps, lambda done, of: None
+        )
         start = _now(accelerator.device)
         alone()
-        alone_ms.append(1e3 * (_now(accelerator.device) - start))
-        if step < WARM_UP:
-            clock.forget()
-            alone_ms.clear()
-    return clock.medians(), statistics.median(alone_ms)
+        times.alone.append(1e3 * (_now(accelerator.device) - start))
+    return times
 
 
 def bare_step(task: Task, batch: Batch, config: TrainConfig) -> Callable[[], None]:
@@ -126,7 +158,7 @@ class _Clock:
     def __init__(self, task: Task, optimizer: torch.optim.Optimizer, batches: Batches, device: torch.device):
         self.batch_size, self.device, self._batches = batches.batch_size, device, batches
         self._endless = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
-        self._times: dict[str, list[float]] = defaultdict(list)
+        self.times: dict[str, list[float]] = defaultdict(list)
         self._last = 0.0
         task.student.register_forward_pre_hook(lambda *_: self._note(BATCH))
         task.student.register_forward_hook(lambda *_: self._note("student, forward"))
@@ -142,15 +174,9 @@ class _Clock:
         yield next(self._endless)
         self._note("the rest")
 
-    def forget(self) -> None:
-        self._times.clear()
-
-    def medians(self) -> Milliseconds:
-        return {part: statistics.median(times) for part, times in self._times.items()}
-
     def _note(self, part: str) -> None:
         now = _now(self.device)
-        self._times[part].append(1e3 * (now - self._last))
+        self.times[part].append(1e3 * (now - self._last))
         self._last = now
 
 
@@ -160,12 +186,13 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def page(config: Config, steps: int, parts: Milliseconds, alone_ms: float, is_stored: bool) -> str:
+def page(config: Config, steps: int, times: Times, is_stored: bool) -> str:
     """What is printed.
 
     Args:
         steps: in an epoch.
     """
+    parts, alone_ms = times.medians(), statistics.median(times.alone)
     train, student, whole = config.train, config.student, sum(parts.values())
     lines = [
         f"a step of {config.method} -> {student.name} at {student.image_size} pixels, {train.batch_size} images, "
