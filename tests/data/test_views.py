@@ -108,6 +108,14 @@ def test_parameters_depend_on_image_view_and_seed_alone(recipe: str):
         assert len(np.unique(varied[0])) > 1  # one crop for a whole batch would be a known bug of the field
 
 
+@pytest.mark.parametrize("number", [0, 3, 2**32 - 1, 2**32, 2**70 + 5])
+def test_any_seed_gives_the_numbers_that_numpy_gives(number: int):
+    """The words of all numbers in one array are what numpy makes of a list of them, in half the time."""
+    for seed, view in ((number, 1), (1, number)):
+        key = np.concatenate([views._words(seed), views._words(view)])
+        assert np.random.default_rng(key).random() == np.random.default_rng([seed, view]).random()
+
+
 def test_crops_stay_inside_and_have_the_promised_area():
     keys, shapes = digests(500), np.tile([40, 60], (500, 1))
     box = views.draw("light", keys, shapes, view=0, seed=0).box_B4

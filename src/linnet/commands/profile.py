@@ -112,10 +112,15 @@ def in_place_of_training(
 
 
 @freed_memory_kept()
-def measure(setup: Setup, rounds: int) -> Times:
-    """Steps as in training and steps of the student alone (images in memory, cross-entropy as the loss), in turn."""
+def measure(setup: Setup, rounds: int, alone: Callable[[], None] | None = None) -> Times:
+    """Steps as in training and steps of the student alone, in turn.
+
+    Args:
+        alone: another step to compare with than that of a copy of the student, with images in memory and cross-entropy
+            as the loss.
+    """
     config, task, batches, accelerator, _ = setup
-    alone = bare_step(task, next(iter(batches.epoch(0))), config.train)
+    alone = alone or bare_step(task, next(iter(batches.epoch(0))), config.train)
     optimizer = make_optimizer(task, config.train)
     prepared_task, prepared_optimizer = accelerator.prepare(task, optimizer)
     clock = _Clock(task, optimizer, batches, accelerator.device)

@@ -7,6 +7,7 @@ order of images, the batch or the process. :func:`apply` cuts each image's own v
 Shapes: B batch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -113,12 +114,9 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         digests: (B, d) uint8 image hashes. shapes: (B, 2) heights and widths, for the aspect of the crop.
     """
     recipe = RECIPES[name]
-    uniform = np.stack(
-        [
-            np.random.default_rng([seed, view, *digest.view("<u4").tolist()]).random(13 + 2 * (TRIES - 1))
-            for digest in np.ascontiguousarray(digests)
-        ]
-    )
+    of_views = np.concatenate([_words(seed), _words(view)])
+    keys = np.concatenate([np.tile(of_views, (len(digests), 1)), np.ascontiguousarray(digests).view("<u4")], axis=1)
+    uniform = np.stack([np.random.default_rng(key).random(13 + 2 * (TRIES - 1)) for key in keys])
     side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
     if recipe.squash:
         low, high = np.sqrt(recipe.area)
@@ -145,6 +143,11 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         np.full(len(uniform), recipe.squash),
         np.full(len(uniform), recipe.black),
     )
+
+
+def _words(number: int) -> np.ndarray:
+    """A number as numpy's generators are seeded with it: 32 bits at a time, the lowest first."""
+    return np.frombuffer(number.to_bytes(4 * max(1, math.ceil(number.bit_length() / 32)), "little"), dtype="<u4")
 
 
 def _sides(recipe: Recipe, for_area: np.ndarray, for_aspect: np.ndarray) -> np.ndarray:
@@ -232,7 +235,7 @@ def _sample(
     """(B, 3, size, size) in [0, 1]: what the views show, in its own colours."""
     corner_B2 = places.window_B4[:, :2]
     seen_2 = (places.window_B4[:, 2:] - corner_B2).max(axis=0)
-    windows = np.zeros((len(images), seen_2[1], seen_2[0], 3), dtype=np.uint8)
+    windows = np.empty((len(images), seen_2[1], seen_2[0], 3), dtype=np.uint8)  # what is not written is never seen
     for window, image, (left, top, right, bottom) in zip(windows, images, places.window_B4, strict=True):
         window[: bottom - top, : right - left] = image[top:bottom, left:right]
 

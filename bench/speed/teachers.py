@@ -1,0 +1,165 @@
+"""(b) A whole distillation against teachers that are asked at every step, and (c) filling the cache against the
+teacher alone. The teacher is a ViT-B-32 of open_clip with random weights: how fast it is does not depend on them."""
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from measuring import Row, in_a_process, in_turn, photos, row
+from torch import nn
+
+from linnet.data.batches import cut_views
+from linnet.environment import freed_memory_kept
+from linnet.files import cache_folder
+from linnet.teachers import load_teacher
+from linnet.teachers.answers import still_pixels
+from linnet.teachers.cache import TeacherCache
+
+ARCHITECTURE = "ViT-B-32"
+EPOCHS, BATCH, SIZE, STUDENT = 30, 64, 224, "mobilenetv3_small_100"
+LABELS = torch.arange(BATCH) % 8
+
+RUN = """
+import json, sys, time
+start = time.perf_counter()
+import linnet
+from linnet.teachers import answers
+
+asked, ask = [], answers.ask
+def timed(*inputs):
+    begin = time.perf_counter()
+    try:
+        return ask(*inputs)
+    finally:
+        asked.append(time.perf_counter() - begin)
+
+import linnet.commands.distill
+linnet.commands.distill.ask = timed
+options = {"student.pretrained": False, "student.image_size": 224, "train.epochs": int(sys.argv[5])}
+options |= {"export": False, "train.batch_size": 64, "train.precision": "fp32", "data.test": "none"}
+words = {"teacher": sys.argv[2], "student": sys.argv[3], "method": "kd", "out": sys.argv[4], "overwrite": True}
+run = linnet.distill(sys.argv[1], options=options, **words)
+print(json.dumps({**run.summary(), "seconds": time.perf_counter() - start, "teacher_seconds": asked[0]}))
+"""
+
+
+def teacher_folder() -> Path:
+    """The teacher as open_clip keeps one in a folder; made once."""
+    folder = cache_folder() / "bench" / ARCHITECTURE
+    if not (folder / "open_clip_config.json").exists():
+        import open_clip
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        save_file(open_clip.create_model(ARCHITECTURE).state_dict(), folder / "open_clip_model.safetensors")
+        own = {"model_cfg": open_clip.get_model_config(ARCHITECTURE), "preprocess_cfg": {}}
+        (folder / "open_clip_config.json").write_text(json.dumps(own))
+    return folder
+
+
+def cache(images: int = 256, rounds: int = 3) -> Iterator[Row]:
+    """(c) The share of the cache's time that the teacher itself takes, on images in memory."""
+    teacher = load_teacher(f"open_clip:local-dir:{teacher_folder()}")
+    paths = sorted(photos(8, 48).glob("*/*.jpg"))[:images]
+    digests = np.random.default_rng(0).integers(0, 256, (rounds + 1, len(paths), 16), dtype=np.uint8)
+    pixels = still_pixels(teacher, paths, "center")
+    memory = pixels(range(32))
+    fresh = iter(digests)
+
+    def alone() -> None:
+        for _ in range(len(paths) // 32):
+            teacher.embed_images(memory)
+
+    def fill() -> None:
+        TeacherCache(teacher, "center", cache_folder() / "bench" / "rows").fill(next(fresh), pixels)
+
+    times = in_turn({"alone": alone, "fill": fill}, rounds)
+    ratios = [bound / whole for bound, whole in zip(times["alone"], times["fill"], strict=True)]
+    files = list((cache_folder() / "bench" / "rows").rglob("*.safetensors"))
+    each = sum(file.stat().st_size for file in files) / (len(paths) * len(digests))
+    yield row(
+        "c",
+        f"{ARCHITECTURE} alone / filling its cache from JPEG files",
+        ratios,
+        at_least=0.9,
+        note=f"{each:.0f} bytes a row",
+    )
+
+
+def whole(images: int = 512, rounds: int = 5) -> Iterator[Row]:
+    """(b) ``linnet distill`` with kd, 30 epochs from empty caches, against loops that ask the teacher at every step.
+    Of those a step is measured, views included, and counted as often as it would be taken."""
+    source, teacher = photos(8, images // 8), load_teacher(f"open_clip:local-dir:{teacher_folder()}")
+    view = torch.rand(BATCH, 3, SIZE, SIZE)
+    pixels = [np.random.default_rng(i).integers(0, 256, (258, 343, 3), dtype=np.uint8) for i in range(BATCH)]
+    digests = np.random.default_rng(0).integers(0, 256, (BATCH, 16), dtype=np.uint8)
+
+    def views() -> torch.Tensor:
+        return cut_views(pixels, digests, "light", 0, 0, SIZE, torch.device("cpu"))
+
+    calls: dict[str, Callable[[], object]] = {
+        "plain torch loop": _online(lambda images: teacher.embed_images(images) @ torch.eye(512, 8), views),
+        "timm.task": _timm_task(views),
+        "alone": _student(lambda student: F.cross_entropy(student(view), LABELS)),
+        "teacher": lambda: teacher.embed_images(view),
+    }
+    with freed_memory_kept():
+        times = {name: statistics.median(own) for name, own in in_turn(calls, rounds).items()}
+    empty, out = cache_folder() / "bench" / "empty", cache_folder() / "bench" / "run"
+    shutil.rmtree(empty, ignore_errors=True)
+    done = in_a_process(RUN, source, teacher.id, STUDENT, out, EPOCHS, LINNET_CACHE=str(empty))
+    steps = EPOCHS * (done["images.train"] // BATCH)
+    looked_at = (done["images.train"] + done["images.val"]) / BATCH * times["teacher"]
+    for name in ("plain torch loop", "timm.task"):
+        yield row("b", f"{name} / linnet: kd, {EPOCHS} epochs, all of it", [steps * times[name] / done["seconds"]])
+    bound = looked_at + steps * times["alone"]
+    yield row("b", "teacher once and student alone / linnet, all of it", [bound / done["seconds"]])
+    words = "the same without starting, checking, validating and saving"
+    yield row("b", words, [bound / (done["train.seconds"] + done["teacher_seconds"])], at_least=0.9)
+
+
+def _student(loss_of: Callable[[nn.Module], torch.Tensor]) -> Callable[[], None]:
+    """A step of a new student."""
+    student = timm.create_model(STUDENT, num_classes=8).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        loss = loss_of(student)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _online(teacher: Callable[[torch.Tensor], torch.Tensor], views: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    def loss(student: nn.Module) -> torch.Tensor:
+        images = views()
+        student_BC, teacher_BC = student(images), teacher(images)
+        told = F.kl_div(
+            F.log_softmax(student_BC, 1), F.log_softmax(teacher_BC, 1), log_target=True, reduction="batchmean"
+        )
+        return F.cross_entropy(student_BC, LABELS) + told
+
+    return _student(loss)
+
+
+def _timm_task(views: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    from timm.task import LogitDistillationTask
+
+    teacher = timm.create_model("vit_base_patch32_224", num_classes=8)
+    tasks: dict[nn.Module, nn.Module] = {}
+
+    def loss(student: nn.Module) -> torch.Tensor:
+        if student not in tasks:
+            tasks[student] = LogitDistillationTask(student, teacher, nn.CrossEntropyLoss(), verbose=False).train()
+        return tasks[student](views(), LABELS)["loss"]
+
+    return _student(loss)
