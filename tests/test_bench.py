@@ -1,6 +1,9 @@
 """Every grid in bench/ says what can be trained; nothing is trained here."""
 
+import importlib
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,48 @@ def test_what_the_grids_say_is_what_was_measured(resolve: Callable[[str], Compar
     assert (free["full"].data.source, free["full"].data.eval) == (None, "aviary:species=8,genus=1,images=200")
     assert (free["ce"].train.epochs, free["full"].train.epochs, free["full"].train.lr) == (20, 10, 0.05)
     assert len(resolve("aviary_views").rows) == 11  # with ce on the replayed views
+
+
+# ---------------------------------------------------------------------------------------------------------- bench/speed
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "bench" / "speed")
+    return importlib.import_module("measuring")
+
+
+def test_a_ratio_is_a_median_beside_what_is_asked_of_it(measuring):
+    good = measuring.row("a", "one", [0.9, 0.99, 0.95], at_least=0.92)
+    bad = measuring.row("e", "other", [1.5, 1.2], at_most=1.3, note="words")
+    assert (good.ratio, good.low, good.high, good.verdict) == (0.95, 0.9, 0.99, "≥ 0.92: yes")
+    assert bad.verdict == "≤ 1.3: no" and measuring.row("b", "free", [2.0]).verdict == ""
+    table = measuring.table([good, bad])
+    assert "| a | one | 0.95 | 0.9–0.99 | ≥ 0.92: yes |" in table and "other (words)" in table
+
+
+def test_rows_of_parts_that_were_not_measured_again_are_kept(measuring, tmp_path: Path):
+    file = tmp_path / "results" / "speed.json"
+    measuring.write(file, "a machine", [measuring.row("a", "one", [0.5]), measuring.row("b", "two", [0.6])])
+    measuring.write(file, "a machine", [measuring.row("a", "new", [0.7])])
+    assert [(own["part"], own["what"]) for own in json.loads(file.read_text())["rows"]] == [("a", "new"), ("b", "two")]
+
+
+def test_calls_are_timed_in_turn(measuring):
+    called: list[str] = []
+    times = measuring.in_turn({name: partial(called.append, name) for name in "xy"}, rounds=2)
+    assert called == ["x", "y"] * 3  # the first round does not count
+    assert {name: len(own) for name, own in times.items()} == {"x": 2, "y": 2}
+
+
+@pytest.mark.slow
+def test_every_part_measures_something_on_small_data(measuring):
+    """In a process of its own, as ``make bench`` runs them."""
+    code = """
+import json, scale, serving, steps, teachers
+parts = [steps.steps(("lcnet_035",), (32,), 2), steps.classes("lcnet_035", 32, 2), teachers.cache(32, 1),
+         teachers.whole(160, 1), scale.scale((200, 400, 800)), serving.serving(32, 1), serving.fixed_costs((64,))]
+print(json.dumps([[own.part, own.ratio] for part in parts for own in part]))
+"""
+    rows = measuring.in_a_process(code, PYTHONPATH=str(Path(measuring.__file__).parent))
+    assert {part for part, _ in rows} == set("abcdefg") and all(ratio > 0 for _, ratio in rows)
