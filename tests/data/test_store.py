@@ -6,8 +6,8 @@ import pytest
 from pictures import write_image
 
 from linnet.data import store as module
+from linnet.data.digests import digest_files
 from linnet.data.images import CropMode, eval_pixels, read_image, train_pixels
-from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from linnet.config import DataConfig
 from linnet.data import aviary
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
 from linnet.data.sources.base import Source
 from linnet.errors import UserError, did_you_mean
 from linnet.fields import coerce

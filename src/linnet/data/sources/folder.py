@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from linnet.config import DataConfig
+from linnet.data.digests import digest_files
 from linnet.data.discovery import Listing, find_images, holds_only_runs, list_folder, look_through
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.manifest import Manifest
 from linnet.data.problems import SHOWN, Problem, in_words
 from linnet.data.sources.base import Source
 from linnet.errors import UserError

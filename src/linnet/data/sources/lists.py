@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from linnet.config import DataConfig
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem
 from linnet.data.sources.base import Source
 from linnet.data.sources.folder import SPLIT_FOLDERS as SPLIT_WORDS
