@@ -172,5 +172,5 @@ def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor
     """Every image once, in order, the last batch as small as it is: (B, 3, S, S) float32 in [0, 1]."""
     for start in range(0, math.ceil(len(images) / batch_size) * batch_size, batch_size):
         stop = min(start + batch_size, len(images))
-        pixels = np.stack([images[row] for row in range(start, stop)])
+        pixels = np.stack(images.part(range(start, stop)))
         yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
