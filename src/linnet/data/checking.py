@@ -50,7 +50,7 @@ DARK = "like all of 16 bits here it uses 14 of them or fewer, which does not say
 
 def examine(manifest: Manifest) -> Findings:
     """Decode every image of a manifest, or remember what came of it."""
-    distinct = dict(zip(as_bytes(manifest.digests), manifest.paths, strict=True))
+    distinct = {digest: row for row, digest in enumerate(as_bytes(manifest.digests))}
     words = f"{VERSION}|{PIL.__version__}|{sorted(suffixes())}|"
     name = hashlib.sha256(words.encode() + b"".join(sorted(distinct))).hexdigest()[:24]
     file = cache_folder() / "checks" / f"{name}.json"
@@ -62,7 +62,7 @@ def examine(manifest: Manifest) -> Findings:
     with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(items), CHUNK):
             part = items[start : start + CHUNK]
-            examined = pool.map(_examine, (path for _, path in part))
+            examined = pool.map(_examine, (manifest.paths[row] for _, row in part))
             for (digest, _), (finding, largest) in zip(part, examined, strict=True):
                 if finding:
                     found[digest] = finding

@@ -4,11 +4,11 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from linnet.data.digests import as_bytes
+from linnet.data.paths import Paths
 from linnet.data.problems import Kind, Problem
 from linnet.text.classes import ClassInfo
 
@@ -18,7 +18,7 @@ class Manifest:
     """Images with labels and splits, and the class table. Class ids of a folder follow the sorted class names.
 
     Attributes:
-        paths: image files.
+        paths: image files; any sequence of paths may be given.
         labels: (n,) int64 class ids; -1 marks an unlabelled image.
         splits: (n,) "train", "val" or "test".
         digests: (n, 16) uint8, BLAKE2b of each file's bytes: what identifies an image everywhere in linnet.
@@ -29,7 +29,7 @@ class Manifest:
         problems: files that were left out, and what is wrong with others.
     """
 
-    paths: tuple[Path, ...]
+    paths: Paths
     labels: np.ndarray
     splits: np.ndarray
     digests: np.ndarray
@@ -37,6 +37,10 @@ class Manifest:
     texts: tuple[tuple[str, ...], ...] | None = None
     novel: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Paths):
+            object.__setattr__(self, "paths", Paths(self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,10 +58,9 @@ class Manifest:
 
     def take(self, rows: np.ndarray) -> "Manifest":
         texts = None if self.texts is None else tuple(self.texts[i] for i in rows)
-        paths = tuple(self.paths[i] for i in rows)
         return replace(
             self,
-            paths=paths,
+            paths=self.paths.take(rows),
             labels=self.labels[rows],
             splits=self.splits[rows],
             digests=self.digests[rows],

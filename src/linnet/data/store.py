@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from linnet.data.images import VERSION, CropMode, Fit, decode_in_order, decode_pixels, train_size
+from linnet.data.paths import Paths
 from linnet.files import cache_folder, check_space, clear_leftovers, new_file
 
 log = logging.getLogger("linnet")
@@ -48,7 +49,7 @@ class Images(Sequence[np.ndarray]):
         crop_mode: CropMode = "center",
         crop_pct: float = 1.0,
     ):
-        self.paths, self.size, self.fit = paths, size, fit
+        self.paths, self.size, self.fit = paths if isinstance(paths, Paths) else Paths(paths), size, fit
         self.crop_mode, self.crop_pct = crop_mode, crop_pct
         kind: str = fit
         if fit == "eval":

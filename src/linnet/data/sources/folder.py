@@ -10,6 +10,7 @@ from linnet.config import DataConfig
 from linnet.data.digests import digest_files
 from linnet.data.discovery import Lister, Listing, find_images, holds_only_runs, list_folder, look_through
 from linnet.data.manifest import Manifest
+from linnet.data.paths import Paths
 from linnet.data.problems import SHOWN, Problem, in_words
 from linnet.data.sources.base import Source
 from linnet.errors import UserError
@@ -70,7 +71,7 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
         raise UserError(_no_images(empty))
     labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
     digests, classes = digest_files(paths), class_table(names)
-    return Manifest(tuple(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
+    return Manifest(Paths(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
 
 
 def _check_folder(root: Path) -> None:
