@@ -176,7 +176,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of random weights (run/model and run/model.onnx) and images."""
     import torch
 
-    from linnet.data.manifest import digest_files
+    from linnet.data.digests import digest_files
     from linnet.data.store import Images
     from linnet.deploy.export import export_onnx
     from linnet.students.student import Student

@@ -385,9 +385,12 @@ def _is_read_after_training(changed: str, config: Config) -> bool:
     return retrieval or changed.startswith(("export:", "opset:", "data.eval:", "train.checkpoint:", "logger:"))
 
 
+_ANY = Run(Path())  # for its names: to make one for each of many thousands of folders takes seconds
+
+
 def is_run(folder: Path) -> bool:
     """Whether linnet made this folder for a run: by what it puts into it, not by the folder's name."""
-    own, names = Run(folder), set[str]()
+    own, names = _ANY, set[str]()
     with suppress(OSError):
         names.update(os.listdir(folder))
     if {own.environment.name, own.config.name} <= names:

@@ -17,8 +17,8 @@ from tiny_vlm import qwen2_vl
 import linnet
 from linnet.__main__ import main
 from linnet.config import DataConfig
+from linnet.data.digests import digest_files
 from linnet.data.load import load_manifest, training_rows
-from linnet.data.manifest import digest_files
 from linnet.teachers.writer import Writer
 from linnet.text.captions import Caption, read_captions
 from linnet.text.classes import read_descriptions

@@ -8,8 +8,9 @@ from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.data.batches import TrainLoader, class_sample, decode, eval_batches
+from linnet.data.digests import digest_files
 from linnet.data.images import eval_pixels, read_image, train_pixels
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.errors import UserError
 from linnet.step import TeacherOutput
@@ -197,6 +198,21 @@ def test_classes_are_drawn_as_often_as_the_power_says(power: float, weights: lis
     chance = np.array(weights) / sum(weights)
     spread = np.sqrt(size * chance * (1 - chance))
     assert (np.abs(drawn - size * chance) < 5 * spread).all()
+
+
+def test_the_images_of_classes_that_are_grouped_once_are_those_that_were_looked_for_in_each():
+    labels = np.random.default_rng(5).permutation(np.append(LABELS, [-1] * 30))
+    for power in (0.0, 0.5):
+        rng, ours = np.random.default_rng(3), class_sample(labels, power, 900, np.random.default_rng(3))
+        present, counts = np.unique(labels, return_counts=True)
+        chance = np.where(present < 0, 0.0, counts.astype(float) ** power)
+        chance *= counts[present >= 0].sum() / len(labels) / chance.sum()
+        chance[0] = counts[0] / len(labels)
+        classes = rng.choice(len(present), size=900, p=chance)
+        for i, label in enumerate(present):
+            own, places = np.flatnonzero(labels == label), np.flatnonzero(classes == i)
+            rounds = [rng.permutation(own) for _ in range(-(-len(places) // len(own)))]
+            assert ours[places].tolist() == np.concatenate(rounds)[: len(places)].tolist()
 
 
 def test_images_of_a_class_take_turns():

@@ -122,3 +122,14 @@ def test_a_folder_that_cannot_be_read_is_named(make_folder: Callable[..., Path])
     with pytest.raises(UserError, match="cannot read the folder .*red_bird"):
         load_manifest(DataConfig(source=str(root)))
     (root / "red_bird").chmod(0o700)
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "val", "test")])
+def test_each_folder_is_read_once(
+    make_folder: Callable[..., Path], splits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    root, read, real = make_folder(images=4, splits=splits), [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: (read.append(Path(folder)), real(folder))[1])
+    load_manifest(DataConfig(source=str(root)))
+    inside = [folder for folder in read if folder.is_relative_to(root)]
+    assert sorted(inside) == sorted([root, *(path for path in root.rglob("*") if path.is_dir())])

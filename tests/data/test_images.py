@@ -6,8 +6,8 @@ import pytest
 from pictures import write_image
 from PIL import Image
 
+from linnet.data.digests import digest_files
 from linnet.data.images import CropMode, eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
-from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy.inputs import to_rgb
 from linnet.errors import UserError

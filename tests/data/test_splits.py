@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.data.splits import carve, limit_per_class
+from linnet.data.splits import by_class, carve, keep_per_class, limit_per_class, seeded_order
 
 
 def digests_of(numbers: list[int]) -> np.ndarray:
@@ -79,3 +79,63 @@ def test_a_larger_limit_keeps_what_a_smaller_one_keeps():
     kept = {n: set(limit_per_class(labels, splits, digests_of(list(range(60))), n, seed=0)) for n in (1, 5, 100)}
     assert [len(kept[n]) for n in (1, 5, 100)] == [2, 10, 60]
     assert kept[1] < kept[5] < kept[100]
+
+
+def test_rows_by_class():
+    labels = np.array([3, -1, 3, 0, -1, 7])
+    assert {label: rows.tolist() for label, rows in by_class(labels).items()} == {-1: [1, 4], 0: [3], 3: [0, 2], 7: [5]}
+    assert list(by_class(labels)) == [-1, 0, 3, 7]
+    assert {label: rows.tolist() for label, rows in by_class(labels, np.array([2, 5])).items()} == {3: [2], 7: [5]}
+    assert by_class(labels, np.array([], int)) == {}
+
+
+def looked_for_in_each_class(labels: np.ndarray, splits: np.ndarray, digests: np.ndarray, seed: int) -> np.ndarray:
+    """carve, as it was first written: the split of no image may ever change."""
+
+    def names(label: int) -> list[bytes]:
+        return [digests[row].tobytes() for row in range(len(labels)) if labels[row] == label and result[row] == "train"]
+
+    result = splits.copy()
+    flat_source = not (splits != "").any()
+    result[result == ""] = "train"
+    distinct = {label: len(set(names(label))) for label in np.unique(labels)}
+    for target, fraction, spare in (("test", 0.2 if flat_source else 0.0, 2), ("val", 0.1, 1)):
+        if fraction and target not in result:
+            chosen = set()
+            for label in np.unique(labels):
+                order = seeded_order(names(label), seed, target)
+                if distinct[label] >= 3:
+                    chosen |= set(order[: min(max(1, round(fraction * len(order))), len(order) - spare)])
+            for row in range(len(labels)):
+                if result[row] == "train" and digests[row].tobytes() in chosen:
+                    result[row] = target
+    return result
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 40)), min_size=1, max_size=120),
+    st.sampled_from([("",), ("train", "test"), ("train", "", "val")]),
+    st.integers(0, 5),
+)
+def test_rows_that_are_grouped_once_get_the_same_splits(
+    rows: list[tuple[int, int]], given_splits: tuple[str, ...], seed: int
+):
+    labels, digests = np.array([r[0] for r in rows]), digests_of([r[1] for r in rows])
+    splits = np.resize(np.array(given_splits, dtype="<U5"), len(rows))
+    expected = looked_for_in_each_class(labels, splits, digests, seed)
+    assert carve(labels, splits, digests, 0.2, 0.1, seed).tolist() == expected.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 40)), min_size=1, max_size=120), st.integers(0, 5))
+def test_rows_that_are_grouped_once_keep_the_same_images(rows: list[tuple[int, int]], seed: int):
+    labels, digests = np.array([r[0] for r in rows]), digests_of([r[1] for r in rows])
+    splits = np.resize(np.array(["train", "train", "val"]), len(rows))
+    limits, expected = {-1: 2, 0: 3, 1: 0, 3: 7}, set(np.flatnonzero(splits != "train").tolist())
+    for label in np.unique(labels):
+        own = [row for row in range(len(labels)) if labels[row] == label and splits[row] == "train"]
+        order = seeded_order([digests[row].tobytes() for row in own], seed, "limit")
+        own.sort(key=lambda row: (order.index(digests[row].tobytes()), row))
+        expected |= set(own[: limits.get(int(label), len(own))])
+    assert keep_per_class(labels, splits, digests, limits, seed).tolist() == sorted(expected)

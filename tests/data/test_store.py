@@ -6,9 +6,9 @@ import pytest
 from pictures import write_image
 
 from linnet.data import store as module
+from linnet.data.digests import digest_files
 from linnet.data.images import CropMode, eval_pixels, read_image, train_pixels
-from linnet.data.manifest import digest_files
-from linnet.data.store import Images
+from linnet.data.store import Images, stored_bytes
 from linnet.errors import UserError
 
 
@@ -134,3 +134,63 @@ def test_room_for_a_store_is_asked_for_before_it_is_decoded(paths: list[Path], m
     monkeypatch.setattr(module, "decode_in_order", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UserError, match="the store of decoded images needs at least .* MB in .*images"):
         Images(paths, digest_files(paths), 33, "eval")
+
+
+@pytest.mark.parametrize("shape", [(80, 60), (60, 80), (50, 50), (300, 40), (900, 40)])
+def test_what_a_set_takes_is_known_before_it_is_decoded(tmp_path: Path, shape: tuple[int, int]):
+    paths = [write_image(tmp_path / f"{i}.jpg", (9, 50, 20), seed=i, size=shape) for i in range(3)]
+    for fit in ("train", "eval"):
+        store = Images(paths, digest_files(paths), 32, fit)
+        assert stored_bytes(paths, 32, fit) == store.file.stat().st_size == sum(image.nbytes for image in store)
+
+
+def test_the_limit_is_compared_with_what_the_set_takes(paths: list[Path]):
+    """Not with what it would take if all its images were twice as long as wide."""
+    digests = digest_files(paths)
+    for fit in ("train", "eval"):
+        size = Images(paths, digests, 32, fit).file.stat().st_size
+        assert Images(paths, digests, 32, fit, limit_gb=size / 1e9).stored
+        assert not Images(paths, digests, 32, fit, limit_gb=(size - 1) / 1e9).stored
+
+
+def test_the_estimate_is_that_of_a_sample_over_the_whole_set(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MEASURED", 2)
+    many = [paths[0]] * 99 + [paths[3]]  # 60 x 50 and 90 x 50 pixels, 37 of the shorter side
+    assert stored_bytes(many, 32, "train") == 100 * 3 * 37 * (44 + 66) // 2
+    many[0] = many[0].with_name("gone.png")  # found again when it is decoded
+    assert stored_bytes(many, 32, "train") == 100 * 3 * 37 * (74 + 66) // 2
+
+
+def test_damage_that_the_sample_did_not_meet_is_found_when_the_image_is_read(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    digests = digest_files(paths)
+    store = Images(paths, digests, 32, "train")
+    expected, content = [image.copy() for image in store], bytearray(store.file.read_bytes())
+    content[expected[0].nbytes + 5] ^= 1
+    store.file.write_bytes(content)
+    monkeypatch.setattr(module, "CHECKED", 0)
+    again = Images(paths, digests, 32, "train")
+    assert not again.is_new and not caplog.text
+    for _ in range(2):
+        assert all(np.array_equal(image, wanted) for image, wanted in zip(again, expected, strict=True))
+        assert np.array_equal(again.part([1])[0], expected[1])
+    assert caplog.text.count("is damaged: what is damaged is decoded from its file") == 1
+    assert np.array_equal(again._bytes[: expected[0].nbytes], expected[0].ravel())  # the others come from the store
+    mended = Images(paths, digests, 32, "train")
+    assert mended.is_new
+    assert mended.file.read_bytes() == b"".join(image.tobytes() for image in expected)
+
+
+def test_each_image_is_compared_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    store = Images(paths, digest_files(paths), 32, "train")  # four images: the sample has all of them
+    monkeypatch.setattr(module.zlib, "crc32", lambda *_: pytest.fail("compared again"))
+    assert len([image.sum() for image in store]) == 4
+
+
+def test_parts_are_the_images_stored_or_not(paths: list[Path]):
+    digests = digest_files(paths)
+    for limit_gb in (20.0, 0.0):
+        images = Images(paths, digests, 32, "train", limit_gb)
+        for row, pixels in zip([2, 0], images.part([2, 0]), strict=True):
+            assert np.array_equal(pixels, images[row])

@@ -14,8 +14,8 @@ from PIL import Image
 import linnet
 from linnet.commands.distill import distill
 from linnet.commands.export import export as export_run
+from linnet.data.digests import digest_files
 from linnet.data.images import CropMode, eval_pixels
-from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.deploy import export
 from linnet.deploy.export import export_onnx, preprocessing

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from linnet.data.manifest import digest_files
+from linnet.data.digests import digest_files
 from linnet.data.store import Images
 from linnet.deploy.export import export_onnx
 from linnet.deploy.predictor import Prediction, collect, largest, load

@@ -10,8 +10,9 @@ from PIL import Image
 from torchvision.transforms import RandAugment
 
 from linnet.config import ShotsConfig
+from linnet.data.digests import digest_files
 from linnet.data.images import read_image
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.manifest import Manifest
 from linnet.evaluation.few_shot import choose_alpha, retrieval_logits, support_keys
 from linnet.teachers import load_teacher
 from linnet.teachers.base import VisionLanguageTeacher

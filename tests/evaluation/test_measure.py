@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pictures import write_image
 
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.evaluation.measure import Outcome, mistakes, name_images, numbers, of_classes, paired
 from linnet.metrics import all_metrics, softmax

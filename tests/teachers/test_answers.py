@@ -16,8 +16,9 @@ from PIL import Image
 
 from linnet.config import DataConfig
 from linnet.data.batches import TrainLoader, decode
+from linnet.data.digests import digest_files
 from linnet.data.load import load_manifest
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.errors import UserError

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pictures import write_image
 
+from linnet.data.digests import digest_files
 from linnet.data.images import read_image
-from linnet.data.manifest import digest_files
 from linnet.errors import UserError
 from linnet.teachers import cache as module
 from linnet.teachers import load_teacher

@@ -16,7 +16,7 @@ from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest
 from linnet.data.problems import report
 from linnet.data.sources import as_written
-from linnet.data.splits import seeded_order
+from linnet.data.splits import by_class, seeded_order
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -236,11 +236,11 @@ def _describe_classes(job: Job) -> list[tuple[str, str]]:
         The class and the text of each sentence.
     """
     file, manifest = job.file, job.manifest
-    rows = training_rows(manifest)
+    rows = by_class(manifest.labels, training_rows(manifest))
     questions = []
     for prompt, words in job.prompts.items():
         for label, info in enumerate(manifest.classes):
-            own = {manifest.digests[row].tobytes(): manifest.paths[row] for row in rows[manifest.labels[rows] == label]}
+            own = {manifest.digests[row].tobytes(): manifest.paths[row] for row in rows.get(label, ())}
             shown = seeded_order(own, job.settings.seed, "examples")[: job.provenance["examples"]]
             key = Asked("+".join(digest.hex() for digest in shown), info.name, prompt)
             paths = tuple(own[digest] for digest in shown)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from linnet.config import Config
 from linnet.data import views
 from linnet.data.manifest import Manifest
+from linnet.data.splits import by_class
 from linnet.data.store import Images
 from linnet.errors import UserError
 from linnet.step import Batch, TeacherOutput
@@ -116,17 +117,18 @@ def class_sample(labels_N: np.ndarray, power: float, size: int, rng: np.random.G
     Args:
         labels_N: class ids, -1 where unlabelled. power: 1 is an image drawn at random, 0 a class drawn at random.
     """
-    present, counts = np.unique(labels_N, return_counts=True)
+    own = by_class(labels_N)
+    present, counts = np.array(list(own)), np.array([len(rows) for rows in own.values()])
     chance = np.where(present < 0, 0.0, counts.astype(float) ** power)
     chance *= counts[present >= 0].sum() / len(labels_N) / chance.sum()
     chance[present < 0] = counts[present < 0] / len(labels_N)
     classes = rng.choice(len(present), size=size, p=chance)
-    rows = np.empty(size, dtype=np.int64)
-    for i, label in enumerate(present):
-        own, places = np.flatnonzero(labels_N == label), np.flatnonzero(classes == i)
-        rounds = [rng.permutation(own) for _ in range(-(-len(places) // len(own)))]
-        rows[places] = np.concatenate(rounds)[: len(places)] if rounds else own[:0]
-    return rows
+    drawn = np.empty(size, dtype=np.int64)
+    for i, places in by_class(classes).items():
+        rows = own[int(present[i])]
+        rounds = [rng.permutation(rows) for _ in range(-(-len(places) // len(rows)))]
+        drawn[places] = np.concatenate(rounds)[: len(places)]
+    return drawn
 
 
 def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
@@ -170,5 +172,5 @@ def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor
     """Every image once, in order, the last batch as small as it is: (B, 3, S, S) float32 in [0, 1]."""
     for start in range(0, math.ceil(len(images) / batch_size) * batch_size, batch_size):
         stop = min(start + batch_size, len(images))
-        pixels = np.stack([images[row] for row in range(start, stop)])
+        pixels = np.stack(images.part(range(start, stop)))
         yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

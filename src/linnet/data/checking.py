@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 
 from linnet.data.decoding import decode, has_sixteen_bits, suffixes
+from linnet.data.digests import as_bytes
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
@@ -49,7 +50,7 @@ DARK = "like all of 16 bits here it uses 14 of them or fewer, which does not say
 
 def examine(manifest: Manifest) -> Findings:
     """Decode every image of a manifest, or remember what came of it."""
-    distinct = {digest.tobytes(): path for digest, path in zip(manifest.digests, manifest.paths, strict=True)}
+    distinct = {digest: row for row, digest in enumerate(as_bytes(manifest.digests))}
     words = f"{VERSION}|{PIL.__version__}|{sorted(suffixes())}|"
     name = hashlib.sha256(words.encode() + b"".join(sorted(distinct))).hexdigest()[:24]
     file = cache_folder() / "checks" / f"{name}.json"
@@ -61,7 +62,7 @@ def examine(manifest: Manifest) -> Findings:
     with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(items), CHUNK):
             part = items[start : start + CHUNK]
-            examined = pool.map(_examine, (path for _, path in part))
+            examined = pool.map(_examine, (manifest.paths[row] for _, row in part))
             for (digest, _), (finding, largest) in zip(part, examined, strict=True):
                 if finding:
                     found[digest] = finding
@@ -126,8 +127,9 @@ def checked(manifest: Manifest, findings: Findings) -> Manifest:
 
 
 def _rows(manifest: Manifest, digests: Iterable[bytes]) -> np.ndarray:
-    wanted = set(digests)
-    return np.array([row for row, digest in enumerate(manifest.digests) if digest.tobytes() in wanted], dtype=int)
+    if not (wanted := set(digests)):
+        return np.empty(0, dtype=int)
+    return np.array([row for row, digest in enumerate(as_bytes(manifest.digests)) if digest in wanted], dtype=int)
 
 
 def _problems(manifest: Manifest, rows: np.ndarray, findings: Findings) -> list[Problem]:

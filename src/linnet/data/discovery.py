@@ -4,7 +4,7 @@ Nothing here needs torch.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,9 @@ class Listing(NamedTuple):
     unused: list[Problem]
 
 
+Lister = Callable[[Path], Listing]
+
+
 class Found(NamedTuple):
     """What lies below a folder, sorted."""
 
@@ -78,25 +81,29 @@ def list_folder(folder: Path) -> Listing:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    known = suffixes()
     for entry in entries:
         path = folder / entry.name
         is_link = entry.is_symlink()  # a link that leads nowhere is neither a folder nor a file
         is_folder = os.path.isdir(path) if is_link else entry.is_dir()
         is_file = os.path.isfile(path) if is_link else entry.is_file()
-        if reason := _left_out(path, is_folder, is_file):
+        if reason := _left_out(path, entry.name, is_folder, is_file):
             below = _files_below(path) if is_folder and not is_link else [path]
             listing.unused.extend(Problem("unused", file, reason) for file in below)
         elif is_folder:
             listing.folders.append(path)
-        elif path.suffix.lower() in suffixes():
+        elif os.path.splitext(entry.name)[1].lower() in known:
             listing.images.append(path)
         else:
             listing.unused.append(Problem("unused", path, _why_no_image(path)))
     return listing
 
 
-def look_through(folder: Path) -> Found:
+def look_through(folder: Path, list_one: Lister = list_folder) -> Found:
     """All images below a folder. A folder that is linked to is read once, and never one that the link lies in.
+
+    Args:
+        list_one: :func:`list_folder`, or one that remembers what it read.
 
     Raises:
         UserError: a folder cannot be read.
@@ -110,11 +117,12 @@ def look_through(folder: Path) -> Found:
             found.unused.append(Problem("unused", now, "links to folders that are read anyway"))
             continue
         seen.add(real)
-        own = list_folder(now)
+        own = list_one(now)
         waiting += own.folders
         found.images.extend(own.images)
         found.unused.extend(own.unused)
-    return Found(sorted(found.images), sorted(found.unused))
+    one = len(seen) == 1  # it is sorted already; to compare paths takes longer than all the rest
+    return Found(found.images if one else sorted(found.images), found.unused if one else sorted(found.unused))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -122,20 +130,22 @@ def find_images(folder: Path) -> list[Path]:
     return look_through(folder).images
 
 
-def holds_only_runs(folder: Path) -> bool:
-    """Whether a folder is one like ``runs/``, in which linnet put its runs."""
-    if is_run(folder):
-        return True
-    own = list_folder(folder)
+def holds_only_runs(folder: Path, list_one: Lister) -> bool:
+    """Whether a folder that is no run itself is one like ``runs/``, in which linnet put its runs."""
+    own = list_one(folder)
     has_runs = any(problem.detail == OF_A_RUN for problem in own.unused)
-    return not own.images and (has_runs or bool(own.folders)) and all(map(holds_only_runs, own.folders))
+    return (
+        not own.images
+        and (has_runs or bool(own.folders))
+        and all(holds_only_runs(inner, list_one) for inner in own.folders)
+    )
 
 
-def _left_out(path: Path, is_folder: bool, is_file: bool) -> str:
+def _left_out(path: Path, name: str, is_folder: bool, is_file: bool) -> str:
     """Why a file or folder is left out whatever is in it, or nothing."""
-    if maker := _maker(path.name):
-        return f"made by {maker} ({path.name.strip()})"
-    if path.name.startswith("."):
+    if maker := _maker(name):
+        return f"made by {maker} ({name.strip()})"
+    if name.startswith("."):
         return "hidden"
     if is_folder:
         return OF_A_RUN if is_run(path) else ""

@@ -95,9 +95,16 @@ def train_pixels(image: Image.Image, size: int) -> np.ndarray:
     Returns:
         uint8 (height, width, 3). A panorama is cut because a batch is as large as its largest image.
     """
+    resized = resize_shortest(image, round(TRAIN_MARGIN * size))
+    return np.asarray(middle(resized, *train_size(image.size, size)))
+
+
+def train_size(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height of the :func:`train_pixels` of an image of this width and height, in whatever way it is turned
+    and however long it is."""
     side = round(TRAIN_MARGIN * size)
-    resized = resize_shortest(image, side)
-    return np.asarray(middle(resized, min(resized.width, 2 * side), min(resized.height, 2 * side)))
+    width, height = shortest_size(shape, side)
+    return min(width, 2 * side), min(height, 2 * side)
 
 
 def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode, crop_pct: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from linnet.config import Config, DataConfig
 from linnet.data.checking import Findings, checked, examine, without_unreadable
+from linnet.data.digests import as_bytes
 from linnet.data.long_tail import thin_out
 from linnet.data.manifest import Manifest
 from linnet.data.novel import novel_classes
@@ -90,7 +91,7 @@ def _with_texts(manifest: Manifest, config: DataConfig) -> Manifest:
 
 def image_table(manifest: Manifest, config: DataConfig) -> ImageTable:
     """What texts are matched with."""
-    digests = [digest.tobytes().hex() for digest in manifest.digests]
+    digests = [digest.hex() for digest in as_bytes(manifest.digests)]
     return ImageTable(manifest.paths, digests, manifest.labels.tolist(), manifest.classes, Path(str(config.source)))
 
 
@@ -116,8 +117,8 @@ def _check(manifest: Manifest, source: str, training: bool) -> None:
         raise UserError(
             f"{source}: found only the class '{manifest.classes[0].name}'; a classifier needs at least two classes"
         )
-    trained = set(manifest.labels[manifest.splits == "train"].tolist())
-    missing = [info.name for i, info in enumerate(manifest.classes) if i not in trained and i not in manifest.novel]
+    excused = {*manifest.labels[manifest.splits == "train"].tolist(), *manifest.novel}
+    missing = [info.name for i, info in enumerate(manifest.classes) if i not in excused]
     if missing and training:
         raise UserError(
             f"{source}: no training image of {len(missing)} class(es), such as '{missing[0]}': "
@@ -160,7 +161,8 @@ def scored_part(config: Config, classes: tuple[ClassInfo, ...]) -> dict[str, Man
             f"{config.data.eval} has {len(names)} classes, the teacher {len(own)}, and the names must be the same "
             f"(only in the data: {', '.join(only[0]) or 'none'}; only the teacher's: {', '.join(only[1]) or 'none'})"
         )
-    order = np.array([own.index(name) for name in names])
+    place = {name: i for i, name in enumerate(own)}
+    order = np.array([place[name] for name in names])
     manifest = replace(manifest, labels=order[manifest.labels], classes=classes)
     splits = {part: manifest.take(manifest.rows(part)) for part in ("val", "test") if len(manifest.rows(part))}
     if not splits:

@@ -1,19 +1,16 @@
 """The manifest: one table of images that every source becomes. Which image, which class, which split, nothing else."""
 
 import hashlib
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
+from linnet.data.digests import as_bytes
+from linnet.data.paths import Paths
 from linnet.data.problems import Kind, Problem
 from linnet.text.classes import ClassInfo
-
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Manifest:
     """Images with labels and splits, and the class table. Class ids of a folder follow the sorted class names.
 
     Attributes:
-        paths: image files.
+        paths: image files; any sequence of paths may be given.
         labels: (n,) int64 class ids; -1 marks an unlabelled image.
         splits: (n,) "train", "val" or "test".
         digests: (n, 16) uint8, BLAKE2b of each file's bytes: what identifies an image everywhere in linnet.
@@ -32,7 +29,7 @@ class Manifest:
         problems: files that were left out, and what is wrong with others.
     """
 
-    paths: tuple[Path, ...]
+    paths: Paths
     labels: np.ndarray
     splits: np.ndarray
     digests: np.ndarray
@@ -40,6 +37,10 @@ class Manifest:
     texts: tuple[tuple[str, ...], ...] | None = None
     novel: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Paths):
+            object.__setattr__(self, "paths", Paths(self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,10 +58,9 @@ class Manifest:
 
     def take(self, rows: np.ndarray) -> "Manifest":
         texts = None if self.texts is None else tuple(self.texts[i] for i in rows)
-        paths = tuple(self.paths[i] for i in rows)
         return replace(
             self,
-            paths=paths,
+            paths=self.paths.take(rows),
             labels=self.labels[rows],
             splits=self.splits[rows],
             digests=self.digests[rows],
@@ -70,24 +70,22 @@ class Manifest:
     @cached_property
     def content_hash(self) -> str:
         """Changes when an image's bytes, a label, a split or a class name changes; not when a file moves."""
-        table = sorted(
-            zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.splits.tolist(), strict=True)
-        )
+        table = sorted(zip(as_bytes(self.digests), self.labels.tolist(), self.splits.tolist(), strict=True))
         return hashlib.sha256(repr((table, self.classes, self.novel)).encode()).hexdigest()
 
     @cached_property
     def texts_hash(self) -> str:
         """Changes when a text of an image changes; not when a file moves."""
-        rows = zip((d.tobytes() for d in self.digests), self.labels.tolist(), self.texts or (), strict=False)
+        rows = zip(as_bytes(self.digests), self.labels.tolist(), self.texts or (), strict=False)
         return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
 
 
 def leaks(manifest: Manifest) -> list[Problem]:
     """Val and test images that are, byte for byte, also training images, and test images that are also val images."""
     earlier: dict[bytes, int] = {}
-    found = []
+    found, digests = [], as_bytes(manifest.digests)
     for split in ("train", "val", "test"):
-        rows = {int(row): manifest.digests[row].tobytes() for row in manifest.rows(split)}
+        rows = {row: digests[row] for row in manifest.rows(split).tolist()}
         for row, digest in rows.items():
             if digest in earlier:
                 found.append(Problem("leak", manifest.paths[row], f"also {manifest.paths[earlier[digest]]}"))
@@ -99,31 +97,15 @@ def leaks(manifest: Manifest) -> list[Problem]:
 def in_two_classes(manifest: Manifest) -> list[Problem]:
     """Images that lie, byte for byte, in more than one class."""
     by_digest: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(manifest.digests):
-        by_digest.setdefault(digest.tobytes(), []).append(row)
+    for row, digest in enumerate(as_bytes(manifest.digests)):
+        by_digest.setdefault(digest, []).append(row)
     found = []
     for rows in by_digest.values():
-        for row in rows:
+        for row in rows if len(rows) > 1 else ():
             other = next((one for one in rows if manifest.labels[one] != manifest.labels[row]), None)
             if other is not None:
                 found.append(Problem("two classes", manifest.paths[row], f"also {manifest.paths[other]}"))
     return list(dict.fromkeys(found))  # a list may name an image twice
-
-
-def digest_files(paths: list[Path]) -> np.ndarray:
-    """(n, 16) uint8: BLAKE2b of the bytes of each file; of one that cannot be read, of its path: when the images are
-    checked, it is found again."""
-
-    def digest(path: Path) -> bytes:
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b"cannot be read: " + os.fsencode(path)
-        return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-
-    with ThreadPoolExecutor() as pool:
-        digests = b"".join(pool.map(digest, paths))
-    return np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def describe(manifest: Manifest) -> str:

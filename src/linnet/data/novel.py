@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from linnet.config import Config, DataConfig, ShotsConfig
+from linnet.data.digests import as_bytes
 from linnet.data.manifest import Manifest
 from linnet.data.problems import SHOWN
-from linnet.data.splits import seeded_order
+from linnet.data.splits import by_class, seeded_order
 from linnet.errors import UserError
 from linnet.text.class_lists import read_names
 from linnet.text.classes import ClassInfo, find_class
@@ -107,8 +108,8 @@ def novel_data(manifest: Manifest, config: Config) -> NovelData:
         UserError: a novel class without a test image, or a class with too few images for the shots.
     """
     base, novel, shots = base_part(manifest), novel_part(manifest, config.data), config.shots
-    trained = {digest.tobytes() for digest in base.digests[base.splits != "test"]}
-    twins = [path for path, digest in zip(novel.paths, novel.digests, strict=True) if digest.tobytes() in trained]
+    trained = set(as_bytes(base.digests[base.splits != "test"]))
+    twins = [path for path, digest in zip(novel.paths, as_bytes(novel.digests), strict=True) if digest in trained]
     if twins:
         log.warning(
             "%d images of novel classes are byte for byte also images of base classes: check their labels, such as %s",
@@ -146,9 +147,9 @@ def support_part(manifest: Manifest, shots: int, seed: int) -> Manifest:
         UserError: a class has fewer.
     """
     chosen: list[int] = []
+    own, names = by_class(manifest.labels, manifest.rows("train")), as_bytes(manifest.digests)
     for label, info in enumerate(manifest.classes):
-        rows = np.flatnonzero((manifest.labels == label) & (manifest.splits == "train"))
-        first = {manifest.digests[row].tobytes(): int(row) for row in rows[::-1]}  # of twins the first
+        first = {names[row]: row for row in own[label].tolist()[::-1]} if label in own else {}  # of twins the first
         order = seeded_order(first, seed, "support")
         if len(order) < shots:
             raise UserError(
@@ -161,9 +162,9 @@ def support_part(manifest: Manifest, shots: int, seed: int) -> Manifest:
 
 def without(manifest: Manifest, support: Manifest) -> Manifest:
     """The images that are not, byte for byte, among the support images."""
-    left_out = {digest.tobytes() for digest in support.digests}
+    left_out = set(as_bytes(support.digests))
     return manifest.take(
-        np.array([i for i, d in enumerate(manifest.digests) if d.tobytes() not in left_out], dtype=int)
+        np.array([i for i, d in enumerate(as_bytes(manifest.digests)) if d not in left_out], dtype=int)
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from linnet.config import DataConfig
 from linnet.data.checking import checked, examine, without_unreadable
+from linnet.data.digests import as_bytes
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.novel import training_part
@@ -158,7 +159,7 @@ class OwnData:
         """Digests of the images that it was trained on."""
         if self.without_training:
             return set()
-        return {self.rows.digests[row].tobytes() for row in self.rows.rows("train")}
+        return set(as_bytes(self.rows.digests[self.rows.rows("train")]))
 
     def hash_of(self, split: str) -> str:
         return content_hash(self.rows.take(self.rows.rows(split)))
@@ -207,7 +208,8 @@ def part_of(rows: Manifest, split: Split, source: str) -> tuple[Manifest, Split]
 
 def content_hash(rows: Manifest) -> str:
     """Of images and the names of their classes, in whatever order and wherever they lie."""
-    table = sorted((d.tobytes(), rows.class_names[i]) for d, i in zip(rows.digests, rows.labels, strict=True))
+    names = rows.class_names
+    table = sorted((d, names[i]) for d, i in zip(as_bytes(rows.digests), rows.labels.tolist(), strict=True))
     return hashlib.sha256(repr(table).encode()).hexdigest()
 
 
@@ -216,7 +218,7 @@ def trained_on(rows: Manifest, own: OwnData | None) -> int | None:
     if own is None:
         return None
     try:
-        return sum(digest.tobytes() in own.trained for digest in rows.digests)
+        return sum(digest in own.trained for digest in as_bytes(rows.digests))
     except UserError:
         return None
 

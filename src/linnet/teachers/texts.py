@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from linnet.data.manifest import DIGEST_BYTES
+from linnet.data.digests import DIGEST_BYTES
 from linnet.progress import Bar
 from linnet.teachers.base import TextEncoder, VisionLanguageTeacher
 from linnet.teachers.cache import TeacherCache

@@ -4,7 +4,9 @@ import numpy as np
 
 from linnet.config import DataConfig
 from linnet.data import aviary
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
+from linnet.data.paths import Paths
 from linnet.data.sources.base import Source
 from linnet.errors import UserError, did_you_mean
 from linnet.fields import coerce
@@ -41,7 +43,7 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     birds = aviary.build(**options)
     paths = [bird.path for bird in birds.images]
     return Manifest(
-        tuple(paths),
+        Paths(paths),
         np.array([bird.species for bird in birds.images], dtype=np.int64),
         np.array([bird.split for bird in birds.images], dtype="<U5"),
         digest_files(paths),

@@ -1,13 +1,16 @@
 """``FOLDER``: image folders with or without splits, one folder of images per class."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from linnet.config import DataConfig
-from linnet.data.discovery import Listing, find_images, holds_only_runs, list_folder, look_through
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.discovery import Lister, Listing, find_images, holds_only_runs, list_folder, look_through
+from linnet.data.manifest import Manifest
+from linnet.data.paths import Paths
 from linnet.data.problems import SHOWN, Problem, in_words
 from linnet.data.sources.base import Source
 from linnet.errors import UserError
@@ -33,13 +36,14 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     """
     root = Path(data)
     _check_folder(root)
-    top = _class_folders(root)
-    by_split = _splits(root, top.folders, training, config.test == "none")
+    list_one = cache(list_folder)  # each folder is read once
+    top = _class_folders(root, list_one)
+    by_split = _splits(root, top.folders, training, config.test == "none", list_one)
     problems, by_class = list(top.unused), []
     if root not in by_split.values():
         problems += [Problem("unused", image, "beside the splits, in none of them") for image in top.images]
     for split, split_folder in by_split.items():
-        own = top if split_folder == root else _class_folders(split_folder)
+        own = top if split_folder == root else _class_folders(split_folder, list_one)
         problems += [] if own is top else own.unused
         if own.images:
             raise UserError(
@@ -53,7 +57,7 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     number = {name: i for i, name in enumerate(names)}
     paths, labels, splits, empty = [], [], [], []
     for split, folder in by_class:
-        found = look_through(folder)
+        found = look_through(folder, list_one)
         problems += found.unused
         if not found.images:
             empty.append((folder, found.unused))
@@ -62,12 +66,12 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
         splits += [split] * len(found.images)
     full = [folder for _, folder in by_class if folder not in dict(empty)]
     if len({composed(folder.name) for folder in full}) == 1:
-        _check_wrapper(root, full)
+        _check_wrapper(root, full, list_one)
     if empty:
         raise UserError(_no_images(empty))
     labels_N, splits_N = np.array(labels, dtype=np.int64), np.array(splits, dtype="<U5")
     digests, classes = digest_files(paths), class_table(names)
-    return Manifest(tuple(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
+    return Manifest(Paths(paths), labels_N, splits_N, digests, classes, problems=tuple(problems))
 
 
 def _check_folder(root: Path) -> None:
@@ -79,15 +83,15 @@ def _check_folder(root: Path) -> None:
         )
 
 
-def _class_folders(folder: Path) -> Listing:
+def _class_folders(folder: Path, list_one: Lister) -> Listing:
     """What lies in a folder, without runs that linnet put there."""
-    own = list_folder(folder)
-    runs = [inner for inner in own.folders if holds_only_runs(inner)]
-    unused = [problem for inner in runs for problem in look_through(inner).unused]
+    own = list_one(folder)
+    runs = [inner for inner in own.folders if holds_only_runs(inner, list_one)]
+    unused = [problem for inner in runs for problem in look_through(inner, list_one).unused]
     return Listing([inner for inner in own.folders if inner not in runs], own.images, own.unused + unused)
 
 
-def _splits(root: Path, folders: list[Path], training: bool, without_test: bool) -> dict[str, Path]:
+def _splits(root: Path, folders: list[Path], training: bool, without_test: bool, list_one: Lister) -> dict[str, Path]:
     """Split -> its folder; "" -> the folder of a source without splits.
 
     Raises:
@@ -106,7 +110,7 @@ def _splits(root: Path, folders: list[Path], training: bool, without_test: bool)
                 f"{root} has {', '.join(f.name + '/' for f in folders)} but no train/ folder "
                 "(rename a class that has the name of a split)"
             )
-        inner = [around for folder in folders if (around := _around_splits(folder))]
+        inner = [around for folder in folders if (around := _around_splits(folder, list_one))]
         if len(inner) == len(folders) > 1:
             raise UserError(
                 f"{root}: every folder, such as {inner[0].name}/, has splits in it: turn them round, as in "
@@ -131,23 +135,24 @@ def _split(folder: Path) -> str:
     return SPLIT_FOLDERS.get(folder.name.lower(), "")
 
 
-def _around_splits(folder: Path) -> Path | None:
+def _around_splits(folder: Path, list_one: Lister) -> Path | None:
     """The folder that holds train/ and other splits and nothing else: this one, or one that it only wraps."""
-    own = list_folder(folder)
+    own = list_one(folder)
     if not own.images and "train" in map(_split, own.folders) and all(map(_split, own.folders)):
         return folder
-    return _around_splits(own.folders[0]) if not own.images and len(own.folders) == 1 else None
+    return _around_splits(own.folders[0], list_one) if not own.images and len(own.folders) == 1 else None
 
 
-def _check_wrapper(root: Path, folders: list[Path]) -> None:
+def _check_wrapper(root: Path, folders: list[Path], list_one: Lister) -> None:
     """Of the folders that hold all images, one for each split."""
-    first, count = folders[0], len(list_folder(folders[0]).folders)
-    if list_folder(first).images or count < 2:
+    first, inside = folders[0], list_one(folders[0])
+    count = len(inside.folders)
+    if inside.images or count < 2:
         return
     if len(folders) > 1:
         raise UserError(
             f"{root} holds the one class folder {first.name}/ in each split: if its {count} folders are the classes, "
-            f"move them up, as in {first.parent.name}/{list_folder(first).folders[0].name}/"
+            f"move them up, as in {first.parent.name}/{inside.folders[0].name}/"
         )
     raise UserError(
         f"{root} holds the one class folder {first.name}/ with images: if its {count} folders are the classes, "

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from linnet.config import DataConfig
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
+from linnet.data.paths import Paths
 from linnet.data.problems import Problem
 from linnet.data.sources.base import Source
 from linnet.data.sources.folder import SPLIT_FOLDERS as SPLIT_WORDS
@@ -86,7 +88,7 @@ def read(data: str, training: bool, config: DataConfig = DataConfig()) -> Manife
     paths = [Path(path) for split in by_split for path in found[split]]
     labels_N = np.array([number[label] for one in by_split.values() for label in one.labels], dtype=np.int64)
     splits_N = np.repeat(np.array(list(by_split), dtype="<U5"), [len(one.labels) for one in by_split.values()])
-    return Manifest(tuple(paths), labels_N, splits_N, digest_files(paths), classes, problems=tuple(problems))
+    return Manifest(Paths(paths), labels_N, splits_N, digest_files(paths), classes, problems=tuple(problems))
 
 
 def _place(data: str) -> tuple[Path, Path]:

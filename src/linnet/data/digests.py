@@ -1,0 +1,165 @@
+"""Digests: what identifies an image everywhere in linnet is the hash of its file's bytes.
+
+A file is read and hashed once. Its digest is kept in linnet's cache under the file's path, size, times and inode, as
+git does it, and at each start some files are hashed again, so that a disk whose times tell lies is found out.
+
+Nothing here needs torch.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from linnet.errors import UserError
+from linnet.files import cache_folder, write_atomically
+from linnet.tensor_files import read_checked, with_checksum
+
+log = logging.getLogger("linnet")
+
+DIGEST_BYTES = 16
+SAMPLED = 256  # files that are hashed again at each start, though they seem unchanged
+RACY = 2 * 10**9  # nanoseconds: a file that changed so shortly ago can change again within one tick of its times
+CHUNK = 256  # files of one task for the threads: a task each would take longer than the files
+VERSION = 1  # part of every file's name: raise it when something else is kept
+
+
+def as_bytes(digests: np.ndarray) -> list[bytes]:
+    """(n, d) uint8 -> each row as bytes, which sets and dictionaries can hold. One pass, not a call for each row."""
+    content, width = digests.tobytes(), digests.shape[1]
+    return [content[start : start + width] for start in range(0, len(content), width)]
+
+
+def digest_files(paths: Sequence[Path]) -> np.ndarray:
+    """(n, 16) uint8: BLAKE2b of the bytes of each file; of one that cannot be read, of its path: when the images are
+    checked, it is found again.
+
+    Files that look as they did when they were hashed are not read again, but for a random sample of them. If one of
+    these has other bytes, all are hashed, which is said.
+    """
+    if not len(paths):
+        return np.empty((0, DIGEST_BYTES), dtype=np.uint8)
+    file, (looks_N, settled_N) = _file_of(paths), _looks(paths)
+    old_looks, old_digests = _remembered(file)
+    place_N = _places(looks_N, old_looks)
+    if not _still_true(paths, place_N, old_digests):
+        log.warning("some images have other bytes, though their size and times have not changed: all are read again")
+        old_looks, old_digests = old_looks[:0], old_digests[:0]
+        place_N[:] = -1
+    new = np.flatnonzero(place_N < 0)
+    digests_N = np.empty((len(paths), DIGEST_BYTES), dtype=np.uint8)
+    digests_N[place_N >= 0] = old_digests[place_N[place_N >= 0]]
+    digests_N[new], was_read = _hashed([paths[row] for row in new.tolist()])
+    settled_N[new] &= was_read
+    if file and settled_N[new].any():
+        others = np.setdiff1d(np.arange(len(old_looks)), place_N)[: len(paths)]  # such as those of other splits
+        _remember(
+            file,
+            np.concatenate([looks_N[settled_N], old_looks[others]]),
+            np.concatenate([digests_N[settled_N], old_digests[others]]),
+        )
+    return digests_N
+
+
+def _file_of(paths: Sequence[Path]) -> Path | None:
+    """Where the digests of such files are kept: one file for a folder and all below it."""
+    first, last = (os.path.abspath(path) for path in (min(paths, key=os.fspath), max(paths, key=os.fspath)))
+    folder = os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])
+    name = hashlib.sha256(f"{VERSION}|".encode() + os.fsencode(folder)).hexdigest()[:24]
+    with suppress(UserError):  # there is no cache: whoever needs one will say so
+        return cache_folder() / "digests" / f"{name}.safetensors"
+    return None
+
+
+def _looks(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """What tells whether a file changed, (n, 16) uint8, and (n,) bool, whether that can be relied on."""
+    now, here = time.time_ns(), os.getcwd()
+
+    def look(path: Path) -> tuple[bytes, bool]:
+        try:
+            seen = os.stat(path)
+        except OSError:
+            return bytes(DIGEST_BYTES), False
+        words = f"{seen.st_size}|{seen.st_mtime_ns}|{seen.st_ctime_ns}|{seen.st_ino}|"
+        is_settled = max(seen.st_mtime_ns, seen.st_ctime_ns) < now - RACY
+        return _hash(words.encode() + os.fsencode(os.path.join(here, path))), is_settled
+
+    return _table(look, paths)
+
+
+def _hashed(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 16) uint8, and (n,) bool, whether the file could be read."""
+
+    def digest(path: Path) -> tuple[bytes, bool]:
+        try:
+            return _hash(path.read_bytes()), True
+        except OSError:
+            return _hash(b"cannot be read: " + os.fsencode(path)), False
+
+    return _table(digest, paths)
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def _table(function: Callable[[Path], tuple[bytes, bool]], paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """What ``function`` says of each file, asked by threads: (n, 16) uint8 and (n,) bool."""
+
+    def of_part(start: int) -> tuple[bytes, bytes]:
+        rows = [function(path) for path in paths[start : start + CHUNK]]
+        return b"".join(row[0] for row in rows), bytes(row[1] for row in rows)
+
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(of_part, range(0, len(paths), CHUNK)))
+    content, flags = (b"".join(part) for part in zip(*parts, strict=True)) if parts else (b"", b"")
+    return np.frombuffer(content, np.uint8).reshape(-1, DIGEST_BYTES), np.array(np.frombuffer(flags, bool))
+
+
+def _places(looks_N: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(n,) the row of ``known`` (m, 16) that is the same, or -1. Half of each is searched for, the whole compared."""
+    if not len(known):
+        return np.full(len(looks_N), -1)
+    halves, known_halves = (np.ascontiguousarray(rows).view(np.uint64)[:, 0] for rows in (looks_N, known))
+    order = np.argsort(known_halves)
+    place_N = order[np.searchsorted(known_halves, halves, sorter=order).clip(max=len(order) - 1)]
+    return np.where((known[place_N] == looks_N).all(axis=1), place_N, -1)
+
+
+def _still_true(paths: Sequence[Path], place_N: np.ndarray, digests: np.ndarray) -> bool:
+    """Whether some of the files that are known have the bytes that they had. One that cannot be read any more is marked
+    as unknown."""
+    rows = np.flatnonzero(place_N >= 0)
+    if len(rows) > SAMPLED:
+        rows = np.random.default_rng().choice(rows, SAMPLED, replace=False)  # others at each start
+    again, was_read = _hashed([paths[row] for row in rows.tolist()])
+    expected = digests[place_N[rows]]
+    place_N[rows[~was_read]] = -1
+    return bool((again[was_read] == expected[was_read]).all())
+
+
+def _remembered(file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Looks and digests, both (m, 16) uint8; of a file that is not there or damaged none."""
+    from safetensors.numpy import load
+
+    nothing = np.empty((0, DIGEST_BYTES), dtype=np.uint8)
+    try:
+        kept = load(read_checked(file)[0]) if file else {}
+        looks, digests = kept["looks"], kept["digests"]
+    except Exception:  # safetensors has errors of its own; whatever it is, the files are hashed again
+        return nothing, nothing
+    is_whole = looks.shape == digests.shape == (len(looks), DIGEST_BYTES) and looks.dtype == digests.dtype == np.uint8
+    return (looks, digests) if is_whole else (nothing, nothing)
+
+
+def _remember(file: Path, looks: np.ndarray, digests: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    with suppress(UserError):  # a disk that is full or may not be written: they are hashed again
+        write_atomically(file, with_checksum(save({"looks": looks, "digests": digests})))
