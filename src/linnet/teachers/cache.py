@@ -80,6 +80,7 @@ class TeacherCache:
         policy: the view policy in words, with its versions and seeds: part of the space.
         root: folder of all spaces; by default linnet's cache folder.
         device: where the teacher runs.
+        turn: processes that give the same do not compute at the same time.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TeacherCache:
         policy: str = "center",
         root: Path | None = None,
         device: torch.device | None = None,
+        turn: str = "",
     ):
         self.teacher, self.device = teacher, device or torch.device("cpu")
         space = {
@@ -102,6 +104,7 @@ class TeacherCache:
         if not (self.folder / "space.json").exists():
             write_atomically(self.folder / "space.json", json.dumps({"teacher": teacher.id, **space}, indent=1))
         clear_leftovers(self.folder)
+        self._lock = self.folder / f".lock{turn}"
         self.computed = 0  # rows that this object had to compute
         self.rows = Rows()
         self._opened: set[Path] = set()
@@ -111,6 +114,11 @@ class TeacherCache:
         """What other processes have written since the last look is there, too."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
             self._open(path)
+
+    def missing(self, digests: np.ndarray, view: int = CENTER_VIEW) -> dict[bytes, int]:
+        """The keys of the rows of one view that are not there -> one of the n images, of those with the same bytes."""
+        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
+        return {key: image for key, image in wanted.items() if key not in self.rows}
 
     def fill(
         self,
@@ -155,12 +163,11 @@ class TeacherCache:
     ) -> None:
         """``batch`` at a time is read, the next ones while the outputs of these are computed. What was computed is
         kept, however this ends. Of several processes that ask the same, one computes and the others wait."""
-        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
-        if all(key in self.rows for key in wanted):
+        if not self.missing(digests, view):
             return
-        with in_turn(self.folder / ".lock"):
+        with in_turn(self._lock):
             self._open_new()
-            missing = {key: image for key, image in wanted.items() if key not in self.rows}
+            missing = self.missing(digests, view)
             keys = list(missing)
             parts = [[missing[key] for key in keys[start : start + batch]] for start in range(0, len(keys), batch)]
             self._keep(keys, (outputs(part) for part in read_ahead(read, parts)), progress)
