@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import linnet
-from linnet.processes import PLACE, drop_leftovers, is_first
+from linnet.processes import PLACE, Team, drop_leftovers, is_first
 
 WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
@@ -67,3 +67,32 @@ def test_a_run_is_trained_and_told_of(left, monkeypatch, capsys, tmp_path: Path)
     main(["distill", "aviary:species=2,images=3", *words, "--out", str(tmp_path / "run")])
     assert capsys.readouterr().out == f"{tmp_path / 'run'}\n"
     assert linnet.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("said", [[True, False], [False, True], [True, True]])
+def test_a_team_ends_with_whoever_fails(said):
+    heard = []
+
+    def tell(well: bool) -> list[bool]:
+        heard.append(well)
+        return [well, said[1]]
+
+    def work() -> str:
+        if not said[0]:
+            raise OSError("here")
+        return "done"
+
+    team = Team(0, 2, tell)
+    if not said[0]:
+        with pytest.raises(OSError, match="here"):
+            team.together("working", work)
+    elif not said[1]:
+        with pytest.raises(linnet.UserError, match="process 1 of the others failed while working"):
+            team.together("working", work)
+    else:
+        assert team.together("working", work) == "done"
+    assert heard == [said[0]]
+
+
+def test_one_process_is_a_team_of_its_own():
+    assert Team().together("working", lambda: 3) == 3

@@ -3,10 +3,16 @@
 import atexit
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, TypeVar
+
+from linnet.errors import UserError
+
+Result = TypeVar("Result")
 
 log = logging.getLogger("linnet")
 
@@ -80,6 +86,51 @@ def said_by_the_first(accelerator: Any, word: str) -> str:
     letters[: len(word)] = torch.tensor([*word.encode()])
     heard = broadcast(letters.to(accelerator.device), from_process=0)
     return bytes(heard.tolist()).rstrip(b"\0").decode()
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that share a piece of work; by default one process alone.
+
+    Attributes:
+        rank, world: which of the processes on this machine this is, and of how many.
+        tell: says to all, on every machine, whether this one did well; waits for the others and gives what all said.
+    """
+
+    rank: int = 0
+    world: int = 1
+    tell: Callable[[bool], list[bool]] = lambda well: [well]
+
+    def together(self, words: str, work: Callable[[], Result]) -> Result:
+        """What ``work`` gives here, as soon as every process has done its own.
+
+        Args:
+            words: what is done, for the error, as in "asking the teacher".
+
+        Raises:
+            UserError: another process failed; nobody waits for it. What fails here is raised as it is.
+        """
+        try:
+            result = work()
+        except Exception:
+            self.tell(False)
+            raise
+        if failed := [number for number, well in enumerate(self.tell(True)) if not well]:
+            raise UserError(f"process {failed[0]} of the others failed while {words}: see its own message")
+        return result
+
+
+def team_around(accelerator: Any) -> Team:
+    """The processes of a run on this machine."""
+    import torch
+    from accelerate.utils import gather
+
+    def tell(well: bool) -> list[bool]:
+        return [bool(said) for said in gather(torch.tensor([int(well)], device=accelerator.device)).tolist()]
+
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return Team(accelerator.local_process_index, int(os.environ["LOCAL_WORLD_SIZE"]), tell)
+    return Team(accelerator.process_index, accelerator.num_processes, tell)
 
 
 def _leave_the_others() -> None:

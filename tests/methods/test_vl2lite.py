@@ -61,6 +61,25 @@ def test_published_terms_are_the_naive_sums(method: str, weight: float, number: 
 
 
 @pytest.mark.parametrize("method", ["vl2lite", "pand"])
+def test_text_term_and_its_gradients_are_those_of_unit_features_and_unit_texts(method: str):
+    """It is computed in another order than it is written in the paper."""
+    made, data, out, other = text_method(method), text_batch(), text_student(), text_student()
+    base = getattr(made, "base", made)
+    weights = [*base.condense_text.parameters()]
+    _, text = base.alignment(data, out)
+    unit_BD = torch.nn.functional.normalize(other.features_BD, dim=1)
+    unit_CD = torch.nn.functional.normalize(base.condense_text(bank()), dim=1)
+    student, teacher = (logits / 2 for logits in (unit_BD @ unit_CD.T / 0.07, base.teacher_logits(data)))
+    p, q = torch.softmax(teacher, dim=1), torch.softmax(student, dim=1)
+    naive = 4 * (p * (p / q).log()).sum(dim=1).mean()
+    assert torch.allclose(text, naive, rtol=1e-10)
+    ours = torch.autograd.grad(text, [out.features_BD, *weights])
+    for own, expected in zip(ours, torch.autograd.grad(naive, [other.features_BD, *weights]), strict=True):
+        assert torch.allclose(own, expected, rtol=1e-8, atol=1e-12)
+        assert expected.norm() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["vl2lite", "pand"])
 def test_constant_weights_from_scratch_and_published_ones_for_a_pretrained_student(method: str):
     data, out = text_batch(), text_student()
     terms = text_method(method)(data, out, Progress(0, 10))

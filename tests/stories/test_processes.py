@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 
 import linnet
@@ -29,22 +31,38 @@ OPTIONS = {
 WORDS = {"teacher": "mini-clip", "student": "test_vit", "method": "pand"}
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
 
 
+def teacher_rows(cache: Path) -> list[dict[bytes, np.ndarray]]:
+    """Of each shard of a cache: row key -> what the teacher said."""
+    shards = [load_numpy(path) for path in (cache / "teacher").glob("*/*.safetensors")]
+    return [{key.tobytes(): row for key, row in zip(own["keys"], own["rows"], strict=True)} for own in shards]
+
+
 def test_two_processes_train_the_student_that_one_does_and_score_every_image_once(
-    make_folder: Callable[..., Path], tmp_path: Path
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Processes that never joined, or never averaged their gradients, would train on half of each batch, silently."""
-    photos = make_folder(images=20)
+    """Processes that never joined, or never averaged their gradients, would train on half of each batch, silently. Each
+    asks the teacher about its own half of the images."""
+    photos, caches = make_folder(images=20), {name: tmp_path / f"cache-{name}" for name in ("alone", "both")}
+    monkeypatch.setenv("LINNET_CACHE", str(caches["alone"]))
     alone = linnet.distill(photos, **WORDS, out=tmp_path / "alone", options={**OPTIONS, "export": False})
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**OPTIONS, **WORDS}.items()]
-    done = torchrun("-m", "linnet", "distill", str(photos), *flags, "--no-export", "--out", str(tmp_path / "both"))
+    done = torchrun("-m", "linnet", "distill", str(photos), *flags, "--no-export", "--out", str(tmp_path / "both"), LINNET_CACHE=str(caches["both"]))  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path / "both")]  # said once, by one process
+    shards, halves = teacher_rows(caches["alone"]), teacher_rows(caches["both"])
+    expected = {key: row for shard in shards for key, row in shard.items()}
+    found = {key: row for shard in halves for key, row in shard.items()}
+    assert len(halves) == 2 * len(shards)  # of train, val and test, one by each
+    assert len(found) == sum(map(len, halves)) == 60
+    assert max(map(len, halves)) < max(map(len, shards))
+    assert expected.keys() == found.keys()
+    assert all(np.allclose(found[key], expected[key], atol=1e-3) for key in found)
     both = Run(tmp_path / "both")
     for split in ("val", "test"):
         runs = [pyarrow.parquet.read_table(run.predictions / f"{split}.parquet") for run in (alone, both)]

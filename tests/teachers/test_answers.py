@@ -2,8 +2,11 @@
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +25,10 @@ from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.errors import UserError
+from linnet.processes import Team
 from linnet.students.student import Student
 from linnet.teachers import answers, load_teacher, prompts
-from linnet.teachers.answers import Answers, ask, class_head
+from linnet.teachers.answers import Answers, ask, ask_together, class_head
 from linnet.teachers.base import ClassHead, Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import TeacherCache, center_pixels
 from linnet.teachers.probe import linear_probe
@@ -233,6 +237,95 @@ def test_whoever_is_stopped_is_told_that_nothing_is_lost(
     monkeypatch.setattr(TeacherCache, "fill", stop)
     with pytest.raises(KeyboardInterrupt, match="7 answers of the teacher were added .* the same command goes on"):
         room.ask(teacher)
+
+
+# --- several processes ---
+
+
+def side_by_side(room: Room, teachers: list[Teacher], views: str = "center") -> list[Exception | None]:
+    """ask_together() by as many threads as there are teachers, each in the place of a process -> what each raised."""
+    meet, said = threading.Barrier(len(teachers), timeout=120), [True] * len(teachers)
+
+    def tell(rank: int, well: bool) -> list[bool]:
+        said[rank] = well
+        meet.wait()
+        heard = [*said]
+        meet.wait()
+        return heard
+
+    def work(rank: int) -> Exception | None:
+        options = {"teacher.views": views, "teacher.cache": room.folder}
+        config, _ = settings(SOURCE, teacher=teachers[rank].id, options=options)
+        try:
+            team = Team(rank, len(teachers), partial(tell, rank))
+            ask_together(config, teachers[rank], room.splits, CPU, team)
+        except Exception as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(teachers)) as pool:
+        return list(pool.map(work, range(len(teachers))))
+
+
+def three_of_a_kind() -> list[VisionLanguageTeacher]:
+    teachers = [load_teacher("mini-clip") for _ in range(3)]
+    return [teacher for teacher in teachers if isinstance(teacher, VisionLanguageTeacher)]
+
+
+@pytest.mark.parametrize("views", ["center", "replay:2"])
+def test_processes_share_the_images_and_one_that_asks_later_finds_the_answers_of_all(
+    room: Room, views: str, monkeypatch: pytest.MonkeyPatch
+):
+    teachers = three_of_a_kind()
+    Room(room.folder, {part: rows.take(np.arange(7)) for part, rows in room.splits.items()}).ask(teachers[0], views)
+    seen = [watch(teacher, monkeypatch) for teacher in teachers]
+    assert side_by_side(room, teachers, views) == [None] * 3
+    counts = [sum(map(len, own)) for own in seen]
+    new = 13 + 3 + (17 if views == "center" else 2 * 17)
+    assert sum(counts) == new
+    assert max(counts) - min(counts) <= 4  # one for each kind of look
+    for own in seen:
+        own.clear()
+    assert not any(side_by_side(room, teachers, views))
+    together, alone = room.ask(teachers[1], views), Room(room.folder / "alone", room.splits).ask(teachers[2], views)
+    assert not seen[0] + seen[1]
+    for view in range(2):
+        rows = np.arange(24)
+        ours, theirs = (answers.train(rows, view).embedding_BE for answers in (together, alone))
+        assert torch.allclose(ours, theirs, atol=1e-3)
+        assert not torch.allclose(ours, theirs.roll(1, 0), atol=1e-3)
+    assert np.allclose(together.logits["test"], alone.logits["test"], atol=0.05)
+
+
+def test_when_one_process_fails_the_others_end_too_and_what_they_computed_is_kept(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    """They would wait for it until somebody looks."""
+    teachers = three_of_a_kind()
+    seen = watch(teachers[0], monkeypatch)
+
+    def fail(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(teachers[1], "embed_images", fail)
+    first, failed, third = side_by_side(room, teachers)
+    assert isinstance(failed, RuntimeError)
+    for other in (first, third):
+        assert isinstance(other, UserError)
+        assert str(other) == "process 1 of the others failed while asking the teacher: see its own message"
+    assert sum(map(len, seen)) == 8 + 7 + 4  # its own of 24, 20 and 10, to the end
+    seen.clear()
+    room.ask(teachers[0])
+    assert sum(map(len, seen)) == 8 + 7 + 3  # those of the one that failed
+
+
+def test_what_is_refused_is_refused_before_any_process_asks(
+    room: Room, open_clip_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    teachers = [load_teacher(f"open_clip:local-dir:{open_clip_folder(image_size=[32, 48])}") for _ in range(2)]
+    errors = side_by_side(room, teachers, "replay:2")
+    assert sum("needs a teacher that takes square images" in str(error) for error in errors) >= 1
+    assert all(isinstance(error, UserError) for error in errors)
 
 
 # --- heads ---

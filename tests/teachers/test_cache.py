@@ -63,7 +63,15 @@ def test_of_two_that_ask_the_same_one_computes_and_the_other_waits(
 ):
     first, second = (TeacherCache(teacher, root=tmp_path / "c") for _ in range(2))
     digests, pixels = digest_files(paths), center_pixels(teacher, paths)
-    begun, other = threading.Event(), threading.Thread(target=lambda: second.fill(digests, pixels))
+    begun, failed = threading.Event(), list[BaseException]()
+
+    def fill_second() -> None:
+        try:
+            second.fill(digests, pixels)
+        except BaseException as error:
+            failed.append(error)
+
+    other = threading.Thread(target=fill_second)
 
     def slow(rows: Sequence[int]) -> torch.Tensor:
         if not begun.is_set():
@@ -74,6 +82,7 @@ def test_of_two_that_ask_the_same_one_computes_and_the_other_waits(
 
     first.fill(digests, slow)
     other.join()
+    assert not failed
     assert (first.computed, second.computed) == (len(paths), 0)
     assert torch.equal(first.rows(digests), second.rows(digests))
 
@@ -134,7 +143,7 @@ def shards(cache: TeacherCache) -> int:
 def test_a_stopped_process_loses_nothing_that_was_computed(
     teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "LOOKED", 5)
     cache = TeacherCache(teacher, root=tmp_path / "c")
 
     def die(done: int) -> None:
@@ -152,7 +161,7 @@ def test_a_stopped_process_loses_nothing_that_was_computed(
 def test_an_image_that_fails_does_not_take_the_others_with_it(
     teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "LOOKED", 5)
     digests = digest_files(paths)
     paths[11].write_bytes(b"broken")
     cache = TeacherCache(teacher, root=tmp_path / "c")
@@ -174,7 +183,7 @@ def test_a_killed_process_loses_a_number_of_rows_or_seconds(
     """A slow teacher needs minutes for as many rows as make a file."""
     monkeypatch.setattr(module, "SHARD_ROWS", rows)
     monkeypatch.setattr(module, "SAVE_SECONDS", seconds)
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "LOOKED", 4)
     cache, told = TeacherCache(teacher, root=tmp_path / "c"), []
     cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=lambda done: told.append(shards(cache)))
     assert shards(cache) == files
@@ -185,12 +194,41 @@ def test_a_killed_process_loses_a_number_of_rows_or_seconds(
 def test_a_large_network_on_a_cpu_gets_few_images_at_once(
     teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of 64 at once a model that takes seconds for each would show nothing for minutes."""
+    """Of as many at once a model that takes seconds for each would show nothing for minutes."""
     for limit, batches in ((10**9, [12]), (10, [8, 12])):
         monkeypatch.setattr(module, "SMALL", limit)
         cache, told = TeacherCache(teacher, root=tmp_path / str(limit)), []
         cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=told.append)
         assert told == batches
+
+
+def test_while_the_teacher_looks_the_next_images_are_read_and_no_more(
+    teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Read one after the other, decoding and looking would take turns; read all at once, they would fill the memory."""
+    monkeypatch.setattr(module, "LOOKED", 4)
+    digests, pixels, look = digest_files(paths), center_pixels(teacher, paths), teacher.embed_images
+    read, seen, arrived, waited_for = list[list[int]](), list[int](), threading.Semaphore(0), [2, 1, 0]
+
+    def reading(rows: Sequence[int]) -> torch.Tensor:
+        images = pixels(rows)
+        read.append([*rows])
+        arrived.release()
+        return images
+
+    def looking(images: torch.Tensor) -> torch.Tensor:
+        for _ in range(waited_for[len(seen)]):
+            assert arrived.acquire(timeout=60), "the next images are not read"
+        seen.append(len(read))
+        return look(images)
+
+    monkeypatch.setattr(teacher, "embed_images", looking)
+    cache = TeacherCache(teacher, root=tmp_path / "c")
+    cache.fill(digests, reading)
+    assert read == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert seen == [2, 3, 3]
+    monkeypatch.setattr(teacher, "embed_images", look)
+    assert torch.equal(cache.rows(digests), filled(teacher, paths, tmp_path / "other").rows(digests))
 
 
 def test_twins_are_computed_once(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
@@ -236,7 +274,7 @@ def test_progress_counts_up_to_the_missing_rows(
     teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "SHARD_ROWS", 6)
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "LOOKED", 4)
     cache, done = filled(teacher, paths[:1], tmp_path / "c"), []
     cache.fill(digest_files(paths), center_pixels(teacher, paths), progress=done.append)
     assert done == [4, 8, 11]

@@ -36,11 +36,11 @@ from linnet.evaluation.verdict import judge_teacher
 from linnet.fields import to_dict
 from linnet.files import cache_folder, given_path, in_turn
 from linnet.methods.base import Context
-from linnet.processes import make_accelerator, said_by_the_first, seed_everything
+from linnet.processes import make_accelerator, said_by_the_first, seed_everything, team_around
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.answers import Answers, ask, class_head
+from linnet.teachers.answers import Answers, ask, ask_together, class_head
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 from linnet.teachers.prompts import class_templates, prompt_templates, with_room
 from linnet.teachers.texts import check_class_texts, text_bank
@@ -185,9 +185,9 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     config, teacher, encoder, student = _networks(config, manifest, rows, run, accelerator)
     if accelerator.is_main_process:
         check_end(config, run, student, len(manifest))
-    with accelerator.local_main_process_first():  # the others find everything in the caches
+    with accelerator.local_main_process_first():  # the others find everything in the cache
         images = decode(config, splits)
-        answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
+    answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
     judged = {}
     if answers and accelerator.is_main_process:
         judged = judge_teacher(config, run, answers, splits["train"], splits["val"])
@@ -324,7 +324,9 @@ def _ask_teacher(
     """What the teacher says about the images; the run is tied to it."""
     if accelerator.is_main_process:
         run.pin(teacher=teacher.fingerprint())
-    answers = ask(config, teacher, splits, accelerator.device)
+    ask_together(config, teacher, splits, accelerator.device, team_around(accelerator))
+    with accelerator.local_main_process_first():  # what is left, such as learned prompts, is done by one
+        answers = ask(config, teacher, splits, accelerator.device)
     if accelerator.is_main_process and answers.prompts:
         run.write_prompts(answers.prompts)
     return answers

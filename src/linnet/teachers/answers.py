@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from linnet.data.store import Images
 from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.metrics import top_k_accuracy
+from linnet.processes import Team
 from linnet.progress import Bar
 from linnet.step import TeacherOutput
 from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLanguageTeacher
-from linnet.teachers.cache import Pixels, TeacherCache, live_rows, still_pixels
+from linnet.teachers.cache import CENTER_VIEW, Pixels, TeacherCache, live_rows, still_pixels
 from linnet.teachers.probe import linear_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
@@ -67,21 +68,16 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     Raises:
         UserError: classes, head or views do not suit the teacher.
     """
-    chosen, still = config.teacher.head, config.teacher.still
-    height, width = teacher.image_shape
-    if config.teacher.views != still and height != width:
-        raise UserError(
-            f"--teacher.views {config.teacher.views} needs a teacher that takes square images, not {height} x {width}: "
-            "use --teacher.views center or squash"
-        )
+    chosen = config.teacher.head
+    _check_shape(config, teacher)
     classes = splits["train"].classes
     head, prompts = class_head(teacher, classes, config.teacher.templates), {}
     if chosen == "zero-shot":
         _warn_of_twins(teacher, classes, head)
-    cache = TeacherCache(teacher, still, config.teacher.cache, device)
-    for part, rows in splits.items():
-        if part != "train" or chosen != "zero-shot" or config.teacher.views == still:
-            _fill(cache, f"teacher {teacher.id}, {part}", rows.digests, still_pixels(teacher, rows.paths, still))
+    eyes = Eyes.open(config, teacher, splits, device)
+    for look in eyes.looks:
+        _fill(look)
+    cache = eyes.still
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
     val_top1 = {name: _val_top1(head, cache, splits)}
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
@@ -105,9 +101,47 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     logits = {
         part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
     }
-    outputs = _train_outputs(config, teacher, head, splits["train"], cache, device)
+    outputs = _train_outputs(teacher, head, splits["train"], eyes, device)
     val_NE = _embedded(cache, splits["val"]).rows_NE if teacher.kind == "vlm" else None
     return Answers(head, name, val_top1, logits, outputs, prompts, val_NE, config.teacher.views != "online")
+
+
+def ask_together(
+    config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device: torch.device, team: Team
+) -> None:
+    """Have each process of a team show the teacher its share of what it has not seen yet; :func:`ask` then finds all of
+    it in the cache. One process alone has nothing to share.
+
+    Raises:
+        UserError: as :func:`ask`, or another process failed.
+    """
+    if team.world < 2:
+        return
+    turn = f"-{team.rank}-of-{team.world}"
+
+    def opened() -> Eyes:
+        _check_shape(config, teacher)
+        class_head(teacher, splits["train"].classes, config.teacher.templates)  # refuses early what it cannot name
+        return Eyes.open(config, teacher, splits, device, turn)
+
+    words = "asking the teacher"
+    first = team.together(words, lambda: opened() if team.rank == 0 else None)  # it decodes for the others
+    looks = team.together(words, lambda: [look.missing() for look in (first or opened()).looks])
+
+    def fill() -> None:
+        for look in looks:
+            _fill(look.share(team.rank, team.world))
+
+    team.together(words, fill)
+
+
+def _check_shape(config: Config, teacher: Teacher) -> None:
+    height, width = teacher.image_shape
+    if config.teacher.views != config.teacher.still and height != width:
+        raise UserError(
+            f"--teacher.views {config.teacher.views} needs a teacher that takes square images, not {height} x {width}: "
+            "use --teacher.views center or squash"
+        )
 
 
 def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[str, ...]) -> ClassHead:
@@ -159,20 +193,87 @@ def _looked(
     still: Still = "center",
 ) -> TeacherCache:
     cache = TeacherCache(teacher, still, folder, device)
-    _fill(cache, f"teacher {teacher.id}, {part}", images.digests, still_pixels(teacher, images.paths, still))
+    _fill(_still_look(cache, teacher, part, images, still))
     return cache
 
 
-def _fill(cache: TeacherCache, title: str, digests: np.ndarray, pixels: Pixels, view: int = 0) -> None:
+@dataclass(frozen=True)
+class Look:
+    """Images that a teacher has to see in one view: n digests, what it sees of some of them, and where that is kept."""
+
+    cache: TeacherCache
+    title: str
+    digests: np.ndarray
+    pixels: Pixels
+    view: int = CENTER_VIEW
+
+    def missing(self) -> "Look":
+        """Only those whose rows are not there."""
+        return self._of(np.array([*self.cache.missing(self.digests, self.view).values()], dtype=np.int64), self.title)
+
+    def share(self, rank: int, world: int) -> "Look":
+        """One in ``world`` of the images."""
+        return self._of(np.arange(rank, len(self.digests), world), f"{self.title}, part {rank + 1} of {world}")
+
+    def _of(self, rows: np.ndarray, title: str) -> "Look":
+        return replace(
+            self, title=title, digests=self.digests[rows], pixels=lambda some: self.pixels(rows[some].tolist())
+        )
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """How a teacher sees the images of a run.
+
+    Attributes:
+        looks: all that it has to see before training.
+        still: what it said of images seen whole. replayed: the same of views that are kept, if there are any.
+        live: (view, rows of the training split) -> the pixels of that view; None where the teacher sees no views.
+    """
+
+    looks: list[Look]
+    still: TeacherCache
+    replayed: TeacherCache | None
+    live: Callable[[int, Sequence[int] | np.ndarray], torch.Tensor] | None
+
+    @staticmethod
+    def open(
+        config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device: torch.device, turn: str = ""
+    ) -> "Eyes":
+        """
+        Args:
+            turn: see :class:`TeacherCache`.
+        """
+        own, train = config.teacher, splits["train"]
+        still = TeacherCache(teacher, own.still, own.cache, device, turn)
+        needed = (part for part in splits if part != "train" or own.head != "zero-shot" or own.views == own.still)
+        looks = [_still_look(still, teacher, part, splits[part], own.still) for part in needed]
+        if own.views == own.still:
+            return Eyes(looks, still, None, None)
+        live = _views(config, teacher, train, device)
+        if own.views == "online":
+            return Eyes(looks, still, None, live)
+        replayed = TeacherCache(teacher, _replay_words(config, teacher), own.cache, device, turn)
+        for view in range(min(own.replay or 0, config.train.epochs)):
+            looks.append(Look(replayed, f"teacher {teacher.id}, view {view}", train.digests, partial(live, view), view))
+        return Eyes(looks, still, replayed, live)
+
+
+def _still_look(cache: TeacherCache, teacher: Teacher, part: str, images: Manifest, still: Still) -> Look:
+    return Look(cache, f"teacher {teacher.id}, {part}", images.digests, still_pixels(teacher, images.paths, still))
+
+
+def _fill(look: Look) -> None:
+    cache, title, total = look.cache, look.title, len(look.digests)
     start, before = time.perf_counter(), cache.computed
-    with Bar(title, len(digests)) as bar:
+    with Bar(title, total) as bar:
         try:
-            cache.fill(digests, pixels, view, bar.update)
+            cache.fill(look.digests, look.pixels, look.view, bar.update)
         except KeyboardInterrupt:
             done = f"{cache.computed - before} answers of the teacher were added to its cache"
             raise KeyboardInterrupt(f"{done}: the same command goes on behind them") from None
     if computed := cache.computed - before:
-        cached = f", {len(digests) - computed} more from the cache" if computed < len(digests) else ""
+        cached = f", {total - computed} more from the cache" if computed < total else ""
         log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)
 
 
@@ -198,12 +299,23 @@ def _calibrate(
 
 
 def _train_outputs(
-    config: Config, teacher: Teacher, head: ClassHead, rows: Manifest, cache: TeacherCache, device: torch.device
+    teacher: Teacher, head: ClassHead, rows: Manifest, eyes: Eyes, device: torch.device
 ) -> Callable[[np.ndarray, int], TeacherOutput]:
     """Where the teacher's outputs for training views come from; only ``online`` keeps the teacher in memory."""
-    if config.teacher.views == config.teacher.still:
-        seen_once = cache.rows
-        return lambda index, view: head(seen_once(rows.digests[index]))
+    if eyes.replayed is not None:
+        seen = eyes.replayed.rows
+        return lambda index, view: head(seen(rows.digests[index], view))
+    if (live := eyes.live) is not None:
+        live_head = head.to(device)
+        return lambda index, view: live_head(live_rows(teacher, live(view, index)))
+    seen_once = eyes.still.rows
+    return lambda index, view: head(seen_once(rows.digests[index]))
+
+
+def _views(
+    config: Config, teacher: Teacher, rows: Manifest, device: torch.device
+) -> Callable[[int, Sequence[int] | np.ndarray], torch.Tensor]:
+    """What a teacher is shown of a view of some training images: the student's, at its own size."""
     recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
     fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
     images = Images(rows.paths, rows.digests, side, fit, config.data.store_limit_gb, mode)
@@ -217,14 +329,12 @@ def _train_outputs(
             parts.append(cut_views(pixels, rows.digests[part], recipe, view, seed, side, device))
         return torch.cat(parts)
 
-    if config.teacher.views == "online":
-        live_head = head.to(device)
-        return lambda index, view: live_head(live_rows(teacher, look(view, index)))
-    # the number of views is not part of the space: a larger one computes the new views only
+    return look
+
+
+def _replay_words(config: Config, teacher: Teacher) -> str:
+    """The view policy of replayed views. Their number is not part of it: a larger one computes the new views only."""
+    recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
+    fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
     words = f"replay|{recipe}|version {views.RECIPES[recipe].version}, {STORE_VERSION}|data seed {seed}|{side} pixels"
-    words += "|squash" if (fit, mode) == ("eval", "squash") else ""
-    replayed = TeacherCache(teacher, words, config.teacher.cache, device)
-    for view in range(min(config.teacher.replay or 0, config.train.epochs)):
-        _fill(replayed, f"teacher {teacher.id}, view {view}", rows.digests, partial(look, view), view)
-    seen = replayed.rows
-    return lambda index, view: head(seen(rows.digests[index], view))
+    return words + ("|squash" if (fit, mode) == ("eval", "squash") else "")

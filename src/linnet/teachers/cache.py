@@ -10,10 +10,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,12 +34,14 @@ VERSION = 1
 DTYPE = "float16"
 SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows, and
 SAVE_SECONDS = 30.0  # at most the work of this time
-SMALL = 50_000_000  # parameters up to which a network on a CPU gets a whole chunk at once, so that progress shows soon
+LOOKED = 64  # images that a teacher is shown at once; as many more are decoded meanwhile
+SMALL = 50_000_000  # parameters up to which a network on a CPU gets as many; of a larger one progress would not show
 CENTER_VIEW = 0
 
 Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
 Compute = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, E), what the cache keeps of them
 Transform = Callable[[Image.Image], torch.Tensor]  # -> (3, height, width) float32 in [0, 1]
+Read = TypeVar("Read")
 
 
 class Rows:
@@ -76,6 +80,7 @@ class TeacherCache:
         policy: the view policy in words, with its versions and seeds: part of the space.
         root: folder of all spaces; by default linnet's cache folder.
         device: where the teacher runs.
+        turn: processes that give the same do not compute at the same time.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class TeacherCache:
         policy: str = "center",
         root: Path | None = None,
         device: torch.device | None = None,
+        turn: str = "",
     ):
         self.teacher, self.device = teacher, device or torch.device("cpu")
         space = {
@@ -98,6 +104,7 @@ class TeacherCache:
         if not (self.folder / "space.json").exists():
             write_atomically(self.folder / "space.json", json.dumps({"teacher": teacher.id, **space}, indent=1))
         clear_leftovers(self.folder)
+        self._lock = self.folder / f".lock{turn}"
         self.computed = 0  # rows that this object had to compute
         self.rows = Rows()
         self._opened: set[Path] = set()
@@ -107,6 +114,11 @@ class TeacherCache:
         """What other processes have written since the last look is there, too."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
             self._open(path)
+
+    def missing(self, digests: np.ndarray, view: int = CENTER_VIEW) -> dict[bytes, int]:
+        """The keys of the rows of one view that are not there -> one of the n images, of those with the same bytes."""
+        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
+        return {key: image for key, image in wanted.items() if key not in self.rows}
 
     def fill(
         self,
@@ -125,10 +137,10 @@ class TeacherCache:
         teacher, device = self.teacher, self.device
         is_slow = device.type == "cpu" and sum(map(torch.Tensor.numel, teacher.parameters())) > SMALL
 
-        def look(rows: Sequence[int]) -> torch.Tensor:
-            return live_rows(teacher, pixels(rows).to(device))
+        def look(images: torch.Tensor) -> torch.Tensor:
+            return live_rows(teacher, images.to(device))
 
-        self.compute(digests, look, view, progress, batch=8 if is_slow else CHUNK)
+        self._compute(digests, pixels, look, view, progress, 8 if is_slow else LOOKED)
 
     def compute(
         self,
@@ -136,36 +148,44 @@ class TeacherCache:
         outputs: Compute,
         view: int = CENTER_VIEW,
         progress: Callable[[int], None] = lambda done: None,
-        batch: int = CHUNK,
     ) -> None:
-        """The same of whatever ``outputs`` computes for some of the n digests, ``batch`` at a time. What was computed
-        is kept, however this ends. Of several processes that ask the same, one computes and the others wait."""
-        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
-        if all(key in self.rows for key in wanted):
-            return
-        with in_turn(self.folder / ".lock"):
-            self._open_new()
-            missing = {key: image for key, image in wanted.items() if key not in self.rows}
-            self._compute(missing, outputs, progress, batch)
+        """The same of whatever ``outputs`` computes for some of the n digests."""
+        self._compute(digests, lambda rows: rows, outputs, view, progress, CHUNK)
 
     def _compute(
-        self, missing: dict[bytes, int], outputs: Compute, progress: Callable[[int], None], batch: int
+        self,
+        digests: np.ndarray,
+        read: Callable[[Sequence[int]], Read],
+        outputs: Callable[[Read], torch.Tensor],
+        view: int,
+        progress: Callable[[int], None],
+        batch: int,
     ) -> None:
-        keys, new = list(missing), list[np.ndarray]()
-        written, saved = 0, time.monotonic()
+        """``batch`` at a time is read, the next ones while the outputs of these are computed. What was computed is
+        kept, however this ends. Of several processes that ask the same, one computes and the others wait."""
+        if not self.missing(digests, view):
+            return
+        with in_turn(self._lock):
+            self._open_new()
+            missing = self.missing(digests, view)
+            keys = list(missing)
+            parts = [[missing[key] for key in keys[start : start + batch]] for start in range(0, len(keys), batch)]
+            self._keep(keys, (outputs(part) for part in read_ahead(read, parts)), progress)
+
+    def _keep(self, keys: list[bytes], computed: Iterator[torch.Tensor], progress: Callable[[int], None]) -> None:
+        """Write the rows of all keys, as they come, into shards."""
+        new, written, saved = list[np.ndarray](), 0, time.monotonic()
         try:
-            for start in range(0, len(keys), batch):
-                part = keys[start : start + batch]
-                new.append(outputs([missing[key] for key in part]).cpu().numpy().astype(DTYPE))
-                if len(new) * batch >= SHARD_ROWS or time.monotonic() - saved >= SAVE_SECONDS:
-                    rows, new = np.concatenate(new), []
-                    self._write(keys[written : written + len(rows)], rows)
-                    written, saved = written + len(rows), time.monotonic()
-                progress(start + len(part))
+            for rows in computed:
+                new.append(rows.cpu().numpy().astype(DTYPE))
+                waiting = sum(map(len, new))
+                if waiting >= SHARD_ROWS or time.monotonic() - saved >= SAVE_SECONDS:
+                    self._write(keys[written : written + waiting], np.concatenate(new))
+                    new, written, saved, waiting = [], written + waiting, time.monotonic(), 0
+                progress(written + waiting)
         finally:
             if new:
-                rows = np.concatenate(new)
-                self._write(keys[written : written + len(rows)], rows)
+                self._write(keys[written : written + sum(map(len, new))], np.concatenate(new))
 
     def _write(self, keys: list[bytes], rows: np.ndarray) -> None:
         content = safetensors_bytes(
@@ -187,6 +207,18 @@ class TeacherCache:
             path.rename(path.with_suffix(".damaged"))
             return
         self.rows.add(Shard(_map(path, "keys"), _map(path, "rows")))
+
+
+def read_ahead(read: Callable[[Sequence[int]], Read], parts: Sequence[Sequence[int]]) -> Iterator[Read]:
+    """What ``read`` gives of each part, in order; a thread reads the next part while this one is used."""
+    coming = deque[Future[Read]]()
+    with ThreadPoolExecutor(1) as reader:
+        for part in parts:
+            coming.append(reader.submit(read, part))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        if coming:
+            yield coming.popleft().result()
 
 
 def row_key(digest: np.ndarray, view: int) -> bytes:
