@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from linnet.data.ahead import ahead
 from linnet.data.discovery import look_through
 from linnet.data.images import CropMode, eval_pixels
 from linnet.data.problems import report
@@ -87,26 +88,31 @@ class Predictor:
         """The same one by one, for more images than fit into memory."""
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
-        rest = each(images)
-        while batch := list(islice(rest, BATCH)):
+        looked = ahead(self._look, each(images), BATCH)
+        while batch := list(islice(looked, BATCH)):
             yield from self._predict_batch(batch, top)
 
-    def _predict_batch(self, images: list[Readable], top: int) -> list[Prediction]:
-        paths = [image if isinstance(image, Path) else None for image in images]
-        named, pixels = [Prediction(path) for path in paths], {}
-        how = (self.network.image_size, self.network.crop_mode, self.network.crop_pct)
-        for i, image in enumerate(images):
-            try:
-                pixels[i] = eval_pixels(to_rgb(image), *how)
-            except UserError as error:
-                named[i] = Prediction(paths[i], error=str(error))
+    def _look(self, image: Readable) -> tuple[Path | None, np.ndarray | str]:
+        """The path, if it is a file, and what the network sees of it, or why there is nothing to see."""
+        path, network = image if isinstance(image, Path) else None, self.network
+        try:
+            return path, eval_pixels(to_rgb(image), network.image_size, network.crop_mode, network.crop_pct)
+        except UserError as error:
+            return path, str(error)
+
+    def _predict_batch(self, looked: list[tuple[Path | None, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+        pixels = [seen for _, seen in looked if not isinstance(seen, str)]
+        rows = iter(())
         if pixels:
-            batch = np.stack(list(pixels.values())).transpose(0, 3, 1, 2).astype(np.float32) / 255
-            for i, row in zip(pixels, softmax(self.network.logits(batch)), strict=True):
-                best = largest(row, top)
-                classes = tuple(self.network.class_names[j] for j in best)
-                named[i] = Prediction(paths[i], classes, tuple(float(row[j]) for j in best))
-        return named
+            batch = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
+            rows = iter(softmax(self.network.logits(batch)))
+        for path, seen in looked:
+            yield Prediction(path, error=seen) if isinstance(seen, str) else self._named(path, next(rows), top)
+
+    def _named(self, path: Path | None, row: np.ndarray, top: int) -> Prediction:
+        best = largest(row, top)
+        classes = tuple(self.network.class_names[j] for j in best)
+        return Prediction(path, classes, tuple(float(row[j]) for j in best))
 
 
 def largest(row: np.ndarray, count: int) -> np.ndarray:
