@@ -10,7 +10,7 @@ from linnet.environment import available_cpus
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 64  # items, a batch of evaluation: one is decoded while the network computes the one before it
+AHEAD = 64  # items: some batches, so that no thread rests while a network computes one
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], count: int = AHEAD) -> Iterator[Result]:

@@ -26,6 +26,8 @@ def open_session(file: Path | bytes, name: str, threads: int | None = None) -> A
     options = runtime.SessionOptions()
     if threads or available_cpus() < (os.cpu_count() or 1):  # else its own choice: one for each core
         options.intra_op_num_threads = threads or available_cpus()
+    # threads that wait for work would keep the processors busy that decode the next images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
         return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -20,7 +20,7 @@ from linnet.metrics import softmax
 from linnet.run import model_folder
 from linnet.text.bank import TextBank
 
-BATCH = 64
+BATCH = 16  # what is computed of larger ones does not stay in the processor's caches
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Predictor:
         """The same one by one, for more images than fit into memory."""
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
-        looked = ahead(self._look, each(images), BATCH)
+        looked = ahead(self._look, each(images))
         while batch := list(islice(looked, BATCH)):
             yield from self._predict_batch(batch, top)
 
