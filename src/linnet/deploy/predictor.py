@@ -1,6 +1,7 @@
 """Prediction from a run folder or from an ONNX file alone; for the latter torch is not imported."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,11 +14,11 @@ from linnet.data.discovery import look_through
 from linnet.data.images import CropMode, eval_pixels
 from linnet.data.problems import report
 from linnet.deploy.inputs import ImageLike, Readable, each, to_rgb
-from linnet.deploy.onnx_session import open_session, read_meta
+from linnet.deploy.onnx_session import model_hash, open_session, read_meta
 from linnet.errors import UserError
 from linnet.files import given_path, readable
 from linnet.metrics import softmax
-from linnet.run import model_folder
+from linnet.run import Run, model_folder
 from linnet.text.bank import TextBank
 
 BATCH = 16  # what is computed of larger ones does not stay in the processor's caches
@@ -123,25 +124,43 @@ def largest(row: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-row, kind="stable")
 
 
-def load(path: str | Path, bank: TextBank | None = None, device: str = "cpu") -> Predictor:
+def load(path: str | Path, bank: TextBank | None = None, device: str | None = None) -> Predictor:
     """A predictor from a run folder, a saved model folder or an ONNX file written by linnet.
+
+    A run is opened as its own ``model.onnx``, if that was made of the very student in it: importing torch takes
+    seconds, and the file was compared with torch when it was written.
 
     Args:
         bank: names other classes than those of the training, for a student with an embedding head: see
             :func:`linnet.embed`.
-        device: where the student of a run computes, as torch calls it; an ONNX file computes on the CPU.
+        device: where torch computes the student of a run, as torch calls it; by default the CPU, with or without
+            torch. An ONNX file computes on the CPU.
 
     Raises:
-        UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
+        UserError: nothing that can be loaded lies at ``path``, torch is needed and not installed, or the bank is not
+            for this student.
     """
     path = given_path(path, "the model")
     is_onnx = path.suffix.lower() == ".onnx"
     if not is_onnx and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
-    network: _Network = OnnxNetwork(path) if is_onnx else TorchNetwork(model_folder(path), device)
+    network: _Network
+    if is_onnx:
+        network = OnnxNetwork(path)
+    else:
+        network = (_onnx_of(path) if device is None else None) or TorchNetwork(model_folder(path), device or "cpu")
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)
+
+
+def _onnx_of(run: Path) -> "OnnxNetwork | None":
+    """A run's model.onnx; None if there is none, if it cannot be opened here, or is not of the student in the run."""
+    with suppress(UserError):
+        network = OnnxNetwork(Run(run).onnx)
+        if network.model_hash == model_hash(model_folder(run)):
+            return network
+    return None
 
 
 class OnnxNetwork:
@@ -156,6 +175,7 @@ class OnnxNetwork:
         self.crop_mode: CropMode = meta["crop_mode"]
         self.crop_pct: float = meta.get("crop_pct", 1.0)
         self.class_names: list[str] = meta["classes"]
+        self.model_hash: str | None = meta.get("model_hash")
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
 
@@ -186,8 +206,14 @@ class TorchNetwork:
     """A student from a saved model folder."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
-        from linnet.students.student import Student
-
+        try:
+            from linnet.students.student import Student
+        except ImportError as error:
+            raise UserError(
+                f"torch is needed for {folder} and is not installed ({error}); a run does without if its model.onnx "
+                "was made of the student in it ('linnet export RUN') and ONNX Runtime is installed (pip install "
+                "'linnet[onnx]')"
+            ) from error
         self._student, self._device = Student.load(folder).to(device), device
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
         self.crop_pct = self._student.crop_pct
