@@ -7,7 +7,7 @@ import torch
 from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
-from linnet.data.batches import TrainLoader, class_sample, decode, eval_batches
+from linnet.data.batches import TrainLoader, class_sample, decode, eval_batch_size, eval_batches
 from linnet.data.digests import digest_files
 from linnet.data.images import eval_pixels, read_image, train_pixels
 from linnet.data.manifest import Manifest
@@ -179,6 +179,21 @@ def test_evaluation_sees_every_image_once_in_order(paths: list[Path]):
     rows = torch.cat(batches)
     for row, pixels in enumerate(rows):
         assert np.array_equal((pixels * 255).round().byte().permute(1, 2, 0).numpy(), images[row])
+
+
+def test_images_that_are_not_stored_are_scored_in_the_same_batches(paths: list[Path]):
+    how = (paths, digest_files(paths), 32, "eval")
+    stored, decoded = Images(*how), Images(*how, limit_gb=0)
+    assert (stored.stored, decoded.stored) == (True, False)
+    for one, other in zip(eval_batches(stored, 4), eval_batches(decoded, 4), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_larger_images_are_scored_in_smaller_batches():
+    """What is computed of 256 images of 224 pixels at once does not stay in a processor's caches."""
+    cpu = torch.device("cpu")
+    assert [eval_batch_size(side, cpu) for side in (16, 64, 224, 2048)] == [256, 195, 15, 8]
+    assert eval_batch_size(224, torch.device("cuda")) == 256
 
 
 def test_fewer_than_two_images_for_a_process_are_refused(paths: list[Path]):

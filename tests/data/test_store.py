@@ -174,7 +174,7 @@ def test_damage_that_the_sample_did_not_meet_is_found_when_the_image_is_read(
     assert not again.is_new and not caplog.text
     for _ in range(2):
         assert all(np.array_equal(image, wanted) for image, wanted in zip(again, expected, strict=True))
-        assert np.array_equal(again.part([1])[0], expected[1])
+        assert np.array_equal(again[1], expected[1])
     assert caplog.text.count("is damaged: what is damaged is decoded from its file") == 1
     assert np.array_equal(again._bytes[: expected[0].nbytes], expected[0].ravel())  # the others come from the store
     mended = Images(paths, digests, 32, "train")
@@ -186,11 +186,3 @@ def test_each_image_is_compared_once(paths: list[Path], monkeypatch: pytest.Monk
     store = Images(paths, digest_files(paths), 32, "train")  # four images: the sample has all of them
     monkeypatch.setattr(module.zlib, "crc32", lambda *_: pytest.fail("compared again"))
     assert len([image.sum() for image in store]) == 4
-
-
-def test_parts_are_the_images_stored_or_not(paths: list[Path]):
-    digests = digest_files(paths)
-    for limit_gb in (20.0, 0.0):
-        images = Images(paths, digests, 32, "train", limit_gb)
-        for row, pixels in zip([2, 0], images.part([2, 0]), strict=True):
-            assert np.array_equal(pixels, images[row])

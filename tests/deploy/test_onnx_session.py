@@ -16,3 +16,9 @@ def test_no_more_threads_than_processors_that_may_be_used(
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     session = open_session(tiny_run / "run" / "model.onnx", "it")
     assert session.get_session_options().intra_op_num_threads == threads
+
+
+def test_threads_that_wait_do_not_keep_the_processors_busy(tiny_run: Path):
+    """By its own choice ONNX Runtime's threads spin, and the next images are decoded on the same processors."""
+    session = open_session(tiny_run / "run" / "model.onnx", "it")
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"

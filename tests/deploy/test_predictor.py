@@ -1,6 +1,7 @@
 import io
 import itertools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+import linnet
 from linnet.data.digests import digest_files
 from linnet.data.store import Images
 from linnet.deploy.export import export_onnx
-from linnet.deploy.predictor import Prediction, collect, largest, load
+from linnet.deploy.predictor import OnnxNetwork, Prediction, TorchNetwork, collect, largest, load
 from linnet.errors import UserError
 from linnet.students.student import Student
 
@@ -47,6 +49,73 @@ main(["predict", {str(tmp_path / "M.ONNX")!r}, {str(tiny_run / "images")!r}, "--
     expected = list(load(tiny_run / "run").predict(collect([tiny_run / "images"]), top=2))
     assert [line["class"] for line in lines] == [p.classes[0] for p in expected]
     assert [[row["class"] for row in line["top"]] for line in lines] == [list(p.classes) for p in expected]
+
+
+@pytest.fixture
+def exported(tiny_run: Path, tmp_path: Path) -> Path:
+    """The run with a model.onnx that says of which student it is, as every run has one."""
+    shutil.copytree(tiny_run / "run", tmp_path / "exported")
+    linnet.export(tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+def test_a_run_is_opened_as_its_own_onnx_file(exported: Path, tiny_run: Path, run_without_torch):
+    """Seconds sooner than torch is imported; whoever names a device asks for torch."""
+    code = f"""
+from linnet.__main__ import main
+main(["predict", {str(exported)!r}, {str(tiny_run / "images")!r}, "--json"])
+"""
+    lines = [json.loads(line) for line in run_without_torch(code).splitlines()]
+    by_torch = load(exported, device="cpu")
+    assert isinstance(by_torch.network, TorchNetwork)
+    for line, expected in zip(lines, by_torch.predict(tiny_run / "images"), strict=True):
+        assert [row["class"] for row in line["top"]] == list(expected.classes)
+        assert line["probability"] == pytest.approx(expected.probabilities[0], abs=1e-5)
+
+
+def test_a_run_whose_onnx_file_is_of_another_student_is_opened_with_torch(
+    exported: Path, tiny_run: Path, run_without_torch, tmp_path: Path
+):
+    """Trained again without the export, damaged, or written before files said whose they are."""
+    assert isinstance(load(exported).network, OnnxNetwork)
+    for break_it in (
+        lambda run: Student("test_resnet", Student.load(run / "model").classes, 32).save(run / "model"),
+        lambda run: (run / "model" / "classes.json").write_bytes((run / "model" / "classes.json").read_bytes() + b" "),
+        lambda run: (run / "model.onnx").write_bytes(b"no model"),
+        lambda run: (run / "model.onnx").unlink(),
+        lambda run: shutil.copy(tiny_run / "run" / "model.onnx", run),
+    ):
+        run = Path(tempfile.mkdtemp(dir=tmp_path))
+        shutil.copytree(exported, run, dirs_exist_ok=True)
+        break_it(run)
+        assert isinstance(load(run).network, TorchNetwork)
+    code = f"""
+import linnet
+try:
+    linnet.load({str(run)!r})
+except linnet.UserError as error:
+    print(error)
+"""
+    assert "torch is needed for" in run_without_torch(code)
+
+
+def test_a_damaged_student_is_told_of_though_there_is_an_onnx_file(exported: Path):
+    weights = exported / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="is damaged"):
+        load(exported)
+    weights.unlink()
+    with pytest.raises(UserError, match="no saved student"):
+        load(exported)
+
+
+def test_a_picture_that_is_given_twice_is_read_twice(tiny_run: Path):
+    """Several threads read, and Pillow loads a picture when it is first looked at."""
+    path = tiny_run / "images" / "0.jpg"
+    predictor = load(tiny_run / "run" / "model.onnx")
+    (expected,) = predictor.predict(path)
+    for _ in range(5):
+        same(predictor.predict([Image.open(path)] * 8), [expected] * 8)
 
 
 def test_a_bad_image_is_reported_and_the_others_are_named(tiny_run: Path, tmp_path: Path):

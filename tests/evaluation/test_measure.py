@@ -52,7 +52,7 @@ def test_batches_make_the_metrics_of_all(shades: list[Path]):
     order = rng.permutation(8)
     network = Fake(logits[:, order], "".join("abcdefgh"[i] for i in order))
     outcome = name_images(network, rows(labels, paths=shades), "fake")
-    assert network.sizes == [64, 64, 22]
+    assert network.sizes == [16] * 9 + [6]
     assert outcome.named_N.tolist() == logits.argmax(axis=1).tolist()
     assert outcome.confidence_N == pytest.approx(softmax(logits).max(axis=1))
     ours = numbers(outcome, labels)

@@ -38,7 +38,7 @@ def export(
     check_out(path, overwrite or out is None)
     student = Student.load(own.model)
     if not text_tower:
-        export_onnx(student, path, opset=opset)
+        export_onnx(student, path, opset=opset, saved=own.model)
         return path
     if student.bank is None:
         raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")

@@ -159,7 +159,7 @@ def _finish(
     if config.export:
         try:  # compared with the student on val images (or test images; without any, on noise)
             images = evaluation.images.get("val", evaluation.images.get("test"))
-            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset)
+            summary["onnx.max_difference"] = export_onnx(student, run.onnx, images, config.opset, run.model)
         except UserError as error:
             log.warning("model.onnx was not written: %s", error)
     summary |= {**verdict(run, config, summary), **measured(run, summary)}

@@ -5,15 +5,14 @@ Nothing here needs torch: ``linnet predict model.onnx`` runs on this file, numpy
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from linnet.data.ahead import ahead
 from linnet.data.decoding import decode
-from linnet.environment import available_cpus
 from linnet.errors import UserError
 
 TRAIN_MARGIN = 1.15  # stored training images are this much larger than the student's input: crops keep their detail
@@ -115,11 +114,9 @@ def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode, crop_pct
 def decode_in_order(
     paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode, crop_pct: float
 ) -> Iterator[np.ndarray]:
-    """Decode files with a thread pool, a bounded number ahead."""
+    """Decode files in threads, a bounded number ahead."""
 
     def decoded(path: Path) -> np.ndarray:
         return decode_pixels(path, fit, size, crop_mode, crop_pct)
 
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        for start in range(0, len(paths), CHUNK):
-            yield from pool.map(decoded, paths[start : start + CHUNK])
+    return ahead(decoded, paths)

@@ -19,7 +19,7 @@ from torch import nn
 from linnet.data.batches import eval_batches
 from linnet.data.images import resized_side
 from linnet.data.store import Images
-from linnet.deploy.onnx_session import open_session
+from linnet.deploy.onnx_session import model_hash, open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
 from linnet.environment import missing_modules, version
 from linnet.errors import UserError, first_line, require
@@ -79,7 +79,9 @@ class _MaskedTexts(nn.Module):
         return F.normalize(vectors(output), dim=1)
 
 
-def export_onnx(student: Student, path: Path, images: Images | None = None, opset: int | None = None) -> float:
+def export_onnx(
+    student: Student, path: Path, images: Images | None = None, opset: int | None = None, saved: Path | None = None
+) -> float:
     """Write the student as ONNX and check it against torch on images.
 
     The input ``images`` is (batch, 3, S, S) float32 in [0, 1], any batch size; normalisation is inside. The output
@@ -91,6 +93,7 @@ def export_onnx(student: Student, path: Path, images: Images | None = None, opse
     Args:
         images: evaluation images, of which the first 64 are compared; without any, random ones.
         opset: version of the ONNX operators; by default torch's.
+        saved: the folder in which the student is saved: the file then tells whose it is.
 
     Returns:
         The largest difference of a logit between ONNX Runtime and torch, relative to the largest logit (if above 1).
@@ -115,6 +118,8 @@ def export_onnx(student: Student, path: Path, images: Images | None = None, opse
     if bank := student.bank:
         module, inputs["bank"] = _Cosines(student), student.bank_CE
         meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
+    if saved:
+        meta["model_hash"] = model_hash(saved)
     model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name, opset)
     _describe(model, student)
     if bank:  # an input that has an initialiser may be left out

@@ -5,6 +5,7 @@ Nothing here needs torch.
 
 import io
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,8 @@ from linnet.errors import UserError
 
 ImageLike = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
 Readable = Path | IO[bytes] | Image.Image
+
+_IN_TURN = threading.Lock()  # one picture may be given twice, and a Pillow image or an open file is read only once
 
 
 def each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Readable]:
@@ -77,7 +80,12 @@ def to_rgb(image: Readable) -> Image.Image:
     if isinstance(image, Image.Image) and not all(image.size):
         raise UserError(f"cannot read the image (it has no pixels: {image.width} x {image.height})")
     try:
-        return cut_extreme(upright_rgb(image) if isinstance(image, Image.Image) else decode(image.read()).image)
+        if not isinstance(image, Image.Image):
+            with _IN_TURN:
+                content = image.read()
+            return cut_extreme(decode(content).image)
+        with _IN_TURN:
+            return cut_extreme(upright_rgb(image))
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(f"cannot read the image ({error})") from error
 

@@ -1,5 +1,6 @@
 """ONNX Runtime: open a file that linnet wrote, read what it says about itself."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from linnet.environment import available_cpus
 from linnet.errors import UserError, first_line, require
+from linnet.text.bank import BANK
 
 
 def open_session(file: Path | bytes, name: str, threads: int | None = None) -> Any:
@@ -26,6 +28,8 @@ def open_session(file: Path | bytes, name: str, threads: int | None = None) -> A
     options = runtime.SessionOptions()
     if threads or available_cpus() < (os.cpu_count() or 1):  # else its own choice: one for each core
         options.intra_op_num_threads = threads or available_cpus()
+    # threads that wait for work would keep the processors busy that decode the next images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # it warns that a text bank can be swapped, which is the point
     try:
         return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -42,3 +46,10 @@ def read_meta(session: Any, path: Path) -> dict[str, Any]:
         return json.loads(session.get_modelmeta().custom_metadata_map["linnet"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} was not written by linnet: it has no description of its classes and sizes") from error
+
+
+def model_hash(folder: Path) -> str:
+    """Of all that makes a saved student what it is: an ONNX file carries that of the student that it was made of."""
+    files = (folder / name for name in ("config.json", "classes.json", "model.safetensors", BANK))
+    own = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files]
+    return hashlib.sha256(" ".join(own).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Prediction from a run folder or from an ONNX file alone; for the latter torch is not imported."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,18 +9,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from linnet.data.ahead import ahead
 from linnet.data.discovery import look_through
 from linnet.data.images import CropMode, eval_pixels
 from linnet.data.problems import report
 from linnet.deploy.inputs import ImageLike, Readable, each, to_rgb
-from linnet.deploy.onnx_session import open_session, read_meta
+from linnet.deploy.onnx_session import model_hash, open_session, read_meta
 from linnet.errors import UserError
 from linnet.files import given_path, readable
 from linnet.metrics import softmax
-from linnet.run import model_folder
+from linnet.run import Run, model_folder
 from linnet.text.bank import TextBank
 
-BATCH = 64
+BATCH = 16  # what is computed of larger ones does not stay in the processor's caches
 
 
 @dataclass(frozen=True)
@@ -87,26 +89,31 @@ class Predictor:
         """The same one by one, for more images than fit into memory."""
         if top < 1:
             raise UserError(f"top must be at least 1, not {top}")
-        rest = each(images)
-        while batch := list(islice(rest, BATCH)):
+        looked = ahead(self._look, each(images))
+        while batch := list(islice(looked, BATCH)):
             yield from self._predict_batch(batch, top)
 
-    def _predict_batch(self, images: list[Readable], top: int) -> list[Prediction]:
-        paths = [image if isinstance(image, Path) else None for image in images]
-        named, pixels = [Prediction(path) for path in paths], {}
-        how = (self.network.image_size, self.network.crop_mode, self.network.crop_pct)
-        for i, image in enumerate(images):
-            try:
-                pixels[i] = eval_pixels(to_rgb(image), *how)
-            except UserError as error:
-                named[i] = Prediction(paths[i], error=str(error))
+    def _look(self, image: Readable) -> tuple[Path | None, np.ndarray | str]:
+        """The path, if it is a file, and what the network sees of it, or why there is nothing to see."""
+        path, network = image if isinstance(image, Path) else None, self.network
+        try:
+            return path, eval_pixels(to_rgb(image), network.image_size, network.crop_mode, network.crop_pct)
+        except UserError as error:
+            return path, str(error)
+
+    def _predict_batch(self, looked: list[tuple[Path | None, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+        pixels = [seen for _, seen in looked if not isinstance(seen, str)]
+        rows = iter(())
         if pixels:
-            batch = np.stack(list(pixels.values())).transpose(0, 3, 1, 2).astype(np.float32) / 255
-            for i, row in zip(pixels, softmax(self.network.logits(batch)), strict=True):
-                best = largest(row, top)
-                classes = tuple(self.network.class_names[j] for j in best)
-                named[i] = Prediction(paths[i], classes, tuple(float(row[j]) for j in best))
-        return named
+            batch = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 255
+            rows = iter(softmax(self.network.logits(batch)))
+        for path, seen in looked:
+            yield Prediction(path, error=seen) if isinstance(seen, str) else self._named(path, next(rows), top)
+
+    def _named(self, path: Path | None, row: np.ndarray, top: int) -> Prediction:
+        best = largest(row, top)
+        classes = tuple(self.network.class_names[j] for j in best)
+        return Prediction(path, classes, tuple(float(row[j]) for j in best))
 
 
 def largest(row: np.ndarray, count: int) -> np.ndarray:
@@ -117,25 +124,43 @@ def largest(row: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-row, kind="stable")
 
 
-def load(path: str | Path, bank: TextBank | None = None, device: str = "cpu") -> Predictor:
+def load(path: str | Path, bank: TextBank | None = None, device: str | None = None) -> Predictor:
     """A predictor from a run folder, a saved model folder or an ONNX file written by linnet.
+
+    A run is opened as its own ``model.onnx``, if that was made of the very student in it: importing torch takes
+    seconds, and the file was compared with torch when it was written.
 
     Args:
         bank: names other classes than those of the training, for a student with an embedding head: see
             :func:`linnet.embed`.
-        device: where the student of a run computes, as torch calls it; an ONNX file computes on the CPU.
+        device: where torch computes the student of a run, as torch calls it; by default the CPU, with or without
+            torch. An ONNX file computes on the CPU.
 
     Raises:
-        UserError: nothing that can be loaded lies at ``path``, or the bank is not for this student.
+        UserError: nothing that can be loaded lies at ``path``, torch is needed and not installed, or the bank is not
+            for this student.
     """
     path = given_path(path, "the model")
     is_onnx = path.suffix.lower() == ".onnx"
     if not is_onnx and not path.is_dir():
         raise UserError(f"{path} is neither a run folder nor an .onnx file")
-    network: _Network = OnnxNetwork(path) if is_onnx else TorchNetwork(model_folder(path), device)
+    network: _Network
+    if is_onnx:
+        network = OnnxNetwork(path)
+    else:
+        network = (_onnx_of(path) if device is None else None) or TorchNetwork(model_folder(path), device or "cpu")
     if bank is not None:
         network.set_bank(bank)
     return Predictor(network)
+
+
+def _onnx_of(run: Path) -> "OnnxNetwork | None":
+    """A run's model.onnx; None if there is none, if it cannot be opened here, or is not of the student in the run."""
+    with suppress(UserError):
+        network = OnnxNetwork(Run(run).onnx)
+        if network.model_hash == model_hash(model_folder(run)):
+            return network
+    return None
 
 
 class OnnxNetwork:
@@ -150,6 +175,7 @@ class OnnxNetwork:
         self.crop_mode: CropMode = meta["crop_mode"]
         self.crop_pct: float = meta.get("crop_pct", 1.0)
         self.class_names: list[str] = meta["classes"]
+        self.model_hash: str | None = meta.get("model_hash")
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
 
@@ -180,8 +206,14 @@ class TorchNetwork:
     """A student from a saved model folder."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
-        from linnet.students.student import Student
-
+        try:
+            from linnet.students.student import Student
+        except ImportError as error:
+            raise UserError(
+                f"torch is needed for {folder} and is not installed ({error}); a run does without if its model.onnx "
+                "was made of the student in it ('linnet export RUN') and ONNX Runtime is installed (pip install "
+                "'linnet[onnx]')"
+            ) from error
         self._student, self._device = Student.load(folder).to(device), device
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
         self.crop_pct = self._student.crop_pct

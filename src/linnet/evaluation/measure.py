@@ -22,7 +22,7 @@ from linnet.metrics import calibration_error, right, softmax
 from linnet.progress import Bar
 from linnet.text.classes import composed
 
-BATCH = 64
+BATCH = 16  # what is computed of larger ones does not stay in the processor's caches
 TOP = 5
 PAIRS, WORST, PATHS = 10, 20, 10  # confused pairs and worst images that are kept, and paths of each pair
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from linnet.data.batches import eval_batches
+from linnet.data.batches import eval_batch_size, eval_batches
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.evaluation.predictions import write_predictions
@@ -46,7 +46,7 @@ def look(student: Student, images: Images, device: torch.device) -> Seen:
     """Each image passes through the student once."""
     logits, rows = [], []
     with evaluating(student):
-        for batch in eval_batches(images):
+        for batch in eval_batches(images, eval_batch_size(student.image_size, device)):
             output = student(batch.to(device))
             embedding_BE = output.logits_BC[:, :0] if output.embedding_BE is None else output.embedding_BE
             logits.append(output.logits_BC.float().cpu().numpy())
