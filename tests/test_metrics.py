@@ -7,6 +7,7 @@ from linnet.metrics import (
     agreement,
     all_metrics,
     class_accuracies,
+    confidence,
     expected_calibration_error,
     near_chance,
     right,
@@ -104,3 +105,16 @@ def test_agreement():
 )
 def test_near_chance(share: float, classes: int, near: bool):
     assert near_chance(share, classes) == near
+
+
+def test_parts_of_the_images_give_what_all_at_once_gives(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=(50, 7)).astype(np.float32).round(1), rng.integers(0, 7, 50)
+    whole = right(logits, labels), right(logits, labels, 3), confidence(logits)
+    metrics = all_metrics(logits, labels)
+    assert np.array_equal(whole[2], softmax(logits).max(axis=1))
+    monkeypatch.setattr("linnet.metrics.ROWS", 8)
+    parts = right(logits, labels), right(logits, labels, 3), confidence(logits)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert metrics == all_metrics(logits, labels)
+    assert confidence(logits[:0]).shape == right(logits[:0], labels[:0]).shape == (0,)

@@ -5,6 +5,8 @@ Shapes: N images, C classes.
 
 import numpy as np
 
+ROWS = 1024  # images at a time: bounds the memory that is needed beside the logits
+
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
@@ -14,10 +16,23 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 def right(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> np.ndarray:
     """(N,) bool: the images whose class is among the k largest logits, of equals the first, as prediction names them:
     with k = 1 those whose class is the argmax. A NaN counts against the image."""
-    own = logits_NC[np.arange(len(labels_N)), labels_N][:, None]
-    earlier = np.arange(logits_NC.shape[1]) < labels_N[:, None]
-    before = ~(logits_NC <= own) | ((logits_NC == own) & earlier)
-    return (before.sum(axis=1) < k) & ~np.isnan(own[:, 0])
+    right_N = np.empty(len(labels_N), dtype=bool)
+    for part in _parts(len(labels_N)):
+        logits, labels = logits_NC[part], labels_N[part]
+        own = logits[np.arange(len(labels)), labels][:, None]
+        earlier = np.arange(logits.shape[1]) < labels[:, None]
+        before = ~(logits <= own) | ((logits == own) & earlier)
+        right_N[part] = (before.sum(axis=1) < k) & ~np.isnan(own[:, 0])
+    return right_N
+
+
+def confidence(logits_NC: np.ndarray) -> np.ndarray:
+    """(N,) the probability of each image's most probable class."""
+    return np.concatenate([softmax(logits_NC[part]).max(axis=1) for part in _parts(len(logits_NC))])
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + ROWS) for start in range(0, max(1, count), ROWS)]
 
 
 def top_k_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray, k: int = 1) -> float:
@@ -37,7 +52,7 @@ def mean_per_class_accuracy(logits_NC: np.ndarray, labels_N: np.ndarray) -> floa
 
 def expected_calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
     """:func:`calibration_error` of the class with the largest logit."""
-    return calibration_error(softmax(logits_NC).max(axis=1), right(logits_NC, labels_N), bins)
+    return calibration_error(confidence(logits_NC), right(logits_NC, labels_N), bins)
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = 15) -> float:

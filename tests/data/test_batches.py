@@ -1,4 +1,5 @@
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,19 @@ def test_a_batch_is_never_larger_than_the_data(paths: list[Path]):
 def test_images_decoded_by_workers_are_the_stored_ones(paths: list[Path]):
     for a, b in zip(loader(paths).epoch(0), loader(paths, limit_gb=0.0).epoch(0), strict=True):
         assert torch.equal(a.images, b.images)
+
+
+def test_the_processes_that_decode_stay_from_one_epoch_to_the_next(paths: list[Path]):
+    """And give each epoch its own images, though the one before was left in the middle."""
+    ours, stored = loader(paths, limit_gb=0.0), loader(paths)
+    others, seen = {process.pid for process in active_children()}, []
+    for number in (0, 1, 4):
+        for a, b in zip(stored.epoch(number), ours.epoch(number), strict=True):
+            assert torch.equal(a.index, b.index) and torch.equal(a.images, b.images)
+            if number == 1:
+                break
+        seen.append({process.pid for process in active_children()} - others)
+    assert seen[0] == seen[1] == seen[2] and len(seen[0]) == 1
 
 
 @pytest.mark.parametrize("views", ["light", "paper:cifar"])

@@ -13,11 +13,10 @@ from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, score_novel
-from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look, look_at_splits, score
+from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look_at_splits, score, top1
 from linnet.evaluation.verdict import is_loss, verdict
 from linnet.files import check_space, readable
 from linnet.methods.base import Method
-from linnet.metrics import top_k_accuracy
 from linnet.progress import BY_THE_BAR, Bar
 from linnet.report.loggers import Note, logging_numbers
 from linnet.run import Run
@@ -91,7 +90,7 @@ def _train(
     def validate(now: Student) -> float | None:
         if "val" not in splits:
             return None
-        return top_k_accuracy(look(now, images["val"], accelerator.device).logits_NC, splits["val"].labels)
+        return top1(now, images["val"], splits["val"].labels, accelerator.device)
 
     def tell(row: dict[str, Any]) -> None:
         words = _epoch(row, run, config.train.epochs)

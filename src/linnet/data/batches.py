@@ -6,6 +6,7 @@ Shapes: B batch, S student input side.
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -59,6 +60,7 @@ class TrainLoader:
     ):
         self.config, self.rows, self.images, self.device = config, rows, images, device
         self.teacher, self.rank, self.world = teacher, rank, world
+        self._now: list[np.ndarray] = []  # the rows of each batch of the epoch that is read
         wanted = min(config.train.batch_size, len(rows))
         self.batch_size = wanted // world * world
         if self.batch_size < 2 * world:
@@ -79,15 +81,26 @@ class TrainLoader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = self._order(number).reshape(len(self), self.batch_size)
-        rows = [batch[self.rank :: self.world] for batch in order]
-        workers = 0 if self.images.stored else self.config.data.workers
-        loader: DataLoader = DataLoader(self.images, batch_sampler=rows, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
-        replay = self.config.teacher.replay
+        self._now[:] = [batch[self.rank :: self.world] for batch in order]
+        rows, replay = list(self._now), self.config.teacher.replay
         try:
-            for index, pixels in zip(rows, loader, strict=True):
+            for index, pixels in zip(rows, self._decoded, strict=True):
                 yield self._batch(index, pixels, view=number if replay is None else number % replay)
         except UserError as error:  # a worker wraps its traceback around the one line that was meant
             raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from error
+
+    @cached_property
+    def _decoded(self) -> DataLoader:
+        """The images of the batches of ``_now``. Those that are not stored are decoded by processes, some batches
+        ahead, which stay from one epoch to the next."""
+        workers = 0 if self.images.stored else self.config.data.workers
+        return DataLoader(
+            self.images,  # type: ignore[arg-type]
+            batch_sampler=self._now,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=list,
+            persistent_workers=workers > 0,
+        )
 
     def _order(self, number: int) -> np.ndarray:
         """The images of an epoch, batch after batch."""

@@ -24,9 +24,10 @@ class Paths(Sequence[Path]):
         folders: dict[str, int] = {}
         ids, ends, names = [], [0], bytearray()
         for path in paths:
-            folder, name = os.path.split(path)
-            ids.append(folders.setdefault(folder, len(folders)))
-            names += os.fsencode(name)
+            text = os.fspath(path)
+            start = text.rfind(os.sep) + 1
+            ids.append(folders.setdefault(text[:start], len(folders)))
+            names += os.fsencode(text[start:])
             ends.append(len(names))
         self._folders, self._names = list(folders), bytes(names)
         self._ids, self._ends = np.array(ids, dtype=np.int32), np.array(ends, dtype=np.int64)

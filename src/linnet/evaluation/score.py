@@ -1,6 +1,9 @@
 """The student alone, on every image of a split exactly once."""
 
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,10 +14,14 @@ from torch import nn
 from linnet.data.batches import eval_batch_size, eval_batches
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images
+from linnet.errors import UserError
 from linnet.evaluation.predictions import write_predictions
-from linnet.metrics import agreement, all_metrics, class_accuracies
+from linnet.files import cache_folder
+from linnet.metrics import agreement, all_metrics, class_accuracies, right
 from linnet.run import Run
 from linnet.students.student import Student, evaluating
+
+LARGE = 1 << 26  # bytes of a table from which it lies on the disk
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,49 @@ class Seen(NamedTuple):
 
 def look(student: Student, images: Images, device: torch.device) -> Seen:
     """Each image passes through the student once."""
-    logits, rows = [], []
+    tables: list[np.ndarray] = []
+    for place, part in _outputs(student, images, device):
+        tables = tables or [_table(len(images), own.shape[1]) for own in part]
+        for table, own in zip(tables, part, strict=True):
+            table[place] = own
+    return Seen(*tables)
+
+
+def top1(student: Student, images: Images, labels_N: np.ndarray, device: torch.device) -> float:
+    """The share of the images that the student names right; no table of logits is made for it."""
+    right_N = np.empty(len(images), dtype=bool)
+    for place, part in _outputs(student, images, device):
+        right_N[place] = right(part.logits_NC, labels_N[place])
+    return float(right_N.mean())
+
+
+def _outputs(student: Student, images: Images, device: torch.device) -> Iterator[tuple[slice, Seen]]:
+    """What the student makes of one batch after another, and which rows these are."""
+    done = 0
     with evaluating(student):
         for batch in eval_batches(images, eval_batch_size(student.image_size, device)):
             output = student(batch.to(device))
             embedding_BE = output.logits_BC[:, :0] if output.embedding_BE is None else output.embedding_BE
-            logits.append(output.logits_BC.float().cpu().numpy())
-            rows.append(torch.nn.functional.normalize(embedding_BE.float(), dim=1).cpu().numpy())
-    return Seen(np.concatenate(logits), np.concatenate(rows))
+            rows_BE = torch.nn.functional.normalize(embedding_BE.float(), dim=1)
+            yield (
+                slice(done, done + len(batch)),
+                Seen(output.logits_BC.float().cpu().numpy(), rows_BE.cpu().numpy()),
+            )
+            done += len(batch)
+
+
+def _table(rows: int, columns: int) -> np.ndarray:
+    """An array of float32, to be filled. A large one does not lie in memory but in a file without a name, which is gone
+    with the array; where the disk has no room for it, in memory after all."""
+    size = 4 * rows * columns
+    if size > LARGE and hasattr(os, "posix_fallocate"):
+        with suppress(OSError, UserError):
+            folder = cache_folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # a hole that finds the disk full would kill the process
+                return np.asarray(np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, columns)))
+    return np.empty((rows, columns), dtype=np.float32)
 
 
 def count_parameters(network: nn.Module) -> int:

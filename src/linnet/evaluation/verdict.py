@@ -52,10 +52,11 @@ def read_named(file: Path, column: str = "prediction") -> Named | None:
 
     try:
         with file.open("rb") as opened:
-            table = pyarrow.parquet.read_table(opened)
+            whole = pyarrow.parquet.ParquetFile(opened)
+            if not {"path", "label", column} <= set(whole.schema_arrow.names):
+                return None
+            table = whole.read(columns=["path", "label", column])  # the logits would be the most of it
     except (OSError, pyarrow.ArrowException):
-        return None
-    if not {"path", "label", column} <= set(table.column_names):
         return None
     paths, labels, named = (table[name].to_pylist() for name in ("path", "label", column))
     images = [(Path(str(path)).name, str(label)) for path, label in zip(paths, labels, strict=True)]
