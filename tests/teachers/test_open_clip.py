@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from linnet.errors import UserError
-from linnet.teachers import check_teacher, load_teacher
+from linnet.teachers import check_teacher, load_teacher, open_clip_texts
 from linnet.teachers.answers import class_head
 from linnet.teachers.base import VisionLanguageTeacher
 from linnet.teachers.open_clip import OpenClipTeacher
@@ -257,11 +257,34 @@ def test_only_padding_that_no_token_reads_is_left_out(teacher: OpenClipTeacher):
     if pool_of(teacher) == "last":
         assert lengths == [32, 32]
     else:
-        assert lengths == [32 - teacher.room(TEXTS) + 4, 32]
+        words = [len(teacher.tokenize([text])[0].nonzero()) - 1 for text in TEXTS]
+        assert lengths == [1 + 4 + sum(words), 32]
     assert torch.allclose(cut, whole, atol=1e-6)
     (gradient,) = torch.autograd.grad(cut[:, 0].sum(), context)
     assert torch.allclose(gradient, torch.autograd.grad(whole[:, 0].sum(), context)[0], atol=1e-5)
     assert gradient.norm() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 14, 30])
+def test_texts_in_one_row_or_in_several_read_as_each_of_them_alone(
+    teacher: OpenClipTeacher, tokens: int, monkeypatch: pytest.MonkeyPatch
+):
+    """A text that saw the one before it, or stood at other positions, would have the vector of another text."""
+    monkeypatch.setattr(open_clip_texts, "ROW_TOKENS", tokens)
+    texts = ["a wren with a long tail", "owl", "", "an owl", "a !& b", "wren"]
+    context = some_context(teacher, 4)
+    rows, given = [], teacher.text_tower.parts
+    monkeypatch.setattr(
+        teacher.text_tower, "parts", lambda *asked: rows.append([len(p) for p in given(*asked)]) or given(*asked)
+    )
+    together = teacher.embed_texts(texts, context)
+    if pool_of(teacher) == "end":
+        assert rows == {1: [[1] * 6], 14: [[4, 2]], 30: [[6]]}[tokens]
+    alone = torch.cat([teacher.embed_texts([text], context) for text in texts])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not torch.allclose(together, alone.roll(1, 0), atol=1e-2)
+    teacher.text_tower.can_be_cut = False
+    assert torch.allclose(together, teacher.embed_texts(texts, context), atol=1e-5)
 
 
 def test_only_the_context_gets_a_gradient_and_the_teacher_stays_as_it_was(teacher: OpenClipTeacher):

@@ -14,7 +14,7 @@ from linnet.errors import UserError
 from linnet.teachers import load_teacher
 from linnet.teachers import prompts as module
 from linnet.teachers.base import VisionLanguageTeacher
-from linnet.teachers.prompts import Embedded, calibrate, calibrated_bank, score, step_count
+from linnet.teachers.prompts import Embedded, calibrate, calibrated_bank, drawn_classes, score, step_count
 
 COLOURS = ("red", "blue", "green", "yellow", "black", "white")
 POOR = [f"bird number {word}" for word in ("one", "two", "three", "four", "five", "six")]
@@ -81,6 +81,62 @@ def test_calibration_is_a_function_of_its_arguments_and_the_seed(
     assert all(torch.equal(first[name], again[name]) for name in ("context_PW", "bank_CE"))
     other = calibrate(teacher, POOR, train, val, short, seed=1)
     assert not torch.allclose(first["context_PW"], other["context_PW"], atol=1e-2)
+
+
+def test_a_step_sees_the_classes_of_its_batch_and_others_drawn_anew():
+    """Without a class of the batch its images would be pulled to a wrong text; with the same others every time some
+    classes would never be told apart."""
+    labels, generator = torch.tensor([7, 3, 7, 90]), torch.Generator().manual_seed(0)
+    first, second = (drawn_classes(labels, 100, 10, generator).tolist() for _ in range(2))
+    for drawn in (first, second):
+        assert {3, 7, 90} <= set(drawn)
+        assert len(drawn) == len(set(drawn)) == 10
+        assert drawn == sorted(drawn)
+    assert first != second
+    often = [c for _ in range(300) for c in drawn_classes(labels, 100, 10, generator).tolist()]
+    assert set(often) == set(range(100))
+    assert drawn_classes(labels, 100, 2, generator).tolist() == [3, 7, 90]
+
+
+def test_with_no_more_classes_than_asked_for_all_are_seen_and_nothing_is_drawn():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert drawn_classes(torch.tensor([1]), 6, 6, generator).tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_calibration_on_parts_of_the_classes_learns_the_context_and_is_judged_by_all(
+    teacher: VisionLanguageTeacher, train: Embedded, val: Embedded, monkeypatch: pytest.MonkeyPatch
+):
+    top1, entropy = score(teacher.embed_texts(POOR), teacher.logit_scale, val)
+    steps, epochs = watched(teacher, monkeypatch)
+    few = replace(CONFIG, batch_size=4, classes=4, max_steps=96)
+    prompts = calibrate(teacher, POOR, train, val, few, seed=0)
+    assert {len(bank_CE) for bank_CE in steps} == {4}
+    assert {len(bank_CE) for bank_CE in epochs} == {6}
+    better, lower = score(prompts["bank_CE"], teacher.logit_scale, val)
+    assert better > top1 + 0.2
+    assert lower < entropy - 0.3
+
+
+def test_each_image_is_drawn_to_the_text_of_its_own_class(
+    teacher: VisionLanguageTeacher, train: Embedded, val: Embedded, monkeypatch: pytest.MonkeyPatch
+):
+    """The number of a class among those drawn is not its number."""
+    asked, losses, real = [], [], F.cross_entropy
+    embed = teacher.embed_texts
+    monkeypatch.setattr(teacher, "embed_texts", lambda texts, context: asked.append(texts) or embed(texts, context))
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if logits.requires_grad:
+            losses.append([asked[-1][label] for label in labels.tolist()])
+        return real(logits, labels)
+
+    monkeypatch.setattr(module.F, "cross_entropy", cross_entropy)
+    one = Embedded(train.rows_NE[4:5], train.labels_N[4:5])
+    calibrate(teacher, POOR, one, val, replace(CONFIG, classes=2, max_steps=5), seed=0)
+    assert losses == [[POOR[4]]] * 5
+    assert len({tuple(texts) for texts in asked if len(texts) == 2}) > 1
 
 
 def watched(

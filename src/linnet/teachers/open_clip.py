@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from linnet.errors import UserError, did_you_mean, require
@@ -18,6 +16,7 @@ from linnet.files import read_text
 from linnet.hub import reach_hub, reason
 from linnet.students.network import Normalize
 from linnet.teachers.base import Kind, VisionLanguageTeacher
+from linnet.teachers.open_clip_texts import PART, TextTower
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -59,7 +58,7 @@ class OpenClipTeacher(VisionLanguageTeacher):
         self.tokenize: Callable[[list[str]], torch.Tensor] = tokenizer
         self.unknown_token = getattr(getattr(tokenizer, "tokenizer", None), "unk_token_id", None)
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator]
-        self.text_tower = _TextTower(model)
+        self.text_tower = TextTower(model)
         self.token_width = self.text_tower.token_embedding.weight.shape[1]
 
     @torch.no_grad()
@@ -70,13 +69,13 @@ class OpenClipTeacher(VisionLanguageTeacher):
         tokens = self.tokenize(texts).to(self.normalize.mean.device)
         if context_PW is None:
             with torch.no_grad():
-                parts = [self.network.encode_text(part) for part in tokens.split(256)]
+                parts = [self.network.encode_text(part) for part in tokens.split(PART)]
         else:
             tokens = self._make_room(tokens, len(context_PW))
-            encode = self.text_tower.encode
-            if len(tokens) > 256:  # the activations of thousands of prompts would fill the memory
+            encode, before = self.text_tower.encode, self._start + len(context_PW)
+            if len(tokens) > PART:  # the activations of thousands of prompts would fill the memory
                 encode = partial(checkpoint, encode, use_reentrant=False)
-            parts = [encode(part, context_PW, self._start) for part in tokens.split(256)]
+            parts = [encode(part, context_PW, self._start) for part in self.text_tower.parts(tokens, before)]
         return F.normalize(torch.cat(parts).float(), dim=1)
 
     def tokens(self, texts: list[str]) -> list[tuple[int, ...]]:
@@ -105,55 +104,11 @@ class OpenClipTeacher(VisionLanguageTeacher):
             raise UserError(
                 f"{vectors} context vectors do not fit before the texts: the end of one would be cut; shorten it"
             )
-        return kept[:, : self._longest(kept)] if self.text_tower.can_be_cut else kept
+        return kept
 
     def _longest(self, tokens_NL: torch.Tensor) -> int:
         """Tokens of the longest text, without the padding at its end (in CLIP, "!" has the same number)."""
         return int((tokens_NL != self._padding).any(dim=0).nonzero().max()) + 1
-
-
-class _EncodeText(nn.Module):
-    """The text side of a model as a module of its own, for ``functional_call``."""
-
-    def __init__(self, network: Any):
-        super().__init__()
-        self.network = network
-
-    def forward(self, tokens_NL: torch.Tensor) -> torch.Tensor:
-        return self.network.encode_text(tokens_NL)
-
-
-class _TextTower:
-    """open_clip's own text tower, with vectors in place of some tokens' embeddings, and on sequences of any length.
-
-    It runs the model's ``encode_text``: masks, pooling and projection are the model's, whatever its kind.
-    """
-
-    def __init__(self, network: Any):
-        self.network = network
-        self.prefix, tower = ("text.", network.text) if hasattr(network, "text") else ("", network)
-        own = getattr(tower, "token_embedding", None)
-        self.token_embedding: nn.Embedding = own if own is not None else tower.transformer.get_input_embeddings()
-        self.tower = tower
-        pooling = getattr(network, "text_pool_type", getattr(tower, "pool_type", ""))
-        causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-        # nothing that follows the end token reaches it, so padding can be left out
-        self.can_be_cut = causal and pooling in ("argmax", "eos")
-
-    def encode(self, tokens_NL: torch.Tensor, context_PW: torch.Tensor, start: int) -> torch.Tensor:
-        def place(module: nn.Module, inputs: Any, embedded_NLW: torch.Tensor) -> torch.Tensor:
-            context = context_PW.to(embedded_NLW.dtype).expand(len(embedded_NLW), -1, -1)
-            return torch.cat([embedded_NLW[:, :start], context, embedded_NLW[:, start + len(context_PW) :]], dim=1)
-
-        length, shorter = tokens_NL.shape[1], {}
-        if self.can_be_cut:
-            positions, mask = self.tower.positional_embedding[:length], self.tower.attn_mask[:length, :length]
-            shorter = {f"network.{self.prefix}positional_embedding": positions, f"network.{self.prefix}attn_mask": mask}
-        handle = self.token_embedding.register_forward_hook(place)
-        try:
-            return functional_call(_EncodeText(self.network), shorter, (tokens_NL,))
-        finally:
-            handle.remove()
 
 
 def _parse(name: str) -> tuple[str, str | None]:

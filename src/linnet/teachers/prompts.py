@@ -91,7 +91,8 @@ def calibrate(
 
     Deviation:
         By default at most 400 steps at ten times the published learning rate; the epoch is chosen on val (theirs on
-        test); fewer vectors where the tower has no room.
+        test); fewer vectors where the tower has no room; of more than ``config.classes`` classes each step sees a part
+        (:func:`drawn_classes`), val all.
     """
     device = next(teacher.parameters()).device
     labelled = train.labels_N >= 0
@@ -107,8 +108,11 @@ def calibrate(
         order = torch.randperm(len(rows), generator=generator).to(device)
         for index in order[: len(rows) // size * size].split(size)[: steps - step]:
             optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            bank_CE = teacher.embed_texts(texts, context)
-            loss = F.cross_entropy(teacher.logit_scale * rows[index] @ bank_CE.T, labels[index])
+            own_B = labels[index]
+            drawn = drawn_classes(own_B.cpu(), len(texts), config.classes, generator)
+            bank_CE = teacher.embed_texts([texts[c] for c in drawn.tolist()], context)
+            targets_B = torch.searchsorted(drawn.to(device), own_B)
+            loss = F.cross_entropy(teacher.logit_scale * rows[index] @ bank_CE.T, targets_B)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([context], 1.0)
@@ -124,6 +128,17 @@ def calibrate(
             best, best_epoch = ((top1, -entropy), kept), epoch
     assert best is not None
     return best[1]
+
+
+def drawn_classes(labels_B: torch.Tensor, classes: int, limit: int, generator: torch.Generator) -> torch.Tensor:
+    """Ids, in order, of the classes that one step of a calibration tells apart: all, or those of its batch and as many
+    random ones as make up ``limit``."""
+    if classes <= limit:
+        return torch.arange(classes)
+    order = torch.randperm(classes, generator=generator)
+    own = labels_B.unique()
+    others = order[~torch.isin(order, own)][: max(0, limit - len(own))]
+    return torch.cat([own, others]).sort().values
 
 
 def initial_context(
