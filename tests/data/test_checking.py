@@ -165,6 +165,56 @@ def test_an_image_is_checked_once(make_folder: Callable[..., Path], monkeypatch:
         assert load_manifest(DataConfig(source=str(root))).problems == first.problems
 
 
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are decoded for a check, from now on."""
+    names, real = [], checking._examine
+    monkeypatch.setattr(checking, "_examine", lambda path: (names.append(path.name), real(path))[1])
+    return names
+
+
+def test_of_another_set_only_what_was_never_checked_is_decoded(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    root = make_folder(images=6)
+    write_deep_png(root / "red_bird" / "deep.png", np.full((32, 32, 1), 65535, np.uint16))
+    short = cut(root / "red_bird" / "003.jpg", -2)
+    load_manifest(DataConfig(source=str(root)))
+    write_image(root / "red_bird" / "new.jpg", (7, 90, 200), seed=1234)
+    names = looked_at(monkeypatch)
+    manifest = load_manifest(DataConfig(source=str(root)))
+    # what is not in order, or may not be beside others, is looked at again
+    assert sorted(names) == ["003.jpg", "deep.png", "new.jpg"]
+    assert [(problem.kind, problem.path) for problem in manifest.problems] == [("incomplete", short)]
+    for file in (cache / "checks").glob("fine-*"):
+        file.write_bytes(file.read_bytes()[:-3])
+    write_image(root / "red_bird" / "newer.jpg", (7, 90, 201), seed=1235)
+    names.clear()
+    load_manifest(DataConfig(source=str(root)))
+    assert len(names) == 21  # a damaged file is ignored
+
+
+def test_a_check_that_is_interrupted_goes_on_where_it_was(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    root, real = make_folder(images=6), checking._examine
+    for file in (cache / "checks").glob("*"):
+        file.unlink()
+
+    def interrupted(path: Path) -> object:
+        if path.parent.name == "red_bird":
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(checking, "CHUNK", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(checking, "_examine", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_manifest(DataConfig(source=str(root)))
+    names = looked_at(monkeypatch)
+    load_manifest(DataConfig(source=str(root)))
+    assert len(names) == 6  # red birds come last: chunks of 4 were done up to them
+
+
 def test_drawn_birds_need_no_check(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("linnet.data.load.examine", lambda *_: pytest.fail("checked"))
     load_manifest(DataConfig(source="aviary:species=2,images=3"))

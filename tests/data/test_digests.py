@@ -179,4 +179,4 @@ def test_what_is_remembered_does_not_grow_without_end(paths: list[Path], cache: 
             path.write_bytes(bytes([i]) * 5)
         digest_files(paths)
     (file,) = (cache / "digests").glob("*")
-    assert len(module._remembered(file)[0]) == 20  # as many as there are, and as many of before
+    assert len(module.remembered(file, "looks")[0]) == 20  # as many as there are, and as many of before

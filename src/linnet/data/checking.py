@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 from linnet.data.decoding import decode, has_sixteen_bits, suffixes
-from linnet.data.digests import as_bytes
+from linnet.data.digests import DIGEST_BYTES, as_bytes, find_rows, remember, remembered
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
@@ -49,31 +49,45 @@ DARK = "like all of 16 bits here it uses 14 of them or fewer, which does not say
 
 
 def examine(manifest: Manifest) -> Findings:
-    """Decode every image of a manifest, or remember what came of it."""
+    """Decode every image of a manifest, or remember what came of it: of the very same set all, of another one which of
+    its images are in order."""
     distinct = {digest: row for row, digest in enumerate(as_bytes(manifest.digests))}
     words = f"{VERSION}|{PIL.__version__}|{sorted(suffixes())}|"
     name = hashlib.sha256(words.encode() + b"".join(sorted(distinct))).hexdigest()[:24]
     file = cache_folder() / "checks" / f"{name}.json"
     with suppress(OSError, ValueError, AttributeError):  # a damaged file is made again
         return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
+    fine = file.with_name(f"fine-{hashlib.sha256(words.encode()).hexdigest()[:24]}.safetensors")
+    (known,) = remembered(fine, "digests")
+    is_known = (find_rows(_table(distinct), known) >= 0).tolist()
+    items = [item for item, skip in zip(distinct.items(), is_known, strict=True) if not skip]
     found: Findings = {}
     deep: dict[bytes, int] = {}  # images of 16 bits -> the largest value, of 255
-    items = list(distinct.items())
-    with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
-        for start in range(0, len(items), CHUNK):
-            part = items[start : start + CHUNK]
-            examined = pool.map(_examine, (manifest.paths[row] for _, row in part))
-            for (digest, _), (finding, largest) in zip(part, examined, strict=True):
-                if finding:
-                    found[digest] = finding
-                if largest:
-                    deep[digest] = largest
-            bar.update(start + len(part))
+    done = 0
+    try:
+        with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
+            for start in range(0, len(items), CHUNK):
+                part = items[start : start + CHUNK]
+                examined = pool.map(_examine, (manifest.paths[row] for _, row in part))
+                for (digest, _), (finding, largest) in zip(part, examined, strict=True):
+                    if finding:
+                        found[digest] = finding
+                    if largest:
+                        deep[digest] = largest
+                done = start + len(part)
+                bar.update(done)
+    finally:  # what is interrupted goes on where it was
+        if new := [digest for digest, _ in items[:done] if digest not in found and digest not in deep]:
+            remember(fine, digests=np.concatenate([known, _table(new)]))
     if deep and max(deep.values()) <= FOURTEEN_BITS:
         found |= {digest: Finding(DARK) for digest in deep}
     if all(finding.lasting for finding in found.values()):
         write_atomically(file, json.dumps({digest.hex(): finding.reason for digest, finding in found.items()}))
     return found
+
+
+def _table(digests: Iterable[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def _examine(path: Path) -> tuple[Finding | None, int]:

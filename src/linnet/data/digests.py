@@ -46,8 +46,8 @@ def digest_files(paths: Sequence[Path]) -> np.ndarray:
     if not len(paths):
         return np.empty((0, DIGEST_BYTES), dtype=np.uint8)
     file, (looks_N, settled_N) = _file_of(paths), _looks(paths)
-    old_looks, old_digests = _remembered(file)
-    place_N = _places(looks_N, old_looks)
+    old_looks, old_digests = remembered(file, "looks", "digests")
+    place_N = find_rows(looks_N, old_looks)
     if not _still_true(paths, place_N, old_digests):
         log.warning("some images have other bytes, though their size and times have not changed: all are read again")
         old_looks, old_digests = old_looks[:0], old_digests[:0]
@@ -59,10 +59,10 @@ def digest_files(paths: Sequence[Path]) -> np.ndarray:
     settled_N[new] &= was_read
     if file and settled_N[new].any():
         others = np.setdiff1d(np.arange(len(old_looks)), place_N)[: len(paths)]  # such as those of other splits
-        _remember(
+        remember(
             file,
-            np.concatenate([looks_N[settled_N], old_looks[others]]),
-            np.concatenate([digests_N[settled_N], old_digests[others]]),
+            looks=np.concatenate([looks_N[settled_N], old_looks[others]]),
+            digests=np.concatenate([digests_N[settled_N], old_digests[others]]),
         )
     return digests_N
 
@@ -122,14 +122,15 @@ def _table(function: Callable[[Path], tuple[bytes, bool]], paths: Sequence[Path]
     return np.frombuffer(content, np.uint8).reshape(-1, DIGEST_BYTES), np.array(np.frombuffer(flags, bool))
 
 
-def _places(looks_N: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(n,) the row of ``known`` (m, 16) that is the same, or -1. Half of each is searched for, the whole compared."""
+def find_rows(wanted_N: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(n,) for each of (n, 16) uint8 the row of ``known`` (m, 16) that is the same, or -1. Half of it is searched for,
+    the whole compared: of two that share a half, which hashes hardly do, one may not be found."""
     if not len(known):
-        return np.full(len(looks_N), -1)
-    halves, known_halves = (np.ascontiguousarray(rows).view(np.uint64)[:, 0] for rows in (looks_N, known))
+        return np.full(len(wanted_N), -1)
+    halves, known_halves = (np.ascontiguousarray(rows).view(np.uint64)[:, 0] for rows in (wanted_N, known))
     order = np.argsort(known_halves)
     place_N = order[np.searchsorted(known_halves, halves, sorter=order).clip(max=len(order) - 1)]
-    return np.where((known[place_N] == looks_N).all(axis=1), place_N, -1)
+    return np.where((known[place_N] == wanted_N).all(axis=1), place_N, -1)
 
 
 def _still_true(paths: Sequence[Path], place_N: np.ndarray, digests: np.ndarray) -> bool:
@@ -144,22 +145,23 @@ def _still_true(paths: Sequence[Path], place_N: np.ndarray, digests: np.ndarray)
     return bool((again[was_read] == expected[was_read]).all())
 
 
-def _remembered(file: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Looks and digests, both (m, 16) uint8; of a file that is not there or damaged none."""
+def remembered(file: Path | None, *names: str) -> list[np.ndarray]:
+    """Tables of a file in linnet's cache, each (m, 16) uint8; of a file that is not there or damaged, empty ones."""
     from safetensors.numpy import load
 
-    nothing = np.empty((0, DIGEST_BYTES), dtype=np.uint8)
     try:
         kept = load(read_checked(file)[0]) if file else {}
-        looks, digests = kept["looks"], kept["digests"]
-    except Exception:  # safetensors has errors of its own; whatever it is, the files are hashed again
-        return nothing, nothing
-    is_whole = looks.shape == digests.shape == (len(looks), DIGEST_BYTES) and looks.dtype == digests.dtype == np.uint8
-    return (looks, digests) if is_whole else (nothing, nothing)
+        tables = [kept[name] for name in names]
+        if all(table.shape == (len(tables[0]), DIGEST_BYTES) and table.dtype == np.uint8 for table in tables):
+            return tables
+    except Exception:  # safetensors has errors of its own; whatever it is, what was forgotten is found out again
+        pass
+    return [np.empty((0, DIGEST_BYTES), dtype=np.uint8) for _ in names]
 
 
-def _remember(file: Path, looks: np.ndarray, digests: np.ndarray) -> None:
+def remember(file: Path, **tables: np.ndarray) -> None:
+    """Keep what :func:`remembered` gives; nothing happens on a disk that is full or may not be written."""
     from safetensors.numpy import save
 
-    with suppress(UserError):  # a disk that is full or may not be written: they are hashed again
-        write_atomically(file, with_checksum(save({"looks": looks, "digests": digests})))
+    with suppress(UserError):
+        write_atomically(file, with_checksum(save(tables)))
