@@ -42,6 +42,7 @@ from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
 from linnet.teachers.answers import Answers, ask, ask_together, class_head
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
+from linnet.teachers.precision import settled_precision
 from linnet.teachers.prompts import class_templates, prompt_templates, with_room
 from linnet.teachers.texts import check_class_texts, text_bank
 
@@ -324,9 +325,13 @@ def _ask_teacher(
     """What the teacher says about the images; the run is tied to it."""
     if accelerator.is_main_process:
         run.pin(teacher=teacher.fingerprint())
-    ask_together(config, teacher, splits, accelerator.device, team_around(accelerator))
+    device, own = accelerator.device, ""
+    if accelerator.is_main_process:
+        own = settled_precision(teacher, splits["val"], config.teacher.still, device)
+    teacher.precision = said_by_the_first(accelerator, own)
+    ask_together(config, teacher, splits, device, team_around(accelerator))
     with accelerator.local_main_process_first():  # what is left, such as learned prompts, is done by one
-        answers = ask(config, teacher, splits, accelerator.device)
+        answers = ask(config, teacher, splits, device)
     if accelerator.is_main_process and answers.prompts:
         run.write_prompts(answers.prompts)
     return answers

@@ -76,9 +76,11 @@ class Teacher(nn.Module):
         eval_transform: its own evaluation preprocessing up to [0, 1]: a PIL image -> (3, height, width) float32.
         preprocessing: the same in words; part of the cache key.
         image_shape: height and width that the network was made for, in pixels.
+        precision: "bf16" if it looks at images in bf16, where cached or live rows are computed.
     """
 
     kind: ClassVar[TeacherKind]
+    precision: str = "fp32"
 
     def __init__(
         self, id: str, network: nn.Module, eval_transform: Callable[[Image.Image], torch.Tensor], preprocessing: str

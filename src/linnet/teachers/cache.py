@@ -99,6 +99,8 @@ class TeacherCache:
             "policy": policy,
             "dtype": DTYPE,
         }
+        if isinstance(teacher, Teacher) and policy != "texts" and teacher.precision != "fp32":
+            space["precision"] = teacher.precision
         name = hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (root or cache_folder() / "teacher") / name
         if not (self.folder / "space.json").exists():
@@ -259,10 +261,11 @@ def _read(paths: Sequence[Path], transform: Transform) -> Pixels:
 
 def live_rows(teacher: Teacher, images: torch.Tensor) -> torch.Tensor:
     """What the cache keeps of a batch, computed now: embeddings of a VLM, logits of a classifier."""
-    if isinstance(teacher, VisionLanguageTeacher):
-        return teacher.embed_images(images)
-    assert isinstance(teacher, ClassifierTeacher)
-    return teacher.logits(images)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=teacher.precision == "bf16"):
+        if isinstance(teacher, VisionLanguageTeacher):
+            return teacher.embed_images(images)
+        assert isinstance(teacher, ClassifierTeacher)
+        return teacher.logits(images)
 
 
 def _map(path: Path, name: str) -> np.ndarray:

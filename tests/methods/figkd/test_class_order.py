@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from linnet.methods.figkd import class_order
 from linnet.methods.figkd.class_order import NEAREST, match, semantic_order, seriate
 
 
@@ -81,3 +82,23 @@ def test_classes_whose_nearest_are_all_taken_are_paired_with_one_another():
 
 def test_identical_classes_are_no_error():
     assert sorted(semantic_order(np.ones((5, 3)), 1).tolist()) == list(range(5))
+
+
+def test_of_very_many_classes_pairs_are_nearly_as_alike_and_the_order_is_still_by_kind(monkeypatch: pytest.MonkeyPatch):
+    """Exactly, a few thousand classes take most of an hour."""
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(12, 8)), 10, axis=0) + 0.5 * rng.normal(size=(120, 8))
+    matrix, exact = similarity(vectors), match(similarity(vectors))
+    monkeypatch.setattr(class_order, "MANY", 20)
+    monkeypatch.setattr(class_order.networkx, "max_weight_matching", lambda *_, **__: pytest.fail("is exact"))
+    pairs = match(matrix)
+    assert sorted(itertools.chain(*pairs)) == list(range(120))
+    assert sum(matrix[pair] for pair in pairs) > 0.95 * sum(matrix[pair] for pair in exact)
+    for levels in (1, 2):
+        order = semantic_order(vectors, levels)
+        assert sorted(order.tolist()) == list(range(120))
+        beside, shuffled = (
+            matrix[order[:-1], order[1:]],
+            matrix[order[:-1], np.random.default_rng(1).permutation(order)[1:]],
+        )
+        assert beside.mean() > shuffled.mean() + 0.4
