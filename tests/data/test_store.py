@@ -6,7 +6,7 @@ import pytest
 from pictures import write_image
 
 from linnet.data import store as module
-from linnet.data.images import CropMode, eval_pixels, read_image, train_pixels
+from linnet.data.images import CropMode, Fit, eval_pixels, read_image, train_pixels
 from linnet.data.manifest import digest_files
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -134,3 +134,16 @@ def test_room_for_a_store_is_asked_for_before_it_is_decoded(paths: list[Path], m
     monkeypatch.setattr(module, "decode_in_order", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UserError, match="the store of decoded images needs at least .* MB in .*images"):
         Images(paths, digest_files(paths), 33, "eval")
+
+
+@pytest.mark.parametrize("fit", ["eval", "train"])
+def test_jpegs_that_are_decoded_smaller_are_another_store(tmp_path: Path, fit: Fit):
+    photo = [write_image(tmp_path / "large.jpg", (200, 80, 10), seed=0, size=(640, 480))]
+    small = [write_image(tmp_path / "small.jpg", (200, 80, 10), seed=0, size=(100, 80))]
+    for paths, same in ((photo, False), (small, True)):
+        digests = digest_files(paths)
+        full, scaled = (Images(paths, digests, 32, fit, jpeg=jpeg) for jpeg in ("full", "scaled"))
+        assert full.file != scaled.file
+        assert np.array_equal(scaled[0], Images(paths, digests, 32, fit, 0.0, jpeg="scaled")[0])
+        assert np.array_equal(full[0], scaled[0]) == same
+        assert np.abs(full[0].astype(int) - scaled[0].astype(int)).mean() < 3  # of noise; photos differ by less

@@ -89,6 +89,12 @@ def test_a_squashing_student_says_so():
     assert how["crop"] is None
 
 
+def test_a_student_says_how_it_decodes_jpegs():
+    assert preprocessing(Student("test_resnet", CLASSES, 32))["jpeg_decoding"] == "at full size"
+    how = preprocessing(Student("test_resnet", CLASSES, 32, crop_pct=0.8, jpeg="scaled"))["jpeg_decoding"]
+    assert how == {"scales": [8, 4, 2], "if_both_sides_are_multiples_and_remain_at_least": 80}
+
+
 @pytest.mark.parametrize(("mode", "side"), [("center", "shorter_side"), ("squash", "both_sides")])
 def test_a_student_that_sees_a_part_of_the_resized_image_says_so(mode: CropMode, side: str, tmp_path: Path):
     """Whoever follows the metadata gets linnet's own pixels, and so do linnet's two ways to predict."""
