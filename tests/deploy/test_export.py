@@ -132,6 +132,24 @@ def test_an_opset_that_torch_cannot_write_is_refused_before_anything_is_read(ops
         linnet.export(tmp_path / "no run", opset=opset)
 
 
+def test_nothing_works_in_place_while_it_is_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """torch rewrites that, which takes it up to half of the time; the student itself stays as it is."""
+    student = Student("test_resnet", CLASSES, 32).eval()
+    student.backbone.act1 = torch.nn.ReLU(inplace=True)
+    asked: list[bool] = []
+
+    def export_(module: torch.nn.Module, *rest: object, **more: object):
+        asked.extend(part.inplace for part in module.modules() if hasattr(part, "inplace"))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(torch.onnx, "export", export_)
+    with pytest.raises(UserError, match="enough"):
+        export_onnx(student, tmp_path / "x.onnx")
+    assert asked
+    assert not any(asked)
+    assert student.backbone.act1.inplace
+
+
 def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(tiny_run: Path):
     session = onnxruntime.InferenceSession(str(tiny_run / "run" / "model.onnx"), providers=["CPUExecutionProvider"])
     student = Student.load(tiny_run / "run" / "model")
