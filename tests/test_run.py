@@ -407,3 +407,14 @@ def test_a_training_does_not_go_on_with_other_views_than_it_began_with(
     assert linnet.distill(out=run.folder, resume=True).is_finished
     run.inputs.write_text("{}")
     assert linnet.distill(out=run.folder, resume=True).is_finished  # nothing is drawn any more
+
+
+def test_a_run_of_before_jpegs_were_decoded_smaller_goes_on_as_it_began(copied: Run):
+    """Other pixels would be another training."""
+    assert copied.settings().student.jpeg == "scaled"
+    text = copied.config.read_text()
+    copied.config.write_text(text.replace("  jpeg: scaled\n", ""))
+    assert copied.config.read_text() != text
+    assert copied.settings().student.jpeg == "full"
+    resolved, _ = settings(out=copied.folder, resume=True)
+    assert resolved.student.jpeg == "full"

@@ -174,6 +174,9 @@ class StudentConfig:
     crop_pct: Annotated[float, Bounds(0.1, 1.0)] = 1.0
     """Share of the resized image, from its middle, that evaluation and prediction see: with 0.875 and 224 pixels the
     image is resized to 256, as many papers do it."""
+    jpeg: Literal["scaled", "full"] = "scaled"
+    """scaled: large JPEG photos are decoded at half, a quarter or an eighth of their size, if at least twice the size
+    remains that they are resized to, which is several times as fast; full: as they are."""
     mean: tuple[Annotated[float, Bounds(0.0, 1.0)], ...] | None = None
     """Mean of each colour that is subtracted from pixels in [0, 1], three numbers; auto: what the weights expect."""
     std: tuple[Annotated[float, Bounds(0.001, 10.0)], ...] | None = None
@@ -277,6 +280,9 @@ AUTOMATIC = {  # the settings that may be left open, by dotted name
     for name, hint in typing.get_type_hints(kind, include_extras=True).items()
     if Auto in typing.get_args(hint)
 }
+
+
+EARLIER = {"student": {"jpeg": "full"}}  # what runs did whose settings do not say it yet
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ ADVANCED = Group("Advanced", help="What is rarely needed, and all that only some
 # what the last panel shows, by group; a new setting is in its group's own panel until it is named here
 RARE = {
     "data": "group_bounds text_columns text_templates novel_images seed store_limit_gb workers",
-    "student": "stem crop_mode crop_pct mean std",
+    "student": "stem crop_mode crop_pct jpeg mean std",
     "teacher": "text_encoder cache",
     "train": "select nesterov milestones decay lr_min half_cycles clip_norm class_weights channels_last "
     "sync_batch_norm checkpoint",

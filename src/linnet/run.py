@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import Config, difference, moved_from, read_yaml, write_yaml
+from linnet.config import EARLIER, Config, difference, merge, moved_from, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict
@@ -298,7 +298,7 @@ class Run:
             raise UserError(f"{error}; if it is damaged, start again with --overwrite") from error
         if not values:
             raise damaged(self.config, "it is empty", "start again with --overwrite, or choose another --out")
-        config, there = from_dict(Config, values), []
+        config, there = from_dict(Config, merge(EARLIER, values)), []
         with suppress(UserError):  # a damaged env.json is reported when it is written
             there = [entry["folder"] for entry in self._environments() if "folder" in entry]
         return moved_from(Path(there[-1]), config) if there else config

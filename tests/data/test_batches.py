@@ -10,7 +10,7 @@ from pictures import write_image
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from linnet.data.batches import TrainLoader, class_sample, decode, eval_batch_size, eval_batches
 from linnet.data.digests import digest_files
-from linnet.data.images import eval_pixels, read_image, train_pixels
+from linnet.data.images import Jpeg, eval_pixels, read_image, train_pixels
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.errors import UserError
@@ -176,6 +176,18 @@ def test_evaluation_alone_cuts_a_margin_off(paths: list[Path], views: str):
     whole = train_pixels(image, 32) if views == "light" else eval_pixels(image, 32, "squash")
     assert np.array_equal(images["train"][0], whole)
     assert np.array_equal(images["val"][0], eval_pixels(image, 32, "squash", 0.8))
+
+
+@pytest.mark.parametrize("jpeg", ["scaled", "full"])
+def test_every_split_is_decoded_as_the_student_wants_its_jpegs(tmp_path: Path, jpeg: Jpeg):
+    path = write_image(tmp_path / "x.jpg", (200, 80, 10), seed=0, size=(640, 480))
+    rows = Manifest((path,), np.array([0]), np.array(["x"]), digest_files([path]), class_table(["a"]))
+    config = Config(student=StudentConfig(image_size=32, jpeg=jpeg), data=DataConfig(views="light"))
+    images = decode(config, {"train": rows, "val": rows})
+    for part, side in (("train", 74), ("val", 64)):
+        image = read_image(path, side if jpeg == "scaled" else None)
+        pixels = train_pixels(image, 32) if part == "train" else eval_pixels(image, 32)
+        assert np.array_equal(images[part][0], pixels)
 
 
 def test_a_bad_image_in_a_worker_is_one_line(paths: list[Path]):

@@ -271,3 +271,53 @@ def test_without_the_extra_a_heic_photo_says_what_it_needs():
         pytest.skip("the extra is installed")
     with pytest.raises(ValueError, match=r"HEIC photo, which needs pip install 'linnet\[heif\]'"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((800, 480), 60, (100, 60)),
+        ((800, 480), 61, (200, 120)),
+        ((800, 480), 240, (400, 240)),
+        ((800, 480), 241, (800, 480)),
+        ((804, 480), 60, (201, 120)),  # no whole number of eighths
+        ((801, 480), 60, (801, 480)),
+        ((480, 800), 60, (60, 100)),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_is_decoded_as_small_as_it_may(
+    size: tuple[int, int], side: int, expected: tuple[int, int], options: dict[str, object]
+):
+    content = saved(Image.new("RGB", size), "JPEG", **options)
+    assert decode(content, side).image.size == expected
+    assert decode(content).image.size == size
+    assert decode(saved(Image.new("RGB", size), "PNG"), side).image.size == size
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_smaller_jpeg_shows_the_same_picture(photo: Image.Image, mode: str, orientation: int):
+    """Upright, of its own colours, and not shifted by a part of a pixel: a ramp would differ by its slope."""
+    exif = photo.getexif()
+    exif[0x0112] = orientation
+    smooth = photo.resize((640, 480), Image.Resampling.BICUBIC)
+    content = saved(smooth.convert(mode), "JPEG", quality=95, exif=exif)
+    whole, smaller = decode(content).image, decode(content, 100).image
+    assert (smaller.mode, tuple(4 * length for length in smaller.size)) == ("RGB", whole.size)
+    both = [np.asarray(image.resize((40, 40), Image.Resampling.BICUBIC)).astype(int) for image in (whole, smaller)]
+    assert np.abs(both[0] - both[1]).mean() < 1
+    assert np.abs((both[0] - both[1]).mean()) < 0.3
+
+
+def test_a_jpeg_without_its_last_bytes_is_read_as_before(photo: Image.Image):
+    content = saved(photo, "JPEG")
+    for cut in (-1, -2, -20):
+        whole, smaller = decode(content[:cut]), decode(content[:cut], 10)
+        assert whole.incomplete == smaller.incomplete
+        assert whole.image.width % smaller.image.width == 0
+    for broken in (content[: len(content) // 2], content[:-200] + bytes(200)):
+        with pytest.raises(Exception, match=r".+"):
+            decode(broken)
+        with pytest.raises(Exception, match=r".+"):
+            decode(broken, 10)

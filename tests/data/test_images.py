@@ -7,7 +7,16 @@ from pictures import write_image
 from PIL import Image
 
 from linnet.data.digests import digest_files
-from linnet.data.images import CropMode, eval_pixels, middle, read_image, resize_shortest, shortest_size, train_pixels
+from linnet.data.images import (
+    CropMode,
+    decoded_side,
+    eval_pixels,
+    middle,
+    read_image,
+    resize_shortest,
+    shortest_size,
+    train_pixels,
+)
 from linnet.data.store import Images
 from linnet.deploy.inputs import to_rgb
 from linnet.errors import UserError
@@ -130,3 +139,10 @@ def test_no_torch_is_needed(run_python: Callable[[str], str]):
     assert (
         run_python("import sys, linnet.data.images, linnet.deploy.predictor; print('torch' in sys.modules)") == "False"
     )
+
+
+def test_a_jpeg_is_decoded_at_twice_what_it_is_resized_to():
+    assert decoded_side("eval", 224, 1.0, "scaled") == 448
+    assert decoded_side("eval", 224, 0.875, "scaled") == 512
+    assert decoded_side("train", 200, 1.0, "scaled") == 460  # with the margin of what views are cut from
+    assert decoded_side("eval", 224, 1.0, "full") is None

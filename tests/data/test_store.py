@@ -7,7 +7,7 @@ from pictures import write_image
 
 from linnet.data import store as module
 from linnet.data.digests import digest_files
-from linnet.data.images import CropMode, eval_pixels, read_image, train_pixels
+from linnet.data.images import CropMode, Fit, eval_pixels, read_image, train_pixels
 from linnet.data.store import Images, stored_bytes
 from linnet.errors import UserError
 
@@ -186,3 +186,16 @@ def test_each_image_is_compared_once(paths: list[Path], monkeypatch: pytest.Monk
     store = Images(paths, digest_files(paths), 32, "train")  # four images: the sample has all of them
     monkeypatch.setattr(module.zlib, "crc32", lambda *_: pytest.fail("compared again"))
     assert len([image.sum() for image in store]) == 4
+
+
+@pytest.mark.parametrize("fit", ["eval", "train"])
+def test_jpegs_that_are_decoded_smaller_are_another_store(tmp_path: Path, fit: Fit):
+    photo = [write_image(tmp_path / "large.jpg", (200, 80, 10), seed=0, size=(640, 480))]
+    small = [write_image(tmp_path / "small.jpg", (200, 80, 10), seed=0, size=(100, 80))]
+    for paths, same in ((photo, False), (small, True)):
+        digests = digest_files(paths)
+        full, scaled = (Images(paths, digests, 32, fit, jpeg=jpeg) for jpeg in ("full", "scaled"))
+        assert full.file != scaled.file
+        assert np.array_equal(scaled[0], Images(paths, digests, 32, fit, 0.0, jpeg="scaled")[0])
+        assert np.array_equal(full[0], scaled[0]) == same
+        assert np.abs(full[0].astype(int) - scaled[0].astype(int)).mean() < 3  # of noise; photos differ by less

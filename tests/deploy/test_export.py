@@ -89,6 +89,12 @@ def test_a_squashing_student_says_so():
     assert how["crop"] is None
 
 
+def test_a_student_says_how_it_decodes_jpegs():
+    assert preprocessing(Student("test_resnet", CLASSES, 32))["jpeg_decoding"] == "at full size"
+    how = preprocessing(Student("test_resnet", CLASSES, 32, crop_pct=0.8, jpeg="scaled"))["jpeg_decoding"]
+    assert how == {"scales": [8, 4, 2], "if_both_sides_are_multiples_and_remain_at_least": 80}
+
+
 @pytest.mark.parametrize(("mode", "side"), [("center", "shorter_side"), ("squash", "both_sides")])
 def test_a_student_that_sees_a_part_of_the_resized_image_says_so(mode: CropMode, side: str, tmp_path: Path):
     """Whoever follows the metadata gets linnet's own pixels, and so do linnet's two ways to predict."""
@@ -124,6 +130,24 @@ def test_the_opset_is_asked_of_torch_and_checked(tiny_run: Path, tmp_path: Path,
 def test_an_opset_that_torch_cannot_write_is_refused_before_anything_is_read(opset: int, tmp_path: Path):
     with pytest.raises(UserError, match=f"--opset must be from 18, .* not {opset}"):
         linnet.export(tmp_path / "no run", opset=opset)
+
+
+def test_nothing_works_in_place_while_it_is_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """torch rewrites that, which takes it up to half of the time; the student itself stays as it is."""
+    student = Student("test_resnet", CLASSES, 32).eval()
+    student.backbone.act1 = torch.nn.ReLU(inplace=True)
+    asked: list[bool] = []
+
+    def export_(module: torch.nn.Module, *rest: object, **more: object):
+        asked.extend(part.inplace for part in module.modules() if hasattr(part, "inplace"))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(torch.onnx, "export", export_)
+    with pytest.raises(UserError, match="enough"):
+        export_onnx(student, tmp_path / "x.onnx")
+    assert asked
+    assert not any(asked)
+    assert student.backbone.act1.inplace
 
 
 def test_the_onnx_file_takes_any_batch_of_images_in_zero_to_one(tiny_run: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import write_image
 from PIL import Image
 
 import linnet
@@ -174,6 +175,25 @@ def test_squashed_images_are_squashed_by_every_predictor(tiny_run: Path, tmp_pat
         assert from_run.probabilities[0] == pytest.approx(logits.softmax(dim=1).max().item(), abs=1e-4)
         seen[mode] = dict(zip(from_run.classes, from_run.probabilities, strict=True))
     assert seen["center"] != pytest.approx(seen["squash"], abs=1e-3)
+
+
+def test_every_predictor_decodes_jpegs_as_the_student_was_taught(tiny_run: Path, tmp_path: Path):
+    write_image(tmp_path / "large.jpg", (200, 80, 10), seed=0, size=(640, 480))
+    paths, seen = [tmp_path / "large.jpg"], {}
+    student = Student.load(tiny_run / "run" / "model")
+    student.backbone.get_classifier().weight.data.mul_(10)
+    for jpeg in ("full", "scaled"):
+        student.jpeg = jpeg
+        student.save(tmp_path / jpeg / "model")
+        images = Images(paths, digest_files(paths), 32, "eval", jpeg=jpeg)
+        export_onnx(student, tmp_path / jpeg / "model.onnx", images)
+        logits = student(torch.from_numpy(images[0].copy()).permute(2, 0, 1)[None].float() / 255).logits_BC
+        for model in (tmp_path / jpeg, tmp_path / jpeg / "model.onnx"):
+            for image in (paths[0], paths[0].read_bytes()):
+                (prediction,) = load(model).predict(image)
+                assert prediction.probabilities[0] == pytest.approx(logits.softmax(dim=1).max().item(), abs=1e-4)
+        seen[jpeg] = prediction.probabilities
+    assert seen["full"] != pytest.approx(seen["scaled"], abs=1e-4)
 
 
 def same(one: list[Prediction], other: list[Prediction]) -> None:

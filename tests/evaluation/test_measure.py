@@ -23,7 +23,7 @@ def rows(labels: np.ndarray, classes: tuple[ClassInfo, ...] = CLASSES, paths: li
 class Fake:
     """Gives the logits of a table by the red of an image, its classes in an order of its own."""
 
-    image_size, crop_mode, crop_pct = 16, "center", 1.0
+    image_size, crop_mode, crop_pct, jpeg = 16, "center", 1.0, "full"
 
     def __init__(self, table_NC: np.ndarray, names: str):
         self.table_NC, self.class_names, self.sizes = table_NC, list(names), []

@@ -153,6 +153,15 @@ def test_a_student_of_before_there_was_a_share_sees_all_of_the_resized_image(tmp
     assert Student.load(tmp_path).crop_pct == 1.0
 
 
+def test_a_student_of_before_jpegs_were_decoded_smaller_sees_them_whole(tmp_path: Path):
+    Student("test_resnet", CLASSES, image_size=32, jpeg="scaled").save(tmp_path)
+    assert Student.load(tmp_path).jpeg == "scaled"
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["linnet"]["jpeg"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Student.load(tmp_path).jpeg == "full"
+
+
 def test_the_normalisation_of_the_weights_tag_survives(tmp_path: Path):
     """One architecture, weights of another mean: the bare architecture name would normalise wrongly, silently."""
     student = Student("mobilenetv3_large_100.miil_in21k_ft_in1k", CLASSES, image_size=32).eval()

@@ -287,7 +287,7 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
     data = {key: value for key, value in to_dict(config)["data"].items() if not key.startswith("text")}
     options = {f"data.{key}": value for key, value in data.items() if value is not None}
     options |= {"student.pretrained": weights, "student.image_size": config.student.image_size, "export": False}
-    options |= {f"student.{name}": getattr(config.student, name) for name in ("crop_mode", "crop_pct")}
+    options |= {f"student.{name}": getattr(config.student, name) for name in ("crop_mode", "crop_pct", "jpeg")}
     options |= {"train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
     words = to_dict(own)

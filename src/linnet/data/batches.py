@@ -163,6 +163,7 @@ def decode(config: Config, splits: Mapping[str, Manifest]) -> dict[str, Images]:
             config.data.store_limit_gb,
             student.crop_mode,
             student.crop_pct if part != "train" else 1.0,  # no view lacks the margin that evaluation cuts off
+            student.jpeg,
         )
         for part, rows in splits.items()
     }

@@ -97,7 +97,7 @@ def _examine(path: Path) -> tuple[Finding | None, int]:
     except OSError as error:
         return Finding(error.strerror or str(error), lasting=False), 0
     try:
-        image, incomplete = decode(content, small=True)
+        image, incomplete = decode(content, side=0)
         largest = max(high for _, high in image.getextrema()) if has_sixteen_bits(content) else 0  # type: ignore[misc]
         return Finding(INCOMPLETE) if incomplete else None, largest
     except MemoryError:

@@ -73,11 +73,12 @@ class Decoded(NamedTuple):
     incomplete: bool = False
 
 
-def decode(content: bytes, small: bool = False) -> Decoded:
+def decode(content: bytes, side: int | None = None) -> Decoded:
     """The pixels of an image file, upright (EXIF), transparency dropped.
 
     Args:
-        small: a JPEG may come out smaller, which shows as well, but sooner, whether it can be read.
+        side: a JPEG may come out smaller (:func:`scale_down`); 0: as small as can be, which shows as well, but sooner,
+            whether it can be read. None: as large as it is.
 
     Raises:
         Exception: no image, or a broken one; Pillow raises OSError, SyntaxError, ValueError and others.
@@ -89,7 +90,7 @@ def decode(content: bytes, small: bool = False) -> Decoded:
         if content[:64].lower().startswith(start):
             raise ValueError(words)
     try:
-        return _whole_or_mended(content, small)
+        return _whole_or_mended(content, side)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which looks like an attack: scale it down"
@@ -100,11 +101,11 @@ def decode(content: bytes, small: bool = False) -> Decoded:
         raise ValueError("it is no image, or of a format that Pillow does not read") from error
 
 
-def _whole_or_mended(content: bytes, small: bool) -> Decoded:
+def _whole_or_mended(content: bytes, side: int | None) -> Decoded:
     try:
         if _ends_in_zeros(content):
             raise ValueError("it ends in zeros: it was not copied to its end")
-        return Decoded(_decoded(content, small), incomplete=_lacks_its_end(content))
+        return Decoded(_decoded(content, side), incomplete=_lacks_its_end(content))
     except Image.DecompressionBombError:
         raise
     except Exception:
@@ -133,11 +134,30 @@ def _lacks_its_end(content: bytes) -> bool:
     return JPEG_END not in _pixel_segments(content)[1]
 
 
-def _decoded(content: bytes, small: bool = False) -> Image.Image:
+def _decoded(content: bytes, side: int | None = None) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
-        if small:
+        if side == 0:
             image.draft("RGB", (1, 1))
+        elif side:
+            scale_down(image, side)
         return upright_rgb(image)
+
+
+def scale_down(image: Image.Image, side: int) -> None:
+    """Have a JPEG decoded at an eighth, a quarter or half of its size: libjpeg then computes that many fewer pixels.
+
+    Only where both sides are multiples of that: of the last pixels a smaller image would have too large a part, and all
+    the others would be shifted against the whole image's.
+
+    Args:
+        image: opened, not decoded yet; other formats stay as they are.
+        side: neither side becomes shorter than this.
+    """
+    for scale in (8, 4, 2):
+        width, height = image.width // scale, image.height // scale
+        if (scale * width, scale * height) == image.size and min(width, height) >= side:
+            image.draft(None, (width, height))
+            return
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -17,21 +17,26 @@ from linnet.errors import UserError
 
 TRAIN_MARGIN = 1.15  # stored training images are this much larger than the student's input: crops keep their detail
 VERSION = 2  # part of every store's name: raise it when the pixels of a store change
+LARGER = 2  # how much larger than what it is resized to a JPEG has to be decoded: less would show in the pixels
 EXTREME = 16  # how many times as long as wide an image may be; of a longer one the middle is read
 CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
 
 Fit = Literal["train", "eval"]
 CropMode = Literal["center", "squash"]
+Jpeg = Literal["scaled", "full"]
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, side: int | None = None) -> Image.Image:
     """Decode a file to RGB, upright (EXIF), transparency dropped, of an extreme shape the middle.
+
+    Args:
+        side: a JPEG may come out smaller, with sides of at least so many pixels.
 
     Raises:
         UserError: the file is missing, truncated or no image.
     """
     try:
-        return cut_extreme(decode(path.read_bytes()).image)
+        return cut_extreme(decode(path.read_bytes(), side).image)
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
 
@@ -72,6 +77,20 @@ def resized_side(size: int, crop_pct: float) -> int:
     return math.floor(size / crop_pct)
 
 
+def decoded_side(fit: Fit, size: int, crop_pct: float, jpeg: Jpeg) -> int | None:
+    """How small a JPEG may be decoded for :func:`eval_pixels` or :func:`train_pixels`: twice the side that it is then
+    resized to. None: not smaller than it is.
+
+    Deviation: papers decode at full size; the pixels differ by less than one of 255 levels on average (docs/LOG.md).
+
+    Args:
+        jpeg: ``scaled`` or ``full``: see ``student.jpeg`` in :mod:`linnet.config`.
+    """
+    if jpeg == "full":
+        return None
+    return LARGER * (resized_side(size, crop_pct) if fit == "eval" else round(TRAIN_MARGIN * size))
+
+
 def eval_pixels(image: Image.Image, size: int, crop_mode: CropMode = "center", crop_pct: float = 1.0) -> np.ndarray:
     """What a student sees of an image outside training, uint8 (size, size, 3).
 
@@ -106,17 +125,17 @@ def train_size(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return min(width, 2 * side), min(height, 2 * side)
 
 
-def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode, crop_pct: float) -> np.ndarray:
-    image = read_image(path)
+def decode_pixels(path: Path, fit: Fit, size: int, crop_mode: CropMode, crop_pct: float, jpeg: Jpeg) -> np.ndarray:
+    image = read_image(path, decoded_side(fit, size, crop_pct, jpeg))
     return eval_pixels(image, size, crop_mode, crop_pct) if fit == "eval" else train_pixels(image, size)
 
 
 def decode_in_order(
-    paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode, crop_pct: float
+    paths: Sequence[Path], fit: Fit, size: int, crop_mode: CropMode, crop_pct: float, jpeg: Jpeg
 ) -> Iterator[np.ndarray]:
     """Decode files in threads, a bounded number ahead."""
 
     def decoded(path: Path) -> np.ndarray:
-        return decode_pixels(path, fit, size, crop_mode, crop_pct)
+        return decode_pixels(path, fit, size, crop_mode, crop_pct, jpeg)
 
     return ahead(decoded, paths)

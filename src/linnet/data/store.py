@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from linnet.data.images import VERSION, CropMode, Fit, decode_in_order, decode_pixels, train_size
+from linnet.data.images import VERSION, CropMode, Fit, Jpeg, decode_in_order, decode_pixels, train_size
 from linnet.data.paths import Paths
 from linnet.files import cache_folder, check_space, clear_leftovers, new_file
 
@@ -34,6 +34,7 @@ class Images(Sequence[np.ndarray]):
         fit: "train" is what views are cut from, "eval" what evaluation sees.
         limit_gb: a set that would take more disk than this is not stored; see :func:`stored_bytes`.
         crop_mode, crop_pct: what ``eval`` does to an image: :func:`linnet.data.images.eval_pixels`.
+        jpeg: how large JPEGs are decoded: :func:`linnet.data.images.decoded_side`.
 
     Raises:
         UserError: an image that cannot be read, or a cache folder that cannot be written.
@@ -48,12 +49,14 @@ class Images(Sequence[np.ndarray]):
         limit_gb: float = 20.0,
         crop_mode: CropMode = "center",
         crop_pct: float = 1.0,
+        jpeg: Jpeg = "full",
     ):
         self.paths, self.size, self.fit = paths if isinstance(paths, Paths) else Paths(paths), size, fit
-        self.crop_mode, self.crop_pct = crop_mode, crop_pct
+        self._how = (fit, size, crop_mode, crop_pct, jpeg)
         kind: str = fit
         if fit == "eval":
             kind += (" squash" if crop_mode == "squash" else "") + (f" {crop_pct}" if crop_pct != 1 else "")
+        kind += "" if jpeg == "full" else f" {jpeg}"
         name = hashlib.sha256(f"{VERSION}|{size}|{kind}|".encode() + digests.tobytes()).hexdigest()[:24]
         self.file = cache_folder() / "images" / f"{name}.u8"
         self._index_file = self.file.with_suffix(".index.npy")
@@ -77,7 +80,7 @@ class Images(Sequence[np.ndarray]):
     def __getitem__(self, row: int) -> np.ndarray:  # type: ignore[override]
         if self.stored and (self._checked[row] or self._is_whole(row)):
             return self._bytes[self._offsets[row] : self._offsets[row + 1]].reshape(self._shapes[row])
-        return decode_pixels(self.paths[row], self.fit, self.size, self.crop_mode, self.crop_pct)
+        return decode_pixels(self.paths[row], *self._how)
 
     def _open(self) -> bool:
         """Map the store; False if it is not what was written, as far as a sample shows."""
@@ -120,8 +123,7 @@ class Images(Sequence[np.ndarray]):
     def _write(self) -> None:
         rows = array("q")
         with new_file(self.file) as file:
-            how = (self.fit, self.size, self.crop_mode, self.crop_pct)
-            for pixels in decode_in_order(self.paths, *how):
+            for pixels in decode_in_order(self.paths, *self._how):
                 content = pixels.tobytes()
                 rows.extend((*pixels.shape, zlib.crc32(content)))
                 file.write(content)

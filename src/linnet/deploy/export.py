@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.data.batches import eval_batches
-from linnet.data.images import resized_side
+from linnet.data.images import decoded_side, resized_side
 from linnet.data.store import Images
 from linnet.deploy.onnx_session import model_hash, open_session
 from linnet.deploy.text_tower import Tokenizer, portable_tokenizer
@@ -104,12 +104,18 @@ def export_onnx(
     onnx = require("onnx", "onnx")
     student = copy.deepcopy(student).float().cpu()
     student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for part in student.modules():
+        if hasattr(
+            part, "inplace"
+        ):  # what works in place has to be rewritten, which takes torch up to half of the time
+            part.inplace = False  # type: ignore[assignment]
     side = student.image_size
     inputs: dict[str, torch.Tensor] = {"images": torch.rand(2, 3, side, side)}
     meta = {
         "image_size": side,
         "crop_mode": student.crop_mode,
         "crop_pct": student.crop_pct,
+        "jpeg": student.jpeg,
         "classes": [info.name for info in student.classes],
         "architecture": student.name,
         "input": preprocessing(student),
@@ -142,6 +148,7 @@ def preprocessing(student: Student) -> dict[str, Any]:
         "range": [0.0, 1.0],
         "normalisation": "inside the model",
         "orientation": "upright, by the photo's EXIF",
+        "jpeg_decoding": jpeg_decoding(student),
         "resize": {
             "shorter_side" if center else "both_sides": resized,
             "interpolation": "bicubic",
@@ -152,6 +159,13 @@ def preprocessing(student: Student) -> dict[str, Any]:
         if center or resized > side
         else None,
     }
+
+
+def jpeg_decoding(student: Student) -> dict[str, Any] | str:
+    side = decoded_side("eval", student.image_size, student.crop_pct, student.jpeg)
+    if side is None:
+        return "at full size"
+    return {"scales": [8, 4, 2], "if_both_sides_are_multiples_and_remain_at_least": side}
 
 
 def _describe(model: Any, student: Student) -> None:

@@ -69,21 +69,24 @@ def _one(image: object) -> Readable:
     )
 
 
-def to_rgb(image: Readable) -> Image.Image:
+def to_rgb(image: Readable, side: int | None = None) -> Image.Image:
     """Upright and RGB, whatever it was given as.
+
+    Args:
+        side: a JPEG may come out smaller, with sides of at least so many pixels.
 
     Raises:
         UserError: it cannot be read.
     """
     if isinstance(image, Path):
-        return read_image(image)
+        return read_image(image, side)
     if isinstance(image, Image.Image) and not all(image.size):
         raise UserError(f"cannot read the image (it has no pixels: {image.width} x {image.height})")
     try:
         if not isinstance(image, Image.Image):
             with _IN_TURN:
                 content = image.read()
-            return cut_extreme(decode(content).image)
+            return cut_extreme(decode(content, side).image)
         with _IN_TURN:
             return cut_extreme(upright_rgb(image))
     except Exception as error:  # for bad files Pillow raises OSError, SyntaxError, ValueError and others

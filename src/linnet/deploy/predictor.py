@@ -11,7 +11,7 @@ import numpy as np
 
 from linnet.data.ahead import ahead
 from linnet.data.discovery import look_through
-from linnet.data.images import CropMode, eval_pixels
+from linnet.data.images import CropMode, Jpeg, decoded_side, eval_pixels
 from linnet.data.problems import report
 from linnet.deploy.inputs import ImageLike, Readable, each, to_rgb
 from linnet.deploy.onnx_session import model_hash, open_session, read_meta
@@ -52,6 +52,7 @@ class _Network(Protocol):
     image_size: int
     crop_mode: CropMode
     crop_pct: float
+    jpeg: Jpeg
     class_names: list[str]
 
     def logits(self, images: np.ndarray) -> np.ndarray: ...
@@ -95,9 +96,10 @@ class Predictor:
 
     def _look(self, image: Readable) -> tuple[Path | None, np.ndarray | str]:
         """The path, if it is a file, and what the network sees of it, or why there is nothing to see."""
-        path, network = image if isinstance(image, Path) else None, self.network
+        path, own = image if isinstance(image, Path) else None, self.network
+        side = decoded_side("eval", own.image_size, own.crop_pct, own.jpeg)
         try:
-            return path, eval_pixels(to_rgb(image), network.image_size, network.crop_mode, network.crop_pct)
+            return path, eval_pixels(to_rgb(image, side), own.image_size, own.crop_mode, own.crop_pct)
         except UserError as error:
             return path, str(error)
 
@@ -174,6 +176,7 @@ class OnnxNetwork:
         self.image_size: int = meta["image_size"]
         self.crop_mode: CropMode = meta["crop_mode"]
         self.crop_pct: float = meta.get("crop_pct", 1.0)
+        self.jpeg: Jpeg = meta.get("jpeg", "full")
         self.class_names: list[str] = meta["classes"]
         self.model_hash: str | None = meta.get("model_hash")
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
@@ -216,7 +219,7 @@ class TorchNetwork:
             ) from error
         self._student, self._device = Student.load(folder).to(device), device
         self.image_size, self.crop_mode = self._student.image_size, self._student.crop_mode
-        self.crop_pct = self._student.crop_pct
+        self.crop_pct, self.jpeg = self._student.crop_pct, self._student.jpeg
         self.class_names = [info.name for info in self._student.classes]
 
     def set_bank(self, bank: TextBank) -> None:

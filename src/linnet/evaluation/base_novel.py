@@ -94,7 +94,8 @@ class NovelTest:
 
     def _decoded(self, rows: Manifest) -> Images:
         own, limit_gb = self.config.student, self.config.data.store_limit_gb
-        return Images(rows.paths, rows.digests, own.image_size, "eval", limit_gb, own.crop_mode, own.crop_pct)
+        how = (own.crop_mode, own.crop_pct, own.jpeg)
+        return Images(rows.paths, rows.digests, own.image_size, "eval", limit_gb, *how)
 
     def retrieval(self, val: Seen, base_CE: np.ndarray, novel: Labelled) -> dict[str, float]:
         """Few-shot by keys, on the images that ``ood.*`` is measured on: support images are in neither.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from linnet.data.images import CropMode, decode_in_order
+from linnet.data.images import CropMode, Jpeg, decode_in_order
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.evaluation.confusion import confused_pairs
@@ -33,6 +33,7 @@ class Network(Protocol):
     image_size: int
     crop_mode: CropMode
     crop_pct: float
+    jpeg: Jpeg
     class_names: list[str]
 
     def logits(self, images: np.ndarray) -> np.ndarray: ...
@@ -56,7 +57,8 @@ def name_images(network: Network, rows: Manifest, title: str) -> Outcome:
     """
     column = {composed(name): i for i, name in enumerate(network.class_names)}
     columns_C, parts, done = np.array([column[composed(name)] for name in rows.class_names]), [], 0
-    pixels = decode_in_order(rows.paths, "eval", network.image_size, network.crop_mode, network.crop_pct)
+    how = (network.image_size, network.crop_mode, network.crop_pct, network.jpeg)
+    pixels = decode_in_order(rows.paths, "eval", *how)
     with Bar(title, len(rows)) as bar:
         for batch in _batches(pixels):
             images = batch.transpose(0, 3, 1, 2).astype(np.float32) / 255

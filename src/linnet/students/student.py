@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linnet.config import Config
-from linnet.data.images import CropMode
+from linnet.data.images import CropMode, Jpeg
 from linnet.errors import UserError, first_line
 from linnet.files import write_atomically
 from linnet.processes import seed_everything
@@ -41,7 +41,7 @@ class Student(nn.Module):
         pretrained: True for timm's weights, False for a random start, a path for those of a file, a run or another
             folder (:func:`linnet.students.weights.find_weights`).
         stem: ``lowres`` sets stride 1 in the first convolution and drops the max-pool.
-        crop_mode, crop_pct: how whoever evaluates this student makes its input of an image.
+        crop_mode, crop_pct, jpeg: how whoever evaluates this student makes its input of an image.
         mean, std: of the pixels, where they are not those that the weights expect.
         like: a folder whose weights will be loaded into it.
 
@@ -66,11 +66,12 @@ class Student(nn.Module):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         like: Path | None = None,
+        jpeg: Jpeg = "full",
     ):
         super().__init__()
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
         self.crop_mode: CropMode = crop_mode
-        self.crop_pct = crop_pct
+        self.crop_pct, self.jpeg = crop_pct, jpeg
         self.bank, self.temperature = bank, temperature
         outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
         names = [info.name for info in classes] if bank is None else ()
@@ -156,7 +157,7 @@ class Student(nn.Module):
         from timm.models._hub import save_config_for_hf  # save_for_hf would write weights with torch.save by default
 
         own: dict[str, Any] = {"name": self.name, "stem": self.stem, "image_size": self.image_size}
-        own |= {"crop_mode": self.crop_mode, "crop_pct": self.crop_pct}
+        own |= {"crop_mode": self.crop_mode, "crop_pct": self.crop_pct, "jpeg": self.jpeg}
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
             own, outputs = {**own, "temperature": self.temperature}, {}
@@ -198,6 +199,7 @@ class Student(nn.Module):
             # a student with an embedding head has a temperature, and a bank beside it
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
             more = {"bank": bank, "temperature": own.get("temperature", 1.0), "crop_pct": own.get("crop_pct", 1.0)}
+            more |= {"jpeg": own.get("jpeg", "full")}  # as older ones saw them
             state = load(read_checked(folder / "model.safetensors")[0])
             start = (own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"])
             student = cls(*start, **more, like=folder)
@@ -251,4 +253,4 @@ def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | 
     own = config.student
     seed_everything(config.seed)
     start = (own.name, classes, own.image_size, own.pretrained, own.stem)
-    return Student(*start, own.crop_mode, bank, crop_pct=own.crop_pct, mean=own.mean, std=own.std)
+    return Student(*start, own.crop_mode, bank, crop_pct=own.crop_pct, mean=own.mean, std=own.std, jpeg=own.jpeg)
