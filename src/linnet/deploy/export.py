@@ -104,10 +104,8 @@ def export_onnx(
     onnx = require("onnx", "onnx")
     student = copy.deepcopy(student).float().cpu()
     student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for part in student.modules():
-        if hasattr(
-            part, "inplace"
-        ):  # what works in place has to be rewritten, which takes torch up to half of the time
+    for part in student.modules():  # what works in place is rewritten first, which takes torch half of the time
+        if hasattr(part, "inplace"):
             part.inplace = False  # type: ignore[assignment]
     side = student.image_size
     inputs: dict[str, torch.Tensor] = {"images": torch.rand(2, 3, side, side)}

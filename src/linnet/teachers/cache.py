@@ -10,9 +10,8 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +22,7 @@ from PIL import Image
 from safetensors.numpy import save as safetensors_bytes
 
 from linnet.config import Still
+from linnet.data.ahead import ahead
 from linnet.data.images import CHUNK, read_image
 from linnet.environment import available_cpus
 from linnet.files import cache_folder, clear_leftovers, in_turn, write_atomically
@@ -172,7 +172,7 @@ class TeacherCache:
             missing = self.missing(digests, view)
             keys = list(missing)
             parts = [[missing[key] for key in keys[start : start + batch]] for start in range(0, len(keys), batch)]
-            self._keep(keys, (outputs(part) for part in read_ahead(read, parts)), progress)
+            self._keep(keys, (outputs(part) for part in ahead(read, parts, 2)), progress)
 
     def _keep(self, keys: list[bytes], computed: Iterator[torch.Tensor], progress: Callable[[int], None]) -> None:
         """Write the rows of all keys, as they come, into shards."""
@@ -209,18 +209,6 @@ class TeacherCache:
             path.rename(path.with_suffix(".damaged"))
             return
         self.rows.add(Shard(_map(path, "keys"), _map(path, "rows")))
-
-
-def read_ahead(read: Callable[[Sequence[int]], Read], parts: Sequence[Sequence[int]]) -> Iterator[Read]:
-    """What ``read`` gives of each part, in order; a thread reads the next part while this one is used."""
-    coming = deque[Future[Read]]()
-    with ThreadPoolExecutor(1) as reader:
-        for part in parts:
-            coming.append(reader.submit(read, part))
-            if len(coming) > 1:
-                yield coming.popleft().result()
-        if coming:
-            yield coming.popleft().result()
 
 
 def row_key(digest: np.ndarray, view: int) -> bytes:
