@@ -130,7 +130,7 @@ class PromptsConfig:
     """Steps after which the calibration ends in any case; none: no such limit."""
     batch_size: Count = 128
     """Embeddings per step."""
-    classes: Count = 256
+    classes: Count = 1000
     """Classes whose texts are read at each step: those of its embeddings, and of more others drawn at random. With as
     many classes or fewer, all are; val is judged by all."""
     lr: Annotated[float, Bounds(1e-8, 100.0)] = 0.02
