@@ -8,7 +8,8 @@ import pytest
 import torch
 from pictures import write_image
 
-from linnet.data.manifest import Manifest, digest_files
+from linnet.data.digests import digest_files
+from linnet.data.manifest import Manifest
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
 from linnet.teachers import precision as module
