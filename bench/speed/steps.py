@@ -32,7 +32,7 @@ BATCH = 64
 def steps(students: tuple[str, ...] = STUDENTS, sizes: tuple[int, ...] = SIZES, rounds: int = 9) -> Iterator[Row]:
     """(a) The share of a step that the bare student takes: timm's network on normalised images in memory, forward,
     cross-entropy, backward, update."""
-    folder = photos(8, 48)
+    folder = photos(8, 160)  # some steps in an epoch: its first batch is not made ahead
     for size, student in itertools.product(sizes, students):
         for method, views in (*((method, "light") for method in ASKED), ("ce", "standard")):
             ratios: list[float] = []

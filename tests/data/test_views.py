@@ -403,7 +403,7 @@ def test_every_pixel_is_the_one_that_is_computed_by_hand(recipe: str, in_cache: 
 def test_a_view_that_reaches_beyond_its_image_or_not_is_cut_in_one_batch():
     """The parts that are looked at differ in size; neither shows the other's padding."""
     view = views.draw("standard", digests(40), np.tile([30, 44], (40, 1)), view=0, seed=0)
-    windows = views._places(view, np.tile([30, 44], (40, 1)), 16).window_B4
+    windows = views._places(view, np.tile([30, 44], (40, 1)), 16, views.CPU)[0].window_B4
     is_whole = (windows == [0, 0, 44, 30]).all(axis=1)
     assert is_whole.any() and not is_whole.all()
     view.colour_B4[:] = (1, 1, 1, 0)

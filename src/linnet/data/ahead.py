@@ -1,7 +1,7 @@
 """What is decoded ahead: in threads, in order, a bounded number of items."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,9 @@ Result = TypeVar("Result")
 AHEAD = 64  # items: some batches, so that no thread rests while a network computes one
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], count: int = AHEAD) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], count: int = AHEAD
+) -> Generator[Result, None, None]:
     """``function`` of each item, in order, while the reader is busy with the results before.
 
     There are as many threads as this process may use processors: Pillow lets go of Python's lock while it decodes and

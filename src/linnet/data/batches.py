@@ -5,7 +5,8 @@ Shapes: B batch, S student input side.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import cached_property
 from itertools import islice
 
@@ -19,6 +20,7 @@ from linnet.data.ahead import ahead
 from linnet.data.manifest import Manifest
 from linnet.data.splits import by_class
 from linnet.data.store import Images
+from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.step import Batch, TeacherOutput
 
@@ -83,11 +85,27 @@ class TrainLoader:
         order = self._order(number).reshape(len(self), self.batch_size)
         self._now[:] = [batch[self.rank :: self.world] for batch in order]
         rows, replay = list(self._now), self.config.teacher.replay
+        view = number if replay is None else number % replay
         try:
-            for index, pixels in zip(rows, self._decoded, strict=True):
-                yield self._batch(index, pixels, view=number if replay is None else number % replay)
+            with closing(self._batches(zip(rows, self._decoded, strict=True), view)) as batches:
+                yield from batches
         except UserError as error:  # a worker wraps its traceback around the one line that was meant
             raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from error
+
+    def _batches(self, read: Iterable[tuple[np.ndarray, list[np.ndarray]]], view: int) -> Generator[Batch, None, None]:
+        """Batches of the images of some rows. Where processors are idle while the student learns, a thread makes the
+        next one meanwhile; elsewhere its threads and the student's would stall one another."""
+        data, size, device = self.config.data, self.config.student.image_size, self.device
+
+        def made(part: tuple[np.ndarray, list[np.ndarray]]) -> Batch:
+            index, pixels = part
+            images = cut_views(pixels, self.rows.digests[index], data.views, view, data.seed, size, device)
+            labels = torch.from_numpy(self.rows.labels[index]).to(device)
+            teacher = None if self.teacher is None else self.teacher(index, view).to(device)
+            return Batch(torch.from_numpy(index), view, images, labels, teacher)
+
+        is_idle = device.type != "cpu" or 2 * torch.get_num_threads() <= available_cpus()
+        yield from ahead(made, read, count=2) if is_idle else map(made, read)
 
     @cached_property
     def _decoded(self) -> DataLoader:
@@ -116,13 +134,6 @@ class TrainLoader:
         novel = np.resize(order[is_novel], (len(self), count))
         base = np.resize(order[~is_novel], (len(self), self.batch_size - count))
         return np.concatenate([novel, base], axis=1).ravel()
-
-    def _batch(self, index: np.ndarray, pixels: list[np.ndarray], view: int) -> Batch:
-        data, digests = self.config.data, self.rows.digests[index]
-        images = cut_views(pixels, digests, data.views, view, data.seed, self.config.student.image_size, self.device)
-        labels = torch.from_numpy(self.rows.labels[index]).to(self.device)
-        teacher = None if self.teacher is None else self.teacher(index, view).to(self.device)
-        return Batch(torch.from_numpy(index), view, images, labels, teacher)
 
 
 def class_sample(labels_N: np.ndarray, power: float, size: int, rng: np.random.Generator) -> np.ndarray:

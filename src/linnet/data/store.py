@@ -96,7 +96,7 @@ class Images(Sequence[np.ndarray]):
         if (self._shapes < 1).any() or self.file.stat().st_size != self._offsets[-1]:
             return False
         mapped = np.memmap(self.file, dtype=np.uint8, mode="r") if count else np.empty(0, np.uint8)
-        self._bytes = np.asarray(mapped)  # slices of a memmap take five times as long
+        self._bytes = np.asarray(mapped)  # slices of a memmap take seven times as long
         self._checked = np.zeros(count, dtype=bool)
         sample = np.random.default_rng().permutation(count)[:CHECKED]  # others at each start
         return all(self._matches(row) for row in sample)

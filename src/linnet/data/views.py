@@ -180,36 +180,48 @@ def apply(images: Sequence[np.ndarray], view: ViewParameters, size: int, device:
     Returns:
         (B, 3, size, size) float32 in [0, 1]; what lies outside the image is its mirror image, or black.
     """
-    places = _places(view, np.array([image.shape[:2] for image in images]), size)
-    seen = (places.window_B4[:, 2:] - places.window_B4[:, :2]).max(axis=0).prod()
-    together = max(1, IN_CACHE // (3 * (size**2 + int(seen)))) if device.type == "cpu" else len(images)
+    places, (width, height) = _places(view, np.array([image.shape[:2] for image in images]), size, device)
+    together = max(1, IN_CACHE // (3 * (size**2 + width * height))) if device.type == "cpu" else len(images)
+    steps = (torch.arange(size, device=device) * 2 + 1) / size - 1
     cut = torch.empty(len(images), 3, size, size, device=device)
     for start in range(0, len(images), together):
         part = slice(start, start + together)
-        own = ViewParameters(*(values[part] for values in view))
-        pixels = _sample(images[part], _Places(*(values[part] for values in places)), own.black_B, size, device)
-        cut[part] = _recolour(_blur(pixels, own.blur_B), own.colour_B4)
+        own, out = _Places._make(values[part] for values in places), cut[part]
+        seen = np.empty((len(own.window_B4), height, width, 3), dtype=np.uint8)  # what is not written is never shown
+        for window, image, (left, top, right, bottom) in zip(seen, images[part], own.window_B4, strict=True):
+            window[: bottom - top, : right - left] = image[top:bottom, left:right]
+        pixels = torch.from_numpy(seen).to(device).permute(0, 3, 1, 2).float()
+        _sample(pixels, own, view.black_B[part], steps, out)
+        out.copy_(_recolour(_blur(out, view.blur_B[part]), view.colour_B4[part]))  # nothing, if all was done in place
     return cut
 
 
 class _Places(NamedTuple):
-    """Where B views lie in their images: x and y, in pixels.
+    """Where B views lie in the parts of their images that they show.
 
-    ``centre_B2``. ``across_B2``, ``down_B2``: from the centre to the middle of the right and of the lower edge.
-    ``size_B2``: width and height of the image. ``window_B4``: left, top, right and bottom of the pixels that are seen:
-    all of the image, if the view reaches beyond it. ``is_inside_B``: it does not even reach the outer half of the
-    outermost pixels, where there is nothing to interpolate with.
+    ``window_B4``: left, top, right and bottom of that part, in pixels: all of the image, if the view reaches beyond it.
+    ``is_inside_B``: the view does not even reach the outer half of the image's outermost pixels, where there is nothing
+    to interpolate with.
+
+    The others are (B, 2, 1, 1), x and y in the units of grid_sample, which has an array from -1 to 1: ``centre``;
+    ``across`` and ``down``, from the centre to the middle of the right and of the lower edge; ``low`` and ``high``, the
+    middles of the image's outermost pixels; ``half``, half a pixel.
     """
 
-    centre_B2: np.ndarray
-    across_B2: np.ndarray
-    down_B2: np.ndarray
-    size_B2: np.ndarray
     window_B4: np.ndarray
     is_inside_B: np.ndarray
+    centre: torch.Tensor
+    across: torch.Tensor
+    down: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    half: torch.Tensor
 
 
-def _places(view: ViewParameters, shapes: np.ndarray, size: int) -> _Places:
+def _places(
+    view: ViewParameters, shapes: np.ndarray, size: int, device: torch.device
+) -> tuple[_Places, tuple[int, int]]:
+    """The places, and width and height of an array into which all windows fit."""
     size_B2 = shapes[:, ::-1].astype(float)
     half_B2 = view.box_B4[:, 2:] * size_B2 / 2
     centre_B2 = (view.box_B4[:, :2] + view.box_B4[:, 2:] / 2) * size_B2
@@ -221,44 +233,37 @@ def _places(view: ViewParameters, shapes: np.ndarray, size: int) -> _Places:
     reach_B2 = (np.abs(across_B2) + np.abs(down_B2)) * (1 - 1 / size)  # to the middle of the pixel in the corner
     low_B2, high_B2 = centre_B2 - reach_B2, centre_B2 + reach_B2
     is_beyond = ((low_B2 < 0) | (high_B2 > size_B2)).any(axis=1, keepdims=True)
-    first = np.where(is_beyond, 0, np.floor(low_B2 - 1).clip(min=0))
-    last = np.where(is_beyond, size_B2, np.ceil(high_B2 + 1).clip(max=size_B2))
+    first_B2 = np.where(is_beyond, 0, np.floor(low_B2 - 1).clip(min=0))
+    last_B2 = np.where(is_beyond, size_B2, np.ceil(high_B2 + 1).clip(max=size_B2))
     is_inside_B = ((low_B2 >= 0.5) & (high_B2 <= size_B2 - 0.5)).all(axis=1)
-    window_B4 = np.concatenate([first, last], axis=1).astype(int)
-    across_B2 = np.where(view.flip_B[:, None], -across_B2, across_B2)
-    return _Places(centre_B2, across_B2, down_B2, size_B2, window_B4, is_inside_B)
+    width, height = (last_B2 - first_B2).max(axis=0).astype(int).tolist()
+    scale_2 = 2 / np.array([width, height])
+    points = [centre_B2 - first_B2, np.where(view.flip_B[:, None], -across_B2, across_B2), down_B2]
+    points += [-first_B2 + 0.5, size_B2 - first_B2 - 0.5, np.full_like(size_B2, 0.5)]
+    scaled = np.stack(points) * scale_2 - np.array([1, 0, 0, 1, 1, 0])[:, None, None]
+    planes = torch.from_numpy(scaled.astype(np.float32)).to(device)[..., None, None]
+    return _Places(np.concatenate([first_B2, last_B2], axis=1).astype(int), is_inside_B, *planes), (width, height)
 
 
-def _sample(
-    images: Sequence[np.ndarray], places: _Places, black_B: np.ndarray, size: int, device: torch.device
-) -> torch.Tensor:
-    """(B, 3, size, size) in [0, 1]: what the views show, in its own colours."""
-    corner_B2 = places.window_B4[:, :2]
-    seen_2 = (places.window_B4[:, 2:] - corner_B2).max(axis=0)
-    windows = np.empty((len(images), seen_2[1], seen_2[0], 3), dtype=np.uint8)  # what is not written is never seen
-    for window, image, (left, top, right, bottom) in zip(windows, images, places.window_B4, strict=True):
-        window[: bottom - top, : right - left] = image[top:bottom, left:right]
+def _sample(pixels: torch.Tensor, places: _Places, black_B: np.ndarray, steps: torch.Tensor, out: torch.Tensor) -> None:
+    """What views show, in its own colours.
 
-    def planes(values_B2: np.ndarray) -> torch.Tensor:  # x and y apart: (2, B, 1, 1)
-        return torch.from_numpy(values_B2.T.astype(np.float32)).to(device)[:, :, None, None]
-
-    # in the units of grid_sample: the windows, with their padding, reach from -1 to 1
-    scale = 2 / seen_2
-    steps = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    grid = planes((places.centre_B2 - corner_B2) * scale - 1) + planes(places.across_B2 * scale) * steps
-    grid = grid + planes(places.down_B2 * scale) * steps[:, None]
+    Args:
+        pixels: (B, 3, height, width) from 0 to 255, the windows. steps: of the view's pixels, from -1 to 1.
+        out: (B, 3, size, size), from 0 to 1, to be filled.
+    """
+    grid = places.centre + places.across * steps + places.down * steps[:, None]
     black = None
     if not places.is_inside_B.all():
-        low, high = planes(-corner_B2 * scale - 1), planes((places.size_B2 - corner_B2) * scale - 1)
+        low, high = places.low - places.half, places.high + places.half  # the image's edges
         if black_B.any():
-            outside = ((grid < low) | (grid > high)).any(dim=0)
-            black = (outside & torch.from_numpy(black_B).to(device)[:, None, None])[:, None]
-        grid = high - (high - (low + (grid - low).abs())).abs()  # mirrored at the borders
-        half = planes(np.broadcast_to(scale / 2, corner_B2.shape))
-        grid = grid.maximum(low + half).minimum(high - half)
-    pixels = torch.from_numpy(windows).to(device).permute(0, 3, 1, 2).float()
-    pixels = F.grid_sample(pixels, grid.permute(1, 2, 3, 0), align_corners=False).div_(255)
-    return pixels if black is None else pixels.masked_fill_(black, 0.0)
+            outside = ((grid < low) | (grid > high)).any(dim=1, keepdim=True)
+            black = outside & torch.from_numpy(black_B).to(grid.device)[:, None, None, None]
+        grid = high - (high - (low + (grid - low).abs())).abs()  # mirrored
+        grid = grid.maximum(places.low).minimum(places.high)
+    torch.div(F.grid_sample(pixels, grid.permute(0, 2, 3, 1), align_corners=False), 255, out=out)
+    if black is not None:
+        out.masked_fill_(black, 0.0)
 
 
 def _blur(pixels: torch.Tensor, sigma_B: np.ndarray) -> torch.Tensor:
