@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from pictures import write_image
 
 from linnet.config import Config, DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from linnet.data import batches as module
 from linnet.data.batches import TrainLoader, class_sample, decode, eval_batch_size, eval_batches
 from linnet.data.digests import digest_files
 from linnet.data.images import Jpeg, eval_pixels, read_image, train_pixels
@@ -50,6 +52,30 @@ def test_an_epoch_is_a_function_of_its_number(paths: list[Path]):
         assert torch.equal(a.labels, a.index)
 
 
+def test_batches_are_the_same_whether_a_thread_makes_them_ahead_or_not(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    """With idle processors the next batch, the teacher's part included, is made while this one is used; where all
+    compute, nothing is made by another thread."""
+
+    def teacher(index: np.ndarray, view: int) -> TeacherOutput:
+        made_by.append(threading.current_thread() is threading.main_thread())
+        return TeacherOutput(torch.from_numpy(index).float()[:, None] + view)
+
+    found = []
+    for cpus in (1, 1000):
+        made_by: list[bool] = []
+        monkeypatch.setattr(module, "available_cpus", lambda cpus=cpus: cpus)
+        found.append([(batch, len(made_by)) for batch in loader(paths, 3, teacher=teacher).epoch(2)])
+        assert made_by == [cpus == 1] * 3
+        if cpus == 1:
+            assert [made for _, made in found[0]] == [1, 2, 3]
+    for (a, _), (b, _) in zip(*found, strict=True):
+        assert torch.equal(a.index, b.index) and torch.equal(a.images, b.images)
+        assert a.teacher is not None and b.teacher is not None
+        assert torch.equal(a.teacher.logits_BC, b.teacher.logits_BC)
+
+
 def test_each_epoch_shows_each_image_at_most_once_in_a_new_order_and_view(paths: list[Path]):
     ours = loader(paths)
     orders = [torch.cat([batch.index for batch in ours.epoch(n)]).tolist() for n in range(3)]
@@ -63,20 +89,20 @@ def test_few_images_fill_half_of_each_batch_and_an_epoch_shows_all_others(
 ):
     few = np.arange(10) < count
     ours = loader(paths, few=few)
-    batches = [batch.index.numpy() for batch in ours.epoch(0)]
-    assert len(batches) == len(ours) == steps
-    for rows in batches:
+    shown = [batch.index.numpy() for batch in ours.epoch(0)]
+    assert len(shown) == len(ours) == steps
+    for rows in shown:
         assert len(rows) == len(set(rows)) == 4  # an image beside itself would contradict the contrast
         assert few[rows].sum() == in_batch
-    seen = np.bincount(np.concatenate(batches), minlength=10)
+    seen = np.bincount(np.concatenate(shown), minlength=10)
     assert seen[~few].min() == 1
     assert seen[few].max() - seen[few].min() <= 1  # none is shown twice before all were shown once
     assert seen[~few].max() - seen[~few].min() <= 1
-    assert not np.array_equal(batches, [batch.index.numpy() for batch in ours.epoch(1)])
+    assert not np.array_equal(shown, [batch.index.numpy() for batch in ours.epoch(1)])
     if in_batch > 1:
         parts = [[b.index for b in loader(paths, few=few, rank=r, world=2).epoch(0)] for r in range(2)]
         for step, (a, b) in enumerate(zip(*parts, strict=True)):
-            assert sorted(torch.cat([a, b]).tolist()) == sorted(batches[step].tolist())
+            assert sorted(torch.cat([a, b]).tolist()) == sorted(shown[step].tolist())
             assert few[a].sum() == few[b].sum() == 1
 
 

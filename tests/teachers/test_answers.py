@@ -145,10 +145,8 @@ def test_online_says_what_replay_says_of_the_same_view(
         assert torch.allclose(live.logits_BC, cached.logits_BC, atol=0.05)
         assert not torch.allclose(live.embedding_BE, replayed.train(rows, 1 - view).embedding_BE, atol=1e-3)
     assert [len(images) for images in seen] == [4, 4]
-    batch = next(
-        student_loader(room.splits["train"], online, "online").epoch(9)
-    )  # a fresh view, beyond any that is cached
-    assert torch.allclose(seen[-1], batch.images, atol=1e-5)
+    batch = next(student_loader(room.splits["train"], online, "online").epoch(9))  # a view beyond any that is cached
+    assert torch.allclose(seen[2], batch.images, atol=1e-5)  # behind it may come the next one, made ahead
 
 
 def test_under_squash_the_teacher_looks_once_at_all_of_each_image(

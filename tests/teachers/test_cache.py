@@ -284,4 +284,4 @@ def test_progress_counts_up_to_the_missing_rows(
 
 def test_rows_are_memory_mapped(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):
     cache = filled(teacher, paths, tmp_path / "c")
-    assert all(isinstance(shard.rows_NE, np.memmap) for shard in cache.rows._shards)
+    assert all(isinstance(shard.rows_NE.base, np.memmap) for shard in cache.rows._shards)

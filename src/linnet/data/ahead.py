@@ -14,20 +14,21 @@ AHEAD = 64  # items: some batches, so that no thread rests while a network compu
 
 
 def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], count: int = AHEAD
+    function: Callable[[Item], Result], items: Iterable[Item], count: int = AHEAD, threads: int | None = None
 ) -> Generator[Result, None, None]:
     """``function`` of each item, in order, while the reader is busy with the results before.
 
-    There are as many threads as this process may use processors: Pillow lets go of Python's lock while it decodes and
-    resizes. Items are taken in the reader's thread, so that they may come from an iterator.
+    Items are taken in the reader's thread, so that they may come from an iterator.
 
     Args:
         count: how many items are computed or wait, at most: bounds the memory, whatever the number of items.
+        threads: by default as many as this process may use processors: Pillow lets go of Python's lock while it decodes
+            and resizes.
 
     Raises:
         Exception: what ``function`` raises, at the place of its item.
     """
-    pool, waiting = ThreadPoolExecutor(available_cpus()), deque[Future[Result]]()
+    pool, waiting = ThreadPoolExecutor(threads or available_cpus()), deque[Future[Result]]()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))

@@ -105,7 +105,7 @@ class TrainLoader:
             return Batch(torch.from_numpy(index), view, images, labels, teacher)
 
         is_idle = device.type != "cpu" or 2 * torch.get_num_threads() <= available_cpus()
-        yield from ahead(made, read, count=2) if is_idle else map(made, read)
+        yield from ahead(made, read, count=2, threads=1) if is_idle else map(made, read)
 
     @cached_property
     def _decoded(self) -> DataLoader:
