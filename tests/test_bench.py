@@ -59,12 +59,23 @@ def measuring(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_ratio_is_a_median_beside_what_is_asked_of_it(measuring):
-    good = measuring.row("a", "one", [0.9, 0.99, 0.95], at_least=0.92)
+    good = measuring.row("a", "net, 64 px, ce, light", [0.9, 0.99, 0.95], at_least=0.92)
+    short = measuring.row("a", "net, 64 px, kd, light", [0.5], at_least=0.92)
     bad = measuring.row("e", "other", [1.5, 1.2], at_most=1.3, note="words")
     assert (good.ratio, good.low, good.high, good.verdict) == (0.95, 0.9, 0.99, "≥ 0.92: yes")
     assert bad.verdict == "≤ 1.3: no" and measuring.row("b", "free", [2.0]).verdict == ""
-    table = measuring.table([good, bad])
-    assert "| a | one | 0.95 | 0.9–0.99 | ≥ 0.92: yes |" in table and "other (words)" in table
+    table = measuring.table([good, short, bad])
+    assert "| net, 64 px | 0.95 (0.9 to 0.99) | **0.5** (0.5 to 0.5) |" in table
+    assert "| other (words) | **1.35** (1.2 to 1.5) | ≤ 1.3: no |" in table
+
+
+def test_the_guide_shows_what_was_measured(measuring):
+    """The table is that of one of the kept results, so that nothing in it was typed."""
+    root = Path(__file__).parents[1]
+    guide = root / "docs" / "guides" / "speed.md"
+    assert guide.read_text() in [
+        measuring.page(guide, file) for file in (root / "bench" / "results").glob("speed-*.json")
+    ]
 
 
 def test_rows_of_parts_that_were_not_measured_again_are_kept(measuring, tmp_path: Path):

@@ -1,7 +1,7 @@
 """How fast linnet is, in ratios of times that were taken in turn: ``make bench``, or ``python bench/speed a c``.
 
 Parts: a steps, b a whole distillation, c the teacher's cache, d more images, e more classes, f serving, g fixed costs.
-The rows are kept in bench/results/speed-MACHINE.json, and printed as the table of docs/guides/speed.md.
+The rows are kept in bench/results/speed-MACHINE.json; docs/guides/speed.md gets the table of this machine.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import serving
 import steps
 import teachers
 import torch
-from measuring import Row, table, write
+from measuring import Row, page, write
 
 from linnet.environment import device_words
 
@@ -28,7 +28,8 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "f": serving.serving,
     "g": serving.fixed_costs,
 }
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+BENCH = Path(__file__).resolve().parents[1]
+RESULTS, GUIDE = BENCH / "results", BENCH.parent / "docs" / "guides" / "speed.md"
 
 
 def main() -> None:
@@ -51,8 +52,8 @@ def main() -> None:
             )
             rows.append(own)
         write(file, machine, rows)
-        print(f"{table(rows)}\n")
-    print(file)
+    GUIDE.write_text(page(GUIDE, file))
+    print(f"{file}\n{GUIDE}")
 
 
 if __name__ == "__main__":

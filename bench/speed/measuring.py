@@ -84,13 +84,35 @@ def in_a_process(code: str, *arguments: object, **environment: str) -> Any:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = ["| | measured | median | min–max | asked |", "|---|---|---|---|---|"]
+    """Markdown: what was asked and missed is bold. Steps (part a) are a table of their own: a row for each student and
+    size, a column for each method and its views."""
+    return "\n\n".join(part for part in (_steps([own for own in rows if own.part == "a"]), _others(rows)) if part)
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    cells: dict[str, dict[str, Row]] = {}
     for own in rows:
-        note = f" ({own.note})" if own.note else ""
-        span = f"{own.low:.3g}–{own.high:.3g}"
-        lines.append(f"| {own.part} | {own.what}{note} | {own.ratio:.3g} | {span} | {own.verdict} |")
+        student, size, column = own.what.split(", ", 2)
+        cells.setdefault(f"{student}, {size}", {})[f"{column}, ≥ {own.at_least}"] = own
+    if not cells:
+        return ""
+    columns = list(next(iter(cells.values())))
+    lines = [f"| student alone / training step | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    lines += [f"| {name} | {' | '.join(_cell(own[column]) for column in columns)} |" for name, own in cells.items()]
     return "\n".join(lines)
+
+
+def _others(rows: Sequence[Row]) -> str:
+    lines = ["| measured | median (smallest to largest) | asked |", "|---|---|---|"]
+    for own in rows:
+        if own.part != "a":
+            lines.append(f"| {own.what}{f' ({own.note})' if own.note else ''} | {_cell(own)} | {own.verdict} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _cell(own: Row) -> str:
+    ratio = f"{own.ratio:.3g}"
+    return f"{f'**{ratio}**' if own.verdict.endswith('no') else ratio} ({own.low:.3g} to {own.high:.3g})"
 
 
 def write(file: Path, machine: str, rows: Sequence[Row]) -> None:
@@ -100,3 +122,11 @@ def write(file: Path, machine: str, rows: Sequence[Row]) -> None:
     kept = sorted([*(own for own in earlier if own.part not in now), *rows], key=lambda own: own.part)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"machine": machine, "rows": [asdict(own) for own in kept]}, indent=1) + "\n")
+
+
+def page(page: Path, results: Path) -> str:
+    """The page with the table of the results in the place of the one before."""
+    before, mark, rest = page.read_text().partition("<!-- make bench -->\n")
+    _, end, after = rest.partition("\n<!-- end of make bench -->")
+    found = json.loads(results.read_text())
+    return f"{before}{mark}{found['machine']}:\n\n{table([Row(**own) for own in found['rows']])}{end}{after}"
