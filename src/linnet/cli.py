@@ -79,7 +79,9 @@ def distill(
     if profile:
         from linnet.commands.profile import profile as measure
 
-        print(readable(measure(data, config=config, options=typed_settings())))
+        said = measure(data, config=config, options=typed_settings())
+        if is_first():
+            print(readable(said))
         return
     from linnet.commands.distill import distill as run_distill
     from linnet.commands.distill import dry_run as resolve

@@ -104,7 +104,7 @@ class TrainLoader:
             teacher = None if self.teacher is None else self.teacher(index, view).to(device)
             return Batch(torch.from_numpy(index), view, images, labels, teacher)
 
-        is_idle = device.type != "cpu" or 2 * torch.get_num_threads() <= available_cpus()
+        is_idle = device.type != "cpu" or 2 * self.world * torch.get_num_threads() <= available_cpus()
         yield from ahead(made, read, count=2, threads=1) if is_idle else map(made, read)
 
     @cached_property
