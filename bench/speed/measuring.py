@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from linnet.files import cache_folder
 
@@ -54,6 +56,19 @@ def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
             if done >= warm_up:
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+def taking_steps(module: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """A call that takes one step: the loss, its gradients, the update of the weights."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        now = loss()
+        optimizer.zero_grad()
+        now.backward()
+        optimizer.step()
+
+    return step
 
 
 def photos(classes: int, images: int, size: tuple[int, int] = (500, 375), seed: int = 0) -> Path:

@@ -1,7 +1,7 @@
 """(a) A training step against the student alone, and (e) a step with many classes against one with few."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from measuring import Row, in_turn, photos, row
+from measuring import Row, in_turn, photos, row, taking_steps
 
 from linnet import methods
 from linnet.commands.profile import Setup, in_place_of_training, measure
@@ -56,17 +56,9 @@ def _compare(ratios: list[float], rounds: int, setup: Setup) -> None:
     student: torch.nn.Module = timm.create_model(setup.config.student.name, num_classes=8).train()
     if setup.config.train.channels_last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     side = setup.config.student.image_size
     images, labels = torch.randn(BATCH, 3, side, side), torch.arange(BATCH) % 8
-
-    def bare() -> None:
-        loss = F.cross_entropy(student(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    times = measure(setup, rounds, bare)
+    times = measure(setup, rounds, taking_steps(student, lambda: F.cross_entropy(student(images), labels)))
     whole = np.sum(list(times.parts.values()), axis=0)
     ratios += (np.array(times.alone) / whole).tolist()
 
@@ -83,7 +75,7 @@ def classes(student: str = "mobilenetv3_small_100", size: int = 224, rounds: int
         )
 
 
-def _step(method: str, name: str, size: int, count: int):
+def _step(method: str, name: str, size: int, count: int) -> Callable[[], None]:
     torch.manual_seed(0)
     table = class_table([f"bird of kind {i:05d}" for i in range(count)])
     student, teacher = Student(name, table, size), load_teacher("mini-clip")
@@ -94,14 +86,6 @@ def _step(method: str, name: str, size: int, count: int):
     config = replace(config, train=replace(config.train, epochs=30, batch_size=BATCH))
     own.prepare(Context(config, table, student.width, teacher, head, labels_N=labels))
     task = Task(student, own).train()
-    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3, fused=True)
     rows = F.normalize(torch.randn(BATCH, head.bank_CE.shape[1]), dim=1)
     batch = Batch(torch.arange(BATCH), 0, torch.rand(BATCH, 3, size, size), torch.from_numpy(labels), head(rows))
-
-    def step() -> None:
-        loss = torch.stack(list(task(batch, Progress(1, 30)).values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return taking_steps(task, lambda: torch.stack(list(task(batch, Progress(1, 30)).values())).sum())

@@ -11,7 +11,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from measuring import Row, in_a_process, in_turn, photos, row
+from measuring import Row, in_a_process, in_turn, photos, row, taking_steps
 from torch import nn
 
 from linnet.data.batches import cut_views
@@ -128,15 +128,7 @@ def whole(images: int = 512, rounds: int = 5) -> Iterator[Row]:
 def _student(loss_of: Callable[[nn.Module], torch.Tensor]) -> Callable[[], None]:
     """A step of a new student."""
     student = timm.create_model(STUDENT, num_classes=8).train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
-
-    def step() -> None:
-        loss = loss_of(student)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return taking_steps(student, lambda: loss_of(student))
 
 
 def _online(teacher: Callable[[torch.Tensor], torch.Tensor], views: Callable[[], torch.Tensor]) -> Callable[[], None]:

@@ -19,7 +19,7 @@ TRAIN_MARGIN = 1.15  # stored training images are this much larger than the stud
 VERSION = 2  # part of every store's name: raise it when the pixels of a store change
 LARGER = 2  # how much larger than what it is resized to a JPEG has to be decoded: less would show in the pixels
 EXTREME = 16  # how many times as long as wide an image may be; of a longer one the middle is read
-CHUNK = 512  # images decoded ahead by the thread pool: bounds memory whatever the size of the data
+CHUNK = 512  # images of one round, where a set is gone through in rounds: bounds memory whatever its size
 
 Fit = Literal["train", "eval"]
 CropMode = Literal["center", "squash"]

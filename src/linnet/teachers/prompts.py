@@ -108,11 +108,8 @@ def calibrate(
         order = torch.randperm(len(rows), generator=generator).to(device)
         for index in order[: len(rows) // size * size].split(size)[: steps - step]:
             optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            own_B = labels[index]
-            drawn = drawn_classes(own_B.cpu(), len(texts), config.classes, generator)
-            bank_CE = teacher.embed_texts([texts[c] for c in drawn.tolist()], context)
-            targets_B = torch.searchsorted(drawn.to(device), own_B)
-            loss = F.cross_entropy(teacher.logit_scale * rows[index] @ bank_CE.T, targets_B)
+            drawn = drawn_classes(labels[index].cpu(), len(texts), config.classes, generator)
+            loss = _loss(teacher, texts, context, rows[index], labels[index], drawn)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([context], 1.0)
@@ -128,6 +125,20 @@ def calibrate(
             best, best_epoch = ((top1, -entropy), kept), epoch
     assert best is not None
     return best[1]
+
+
+def _loss(
+    teacher: VisionLanguageTeacher,
+    texts: list[str],
+    context_PW: torch.Tensor,
+    rows_BE: torch.Tensor,
+    labels_B: torch.Tensor,
+    drawn: torch.Tensor,
+) -> torch.Tensor:
+    """Cross-entropy over the drawn classes, whose ids are in order."""
+    bank_CE = teacher.embed_texts([texts[c] for c in drawn.tolist()], context_PW)
+    targets_B = torch.searchsorted(drawn.to(labels_B.device), labels_B)
+    return F.cross_entropy(teacher.logit_scale * rows_BE @ bank_CE.T, targets_B)
 
 
 def drawn_classes(labels_B: torch.Tensor, classes: int, limit: int, generator: torch.Generator) -> torch.Tensor:
