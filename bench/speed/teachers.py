@@ -1,5 +1,5 @@
 """(b) A whole distillation against teachers that are asked at every step, and (c) filling the cache against the
-teacher alone. The teacher is a ViT-B-32 of open_clip with random weights: how fast it is does not depend on them."""
+teacher alone. Teachers are open_clip's with random weights: how fast they are does not depend on them."""
 
 import json
 import shutil
@@ -20,7 +20,8 @@ from linnet.environment import freed_memory_kept
 from linnet.files import cache_folder
 from linnet.teachers import load_teacher
 from linnet.teachers.answers import still_pixels
-from linnet.teachers.cache import TeacherCache
+from linnet.teachers.base import Teacher
+from linnet.teachers.cache import TeacherCache, live_rows
 
 ARCHITECTURE = "ViT-B-32"
 EPOCHS, BATCH, SIZE, STUDENT = 30, 64, 224, "mobilenetv3_small_100"
@@ -38,48 +39,53 @@ print(json.dumps({**run.summary(), "seconds": time.perf_counter() - start}))
 """
 
 
-def teacher_folder() -> Path:
+def teacher_folder(architecture: str = ARCHITECTURE) -> Path:
     """The teacher as open_clip keeps one in a folder; made once."""
-    folder = cache_folder() / "bench" / ARCHITECTURE
+    folder = cache_folder() / "bench" / architecture
     if not (folder / "open_clip_config.json").exists():
         import open_clip
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        save_file(open_clip.create_model(ARCHITECTURE).state_dict(), folder / "open_clip_model.safetensors")
-        own = {"model_cfg": open_clip.get_model_config(ARCHITECTURE), "preprocess_cfg": {}}
+        save_file(open_clip.create_model(architecture).state_dict(), folder / "open_clip_model.safetensors")
+        own = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": {}}
         (folder / "open_clip_config.json").write_text(json.dumps(own))
     return folder
 
 
-def cache(images: int = 256, rounds: int = 3) -> Iterator[Row]:
-    """(c) The share of the cache's time that the teacher itself takes, on images in memory."""
-    teacher = load_teacher(f"open_clip:local-dir:{teacher_folder()}")
+def cache(images: int = 256, rounds: int = 3, architectures: tuple[str, ...] = (ARCHITECTURE, "RN50")) -> Iterator[Row]:
+    """(c) The share of the cache's time that the teacher itself takes, on images in memory, as many at once as suit it
+    best."""
     paths = sorted(photos(8, 48).glob("*/*.jpg"))[:images]
-    digests = np.random.default_rng(0).integers(0, 256, (rounds + 1, len(paths), 16), dtype=np.uint8)
-    pixels = still_pixels(teacher, paths, "center")
-    memory = pixels(range(32))
-    fresh = iter(digests)
+    for architecture in architectures:
+        teacher = load_teacher(f"open_clip:local-dir:{teacher_folder(architecture)}")
+        ratios, width = _filling(teacher, paths, rounds)
+        what = f"{architecture} alone / filling its cache from JPEG files"
+        yield row("c", what, ratios, at_least=0.9, note=f"{width:.0f} bytes a row")
 
-    def alone() -> None:
-        for _ in range(len(paths) // 32):
-            teacher.embed_images(memory)
+
+def _filling(teacher: Teacher, paths: list[Path], rounds: int) -> tuple[list[float], float]:
+    """Time of the teacher alone by that of filling its cache, and how many bytes a row takes."""
+    folder = cache_folder() / "bench" / "rows" / teacher.fingerprint()[:8]
+    shutil.rmtree(folder, ignore_errors=True)
+    digests = np.random.default_rng(0).integers(0, 256, (rounds + 1, len(paths), 16), dtype=np.uint8)
+    pixels, fresh = still_pixels(teacher, paths, "center"), iter(digests)
+    memory = pixels(range(min(32, len(paths))))
+
+    @freed_memory_kept()
+    def alone(at_once: int) -> None:
+        for start in range(0, len(paths), at_once):
+            live_rows(teacher, memory[: min(at_once, len(paths) - start)])
 
     def fill() -> None:
-        TeacherCache(teacher, "center", cache_folder() / "bench" / "rows").fill(next(fresh), pixels)
+        TeacherCache(teacher, "center", folder).fill(next(fresh), pixels)
 
-    times = in_turn({"alone": alone, "fill": fill}, rounds)
-    ratios = [bound / whole for bound, whole in zip(times["alone"], times["fill"], strict=True)]
-    files = list((cache_folder() / "bench" / "rows").rglob("*.safetensors"))
-    each = sum(file.stat().st_size for file in files) / (len(paths) * len(digests))
-    yield row(
-        "c",
-        f"{ARCHITECTURE} alone / filling its cache from JPEG files",
-        ratios,
-        at_least=0.9,
-        note=f"{each:.0f} bytes a row",
-    )
+    with torch.inference_mode():
+        times = in_turn({"8": lambda: alone(8), "32": lambda: alone(32), "fill": fill}, rounds)
+    least = [min(pair) for pair in zip(times["8"], times["32"], strict=True)]
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    return [bound / whole for bound, whole in zip(least, times["fill"], strict=True)], size / digests[..., 0].size
 
 
 def whole(images: int = 1024, rounds: int = 5) -> Iterator[Row]:

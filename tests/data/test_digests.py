@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from linnet.data import digests as module
-from linnet.data.digests import as_bytes, digest_files
+from linnet.data.digests import KeyTable, as_bytes, digest_files, distinct
 
 
 @pytest.fixture
@@ -54,6 +54,28 @@ def plain(paths: list[Path]) -> list[bytes]:
 def test_rows_as_bytes():
     assert as_bytes(np.array([[1, 0], [0, 0], [7, 0]], np.uint8)) == [b"\1\0", b"\0\0", b"\7\0"]
     assert as_bytes(np.empty((0, 16), np.uint8)) == []
+
+
+def test_a_key_is_found_by_all_of_its_bytes():
+    """Zeros at the end count, which numpy's strings drop, and so does a half that is shared."""
+    known = np.array([[1, 2, 3, 0], [1, 2, 0, 0], [0, 0, 0, 0], [1, 2, 3, 0], [255, 0, 0, 1]], dtype=np.uint8)
+    table = KeyTable(known)
+    assert table.find(known).tolist() == [0, 1, 2, 0, 4]  # of equal ones the first
+    assert table.find(np.array([[1, 2, 3, 4], [1, 0, 0, 0], [255, 255, 255, 255]], dtype=np.uint8)).tolist() == [-1] * 3
+    assert table.find(known[:0]).tolist() == []
+    assert KeyTable(known[:0]).find(known).tolist() == [-1] * 5
+    assert distinct(known).tolist() == [0, 1, 2, 4]
+
+
+def test_a_key_table_does_as_a_dictionary():
+    rng = np.random.default_rng(0)
+    known = rng.integers(0, 3, (200, 5), dtype=np.uint8)  # many twins
+    first: dict[bytes, int] = {}
+    for row, key in enumerate(as_bytes(known)):
+        first.setdefault(key, row)
+    wanted = rng.integers(0, 4, (300, 5), dtype=np.uint8)
+    assert KeyTable(known).find(wanted).tolist() == [first.get(key, -1) for key in as_bytes(wanted)]
+    assert distinct(known).tolist() == sorted(first.values())
 
 
 def test_digests_are_those_of_the_bytes_in_the_order_of_the_paths(paths: list[Path]):

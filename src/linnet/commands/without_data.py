@@ -3,8 +3,6 @@
 import logging
 from typing import Any, NamedTuple
 
-import torch
-
 from linnet import methods
 from linnet.commands.finish import End, check_end
 from linnet.config import Config
@@ -41,8 +39,6 @@ def prepare_copy(config: Config, accelerator: Any) -> Copy:
     assert isinstance(teacher, ClassifierTeacher)
     student = student_of(config, teacher.classes)
     scored = scored_part(config, student.classes) if config.data.eval else {}
-    if config.train.channels_last:
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher.to(accelerator.device)
     seed_everything(config.seed)
     method, shapes = methods.build(config.method, config.options), student.map_shapes()

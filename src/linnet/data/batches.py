@@ -205,6 +205,6 @@ def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor
 
 
 def eval_batch_size(size: int, device: torch.device) -> int:
-    """How many images of ``size`` pixels a student is scored on at once: on a CPU so few that most of what it computes
+    """How many images of ``size`` pixels a network is shown at once: on a CPU so few that most of what it computes
     stays in the caches, on a GPU enough to keep it busy."""
     return min(256, max(8, CACHED_PIXELS // size**2)) if device.type == "cpu" else 256

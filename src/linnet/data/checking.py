@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 from linnet.data.decoding import decode, has_sixteen_bits, suffixes
-from linnet.data.digests import DIGEST_BYTES, as_bytes, find_rows, remember, remembered
+from linnet.data.digests import DIGEST_BYTES, KeyTable, as_bytes, remember, remembered
 from linnet.data.images import CHUNK
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
@@ -59,7 +59,7 @@ def examine(manifest: Manifest) -> Findings:
         return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
     fine = file.with_name(f"fine-{hashlib.sha256(words.encode()).hexdigest()[:24]}.safetensors")
     (known,) = remembered(fine, "digests")
-    is_known = (find_rows(_table(distinct), known) >= 0).tolist()
+    is_known = (KeyTable(known).find(_table(distinct)) >= 0).tolist()
     items = [item for item, skip in zip(distinct.items(), is_known, strict=True) if not skip]
     found: Findings = {}
     deep: dict[bytes, int] = {}  # images of 16 bits -> the largest value, of 255

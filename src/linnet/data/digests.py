@@ -47,7 +47,7 @@ def digest_files(paths: Sequence[Path]) -> np.ndarray:
         return np.empty((0, DIGEST_BYTES), dtype=np.uint8)
     file, (looks_N, settled_N) = _file_of(paths), _looks(paths)
     old_looks, old_digests = remembered(file, "looks", "digests")
-    place_N = find_rows(looks_N, old_looks)
+    place_N = KeyTable(old_looks).find(looks_N)
     if not _still_true(paths, place_N, old_digests):
         log.warning("some images have other bytes, though their size and times have not changed: all are read again")
         old_looks, old_digests = old_looks[:0], old_digests[:0]
@@ -122,15 +122,34 @@ def _table(function: Callable[[Path], tuple[bytes, bool]], paths: Sequence[Path]
     return np.frombuffer(content, np.uint8).reshape(-1, DIGEST_BYTES), np.array(np.frombuffer(flags, bool))
 
 
-def find_rows(wanted_N: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(n,) for each of (n, 16) uint8 the row of ``known`` (m, 16) that is the same, or -1. Half of it is searched for,
-    the whole compared: of two that share a half, which hashes hardly do, one may not be found."""
-    if not len(known):
-        return np.full(len(wanted_N), -1)
-    halves, known_halves = (np.ascontiguousarray(rows).view(np.uint64)[:, 0] for rows in (wanted_N, known))
-    order = np.argsort(known_halves)
-    place_N = order[np.searchsorted(known_halves, halves, sorter=order).clip(max=len(order) - 1)]
-    return np.where((known[place_N] == wanted_N).all(axis=1), place_N, -1)
+class KeyTable:
+    """Rows of bytes to look for others in; they are sorted once, for some 30 bytes of memory a row of 20.
+
+    Args:
+        known: (m, k) uint8; of equal rows the first is found.
+    """
+
+    def __init__(self, known: np.ndarray):
+        self._sorted, places = np.unique(_as_strings(known), return_index=True)
+        self._places = places.astype(np.int32)
+
+    def find(self, wanted: np.ndarray) -> np.ndarray:
+        """(n,) for each of (n, k) uint8 the row that is the same, or -1."""
+        if not len(self._sorted):
+            return np.full(len(wanted), -1)
+        strings = _as_strings(wanted)
+        nearest = np.searchsorted(self._sorted, strings).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[nearest] == strings, self._places[nearest], -1)
+
+
+def _as_strings(rows: np.ndarray) -> np.ndarray:
+    """(n,): each row of bytes as one string, all of the same length, which numpy sorts."""
+    return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}")[:, 0]
+
+
+def distinct(rows: np.ndarray) -> np.ndarray:
+    """The places of rows (n, k) uint8 that differ, ascending; of equal ones the first."""
+    return np.sort(np.unique(_as_strings(rows), return_index=True)[1])
 
 
 def _still_true(paths: Sequence[Path], place_N: np.ndarray, digests: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ import torch
 from linnet import methods
 from linnet.config import Config, difference
 from linnet.data.manifest import Manifest
+from linnet.data.splits import by_class
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference, over_images, wilson_interval
 from linnet.files import read_json, readable
@@ -202,8 +203,7 @@ def _probed(answers: Answers, train: Manifest, val: Manifest) -> np.ndarray | No
     most = min(PROBED, 20_000_000 // len(train.classes) ** 2)  # bounds time and memory
     if answers.val_NE is None or answers.head_name == "probe" or not answers.is_cached or not most:
         return None
-    rows = [np.flatnonzero(train.labels == label)[:most] for label in range(len(train.classes))]
-    some = np.sort(np.concatenate(rows))
+    some = np.sort(np.concatenate([rows[:most] for label, rows in by_class(train.labels).items() if label >= 0]))
     embedding_NE = answers.train(some, 0).embedding_BE
     assert embedding_NE is not None
     return quick_probe(Embedded(embedding_NE, torch.from_numpy(train.labels[some])), answers.val_NE) == val.labels

@@ -160,7 +160,8 @@ def class_head(teacher: Teacher, classes: Sequence[ClassInfo], templates: tuple[
             f"the teacher '{teacher.id}' knows {shown}, the data has {len(names)} ({', '.join(names[:3])} ...): "
             f"train it on this data first, as in '{teacher.how_to_tune()}', then '--teacher run:runs/teacher'"
         )
-    order_C, weights = torch.tensor([own.index(name) for name in names]), teacher.class_weights
+    places, weights = {name: place for place, name in enumerate(own)}, teacher.class_weights
+    order_C = torch.tensor([places[name] for name in names])
     return ClassHead(order_C=order_C, weights_CD=None if weights is None else weights[order_C])
 
 
@@ -209,7 +210,7 @@ class Look:
 
     def missing(self) -> "Look":
         """Only those whose rows are not there."""
-        return self._of(np.array([*self.cache.missing(self.digests, self.view).values()], dtype=np.int64), self.title)
+        return self._of(self.cache.missing(self.digests, self.view), self.title)
 
     def share(self, rank: int, world: int) -> "Look":
         """One in ``world`` of the images."""

@@ -23,8 +23,10 @@ from safetensors.numpy import save as safetensors_bytes
 
 from linnet.config import Still
 from linnet.data.ahead import ahead
+from linnet.data.batches import eval_batch_size
+from linnet.data.digests import KeyTable, distinct
 from linnet.data.images import CHUNK, read_image
-from linnet.environment import available_cpus
+from linnet.environment import available_cpus, freed_memory_kept
 from linnet.files import cache_folder, clear_leftovers, in_turn, write_atomically
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
 
@@ -34,8 +36,8 @@ VERSION = 1
 DTYPE = "float16"
 SHARD_ROWS = 8 * CHUNK  # a killed process loses at most this many rows, and
 SAVE_SECONDS = 30.0  # at most the work of this time
-LOOKED = 64  # images that a teacher is shown at once; as many more are decoded meanwhile
-SMALL = 50_000_000  # parameters up to which a network on a CPU gets as many; of a larger one progress would not show
+LOOKED = 64  # images that a teacher is shown at once at most; as many more are decoded meanwhile
+SMALL = 200_000_000  # parameters up to which a network on a CPU sees more than 8; a larger one would show no progress
 CENTER_VIEW = 0
 
 Pixels = Callable[[Sequence[int]], torch.Tensor]  # rows -> (n, 3, height, width) float32 in [0, 1]
@@ -48,20 +50,30 @@ class Rows:
     """Cached rows by image digest and view, memory-mapped: ``rows(digests, view)`` gives (n, E) float16."""
 
     def __init__(self) -> None:
-        self._place: dict[bytes, tuple[int, int]] = {}  # row key -> (shard number, row in it)
         self._shards: list[Shard] = []
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._place
+        self._starts = np.zeros(1, dtype=np.int64)  # the first row of each shard among those of all, and how many
+        self._table: KeyTable | None = None  # of all keys; made when it is needed
 
     def __call__(self, digests: np.ndarray, view: int = CENTER_VIEW) -> torch.Tensor:
-        places = [self._place[row_key(digest, view)] for digest in digests]
-        return torch.from_numpy(np.stack([self._shards[shard].rows_NE[row] for shard, row in places]))
+        places = self.find(row_keys(digests, view))
+        if (places < 0).any():
+            raise KeyError(f"{(places < 0).sum()} of {len(places)} rows are not in the teacher's cache")
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        rows = [self._shards[i].rows_NE[row] for i, row in zip(shards, places - self._starts[shards], strict=True)]
+        return torch.from_numpy(np.stack(rows))
+
+    def find(self, keys_NK: np.ndarray) -> np.ndarray:
+        """(n,): the place of each key's row among those of all shards, -1 if it is not there."""
+        if not self._shards:
+            return np.full(len(keys_NK), -1)
+        if self._table is None:
+            self._table = KeyTable(np.concatenate([shard.keys_NK for shard in self._shards]))
+        return self._table.find(keys_NK)
 
     def add(self, shard: "Shard") -> None:
-        for row, key in enumerate(shard.keys_NK):
-            self._place.setdefault(key.tobytes(), (len(self._shards), row))
         self._shards.append(shard)
+        self._starts = np.append(self._starts, self._starts[-1] + len(shard.keys_NK))
+        self._table = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +129,10 @@ class TeacherCache:
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
             self._open(path)
 
-    def missing(self, digests: np.ndarray, view: int = CENTER_VIEW) -> dict[bytes, int]:
-        """The keys of the rows of one view that are not there -> one of the n images, of those with the same bytes."""
-        wanted = {row_key(digest, view): image for image, digest in enumerate(digests)}
-        return {key: image for key, image in wanted.items() if key not in self.rows}
+    def missing(self, digests: np.ndarray, view: int = CENTER_VIEW) -> np.ndarray:
+        """Which of n images have no row of this view, ascending; of those with the same bytes, the first."""
+        images = distinct(digests)
+        return images[self.rows.find(row_keys(digests[images], view)) < 0]
 
     def fill(
         self,
@@ -138,11 +150,12 @@ class TeacherCache:
         assert isinstance(self.teacher, Teacher)
         teacher, device = self.teacher, self.device
         is_slow = device.type == "cpu" and sum(map(torch.Tensor.numel, teacher.parameters())) > SMALL
+        at_once = 8 if is_slow else min(LOOKED, eval_batch_size(max(teacher.image_shape), device))
 
         def look(images: torch.Tensor) -> torch.Tensor:
             return live_rows(teacher, images.to(device))
 
-        self._compute(digests, pixels, look, view, progress, 8 if is_slow else LOOKED)
+        self._compute(digests, pixels, look, view, progress, at_once)
 
     def compute(
         self,
@@ -165,16 +178,16 @@ class TeacherCache:
     ) -> None:
         """``batch`` at a time is read, the next ones while the outputs of these are computed. What was computed is
         kept, however this ends. Of several processes that ask the same, one computes and the others wait."""
-        if not self.missing(digests, view):
+        if not len(self.missing(digests, view)):
             return
-        with in_turn(self._lock):
+        with in_turn(self._lock), freed_memory_kept():
             self._open_new()
             missing = self.missing(digests, view)
-            keys = list(missing)
-            parts = [[missing[key] for key in keys[start : start + batch]] for start in range(0, len(keys), batch)]
-            self._keep(keys, (outputs(part) for part in ahead(read, parts, 2)), progress)
+            parts = [missing[start : start + batch].tolist() for start in range(0, len(missing), batch)]
+            keys_NK = row_keys(digests[missing], view)
+            self._keep(keys_NK, (outputs(part) for part in ahead(read, parts, 2)), progress)
 
-    def _keep(self, keys: list[bytes], computed: Iterator[torch.Tensor], progress: Callable[[int], None]) -> None:
+    def _keep(self, keys_NK: np.ndarray, computed: Iterator[torch.Tensor], progress: Callable[[int], None]) -> None:
         """Write the rows of all keys, as they come, into shards."""
         new, written, saved = list[np.ndarray](), 0, time.monotonic()
         try:
@@ -182,21 +195,19 @@ class TeacherCache:
                 new.append(rows.cpu().numpy().astype(DTYPE))
                 waiting = sum(map(len, new))
                 if waiting >= SHARD_ROWS or time.monotonic() - saved >= SAVE_SECONDS:
-                    self._write(keys[written : written + waiting], np.concatenate(new))
+                    self._write(keys_NK[written : written + waiting], np.concatenate(new))
                     new, written, saved, waiting = [], written + waiting, time.monotonic(), 0
                 progress(written + waiting)
         finally:
             if new:
-                self._write(keys[written : written + sum(map(len, new))], np.concatenate(new))
+                self._write(keys_NK[written : written + sum(map(len, new))], np.concatenate(new))
 
-    def _write(self, keys: list[bytes], rows: np.ndarray) -> None:
-        content = safetensors_bytes(
-            {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1), "rows": rows}
-        )
+    def _write(self, keys_NK: np.ndarray, rows: np.ndarray) -> None:
+        content = safetensors_bytes({"keys": np.ascontiguousarray(keys_NK), "rows": rows})
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
         self._open(path)
-        self.computed += len(keys)
+        self.computed += len(keys_NK)
 
     def _open(self, path: Path) -> None:
         self._opened.add(path)
@@ -211,8 +222,9 @@ class TeacherCache:
         self.rows.add(Shard(_map(path, "keys"), _map(path, "rows")))
 
 
-def row_key(digest: np.ndarray, view: int) -> bytes:
-    return digest.tobytes() + view.to_bytes(4, "little")
+def row_keys(digests: np.ndarray, view: int) -> np.ndarray:
+    """(n, K) uint8: what each image's row of this view is kept under."""
+    return np.concatenate([digests, np.tile(np.frombuffer(view.to_bytes(4, "little"), np.uint8), (len(digests), 1))], 1)
 
 
 def center_pixels(teacher: Teacher, paths: Sequence[Path]) -> Pixels:

@@ -225,14 +225,14 @@ def _teacher(config: Config, part: Manifest) -> tuple[float, int]:
     import torch
 
     from linnet.teachers import load_teacher
-    from linnet.teachers.cache import CENTER_VIEW, TeacherCache, live_rows, row_key
+    from linnet.teachers.cache import TeacherCache, live_rows
 
     teacher = load_teacher(config.teacher.id)
     images = torch.rand(LOOKED, 3, *teacher.image_shape)
     with torch.inference_mode():
         seconds = _seconds(lambda _: live_rows(teacher, images)) / LOOKED
-    known = TeacherCache(teacher, config.teacher.still, config.teacher.cache).rows
-    return seconds, sum(row_key(digest, CENTER_VIEW) not in known for digest in part.digests)
+    cache = TeacherCache(teacher, config.teacher.still, config.teacher.cache)
+    return seconds, len(cache.missing(part.digests))
 
 
 def lines(compared: Compared, forecast: Forecast, threads: int, jobs: int) -> list[str]:
