@@ -69,7 +69,11 @@ def cleared():
 outside = cleared()
 with freed_memory_kept():
     inside = cleared()
-print(outside, inside, cleared())
+    with freed_memory_kept():
+        pass
+    after_inner = cleared()
+print(outside, inside, after_inner, cleared())
 """
-    outside, inside, after = map(int, run_python(code).split())
+    outside, inside, after_inner, after = map(int, run_python(code).split())
     assert inside < outside / 4 and inside < after / 4
+    assert after_inner < outside / 4  # a block within the block has not handed it back

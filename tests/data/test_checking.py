@@ -205,14 +205,13 @@ def test_a_check_that_is_interrupted_goes_on_where_it_was(
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(checking, "CHUNK", 4)
     with monkeypatch.context() as patch:
         patch.setattr(checking, "_examine", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_manifest(DataConfig(source=str(root)))
     names = looked_at(monkeypatch)
     load_manifest(DataConfig(source=str(root)))
-    assert len(names) == 6  # red birds come last: chunks of 4 were done up to them
+    assert len(names) == 6  # red birds come last: all before them were done
 
 
 def test_drawn_birds_need_no_check(monkeypatch: pytest.MonkeyPatch):

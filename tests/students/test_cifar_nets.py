@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -87,8 +88,6 @@ def test_a_student_of_this_kind_is_trained_saved_and_exported(tmp_path: Path):
     )  # fmt: skip
     assert run.summary()["onnx.max_difference"] < 1e-4
     images = torch.rand(2, 3, 32, 32)
-    student = Student.load(run.model)
-    teacher_BC = load_teacher(f"run:{run.folder}").logits(images)  # type: ignore[operator]
-    assert torch.allclose(
-        teacher_BC, student(images).logits_BC, atol=1e-4
-    )  # it keeps channels last, which rounds otherwise
+    student: Any = Student.load(run.model)
+    student.to(memory_format=torch.channels_last)  # as teachers are: another layout rounds otherwise
+    assert torch.equal(load_teacher(f"run:{run.folder}").logits(images), student(images).logits_BC)  # type: ignore[operator]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from pictures import write_image
 
@@ -15,7 +14,6 @@ from linnet.data.images import read_image
 from linnet.errors import UserError
 from linnet.teachers import cache as module
 from linnet.teachers import load_teacher
-from linnet.teachers.base import Teacher, fingerprint
 from linnet.teachers.cache import TeacherCache, center_pixels
 from linnet.teachers.open_clip import OpenClipTeacher
 
@@ -51,20 +49,6 @@ def test_cached_rows_are_the_live_ones(teacher: OpenClipTeacher, paths: list[Pat
     assert cosine.min() > 0.999
     other = torch.nn.functional.cosine_similarity(cache.rows(digest_files(paths)).float(), live.roll(1, 0))
     assert other.min() < 0.999  # or the line above could not fail
-
-
-def test_the_convolutions_of_a_teacher_keep_channels_last_and_say_the_same():
-    """Faster, and nothing else: the numbers, and what tells one teacher from another."""
-    torch.manual_seed(0)
-    plain = timm.create_model("resnet10t", num_classes=5).eval()
-    images, mark = torch.rand(2, 3, 64, 64), fingerprint(plain)
-    expected = plain(images)
-    teacher = Teacher("own", plain, lambda image: torch.zeros(3, 64, 64), "")
-    weights = [p for p in teacher.parameters() if p.ndim == 4 and min(p.shape) > 1]
-    assert weights
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
-    assert teacher.fingerprint() == mark
-    assert torch.allclose(plain(images), expected, atol=1e-4)
 
 
 def test_only_new_images_are_computed(teacher: OpenClipTeacher, paths: list[Path], tmp_path: Path):

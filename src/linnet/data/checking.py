@@ -7,8 +7,7 @@ Nothing here needs torch.
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 
+from linnet.data.ahead import ahead
 from linnet.data.decoding import decode, has_sixteen_bits, suffixes
-from linnet.data.digests import DIGEST_BYTES, KeyTable, as_bytes, remember, remembered
-from linnet.data.images import CHUNK
+from linnet.data.digests import DIGEST_BYTES, KeyTable, as_bytes, distinct, remember, remembered
 from linnet.data.manifest import Manifest
 from linnet.data.problems import Problem, as_csv
-from linnet.environment import available_cpus
 from linnet.errors import UserError
 from linnet.files import cache_folder, write_atomically
 from linnet.progress import Bar
@@ -51,33 +49,31 @@ DARK = "like all of 16 bits here it uses 14 of them or fewer, which does not say
 def examine(manifest: Manifest) -> Findings:
     """Decode every image of a manifest, or remember what came of it: of the very same set all, of another one which of
     its images are in order."""
-    distinct = {digest: row for row, digest in enumerate(as_bytes(manifest.digests))}
+    rows = distinct(manifest.digests)
     words = f"{VERSION}|{PIL.__version__}|{sorted(suffixes())}|"
-    name = hashlib.sha256(words.encode() + b"".join(sorted(distinct))).hexdigest()[:24]
+    name = hashlib.sha256(words.encode() + b"".join(sorted(as_bytes(manifest.digests[rows])))).hexdigest()[:24]
     file = cache_folder() / "checks" / f"{name}.json"
     with suppress(OSError, ValueError, AttributeError):  # a damaged file is made again
         return {bytes.fromhex(digest): Finding(reason) for digest, reason in json.loads(file.read_text()).items()}
     fine = file.with_name(f"fine-{hashlib.sha256(words.encode()).hexdigest()[:24]}.safetensors")
     (known,) = remembered(fine, "digests")
-    is_known = (KeyTable(known).find(_table(distinct)) >= 0).tolist()
-    items = [item for item, skip in zip(distinct.items(), is_known, strict=True) if not skip]
+    rows = rows[KeyTable(known).find(manifest.digests[rows]) < 0]
+    digests = as_bytes(manifest.digests[rows])
     found: Findings = {}
     deep: dict[bytes, int] = {}  # images of 16 bits -> the largest value, of 255
     done = 0
     try:
-        with Bar("checking images", len(items)) as bar, ThreadPoolExecutor(available_cpus()) as pool:
-            for start in range(0, len(items), CHUNK):
-                part = items[start : start + CHUNK]
-                examined = pool.map(_examine, (manifest.paths[row] for _, row in part))
-                for (digest, _), (finding, largest) in zip(part, examined, strict=True):
-                    if finding:
-                        found[digest] = finding
-                    if largest:
-                        deep[digest] = largest
-                done = start + len(part)
+        looked = ahead(_examine, (manifest.paths[row] for row in rows))
+        with Bar("checking images", len(rows)) as bar, closing(looked) as examined:
+            for digest, (finding, largest) in zip(digests, examined, strict=True):
+                if finding:
+                    found[digest] = finding
+                if largest:
+                    deep[digest] = largest
+                done += 1
                 bar.update(done)
     finally:  # what is interrupted goes on where it was
-        if new := [digest for digest, _ in items[:done] if digest not in found and digest not in deep]:
+        if new := [digest for digest in digests[:done] if digest not in found and digest not in deep]:
             remember(fine, digests=np.concatenate([known, _table(new)]))
     if deep and max(deep.values()) <= FOURTEEN_BITS:
         found |= {digest: Finding(DARK) for digest in deep}

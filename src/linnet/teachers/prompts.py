@@ -97,8 +97,7 @@ def calibrate(
     device = next(teacher.parameters()).device
     labelled = train.labels_N >= 0
     rows, labels = train.rows_NE[labelled].to(device), train.labels_N[labelled].to(device)
-    size = min(config.batch_size, len(rows))
-    steps = step_count(config, len(rows))
+    size, steps = min(config.batch_size, len(rows)), step_count(config, len(rows))
     generator = torch.Generator().manual_seed(seed)
     context = initial_context(teacher, texts, config.vectors, generator).to(device).requires_grad_()
     optimizer = torch.optim.SGD([context], lr=config.lr, momentum=0.9)

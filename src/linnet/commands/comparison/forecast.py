@@ -16,6 +16,7 @@ from linnet.config import Config
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.novel import training_part
+from linnet.environment import freed_memory_kept
 from linnet.errors import UserError
 from linnet.timing import duration
 
@@ -175,6 +176,7 @@ def _row(row: Row, student: tuple[float, float, float], counts: tuple[int, ...],
     )
 
 
+@freed_memory_kept()
 def _student(config: Config, part: Manifest) -> tuple[float, float, float]:
     """Seconds of an image in training and in scoring, and megabytes of weights, with random pixels."""
     import torch
@@ -220,6 +222,7 @@ def _seconds(call: Any) -> float:
     return (time.perf_counter() - start) / STEPS
 
 
+@freed_memory_kept()
 def _teacher(config: Config, part: Manifest) -> tuple[float, int]:
     """Seconds of an image, and how many images it has not answered yet."""
     import torch
