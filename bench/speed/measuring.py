@@ -126,8 +126,9 @@ def _others(rows: Sequence[Row]) -> str:
 
 
 def _cell(own: Row) -> str:
-    ratio = f"{own.ratio:.3g}"
-    return f"{f'**{ratio}**' if own.verdict.endswith('no') else ratio} ({own.low:.3g} to {own.high:.3g})"
+    """Without a range, what was measured once."""
+    ratio, span = f"{own.ratio:.3g}", f" ({own.low:.3g} to {own.high:.3g})" if own.low < own.high else ""
+    return f"{f'**{ratio}**' if own.verdict.endswith('no') else ratio}{span}"
 
 
 def write(file: Path, machine: str, rows: Sequence[Row]) -> None:
@@ -139,9 +140,9 @@ def write(file: Path, machine: str, rows: Sequence[Row]) -> None:
     file.write_text(json.dumps({"machine": machine, "rows": [asdict(own) for own in kept]}, indent=1) + "\n")
 
 
-def page(page: Path, results: Path) -> str:
-    """The page with the table of the results in the place of the one before."""
-    before, mark, rest = page.read_text().partition("<!-- make bench -->\n")
+def page(guide: Path, results: Path) -> str:
+    """The guide with the table of the results in the place of the one before."""
+    before, mark, rest = guide.read_text().partition("<!-- make bench -->\n")
     _, end, after = rest.partition("\n<!-- end of make bench -->")
     found = json.loads(results.read_text())
     return f"{before}{mark}{found['machine']}:\n\n{table([Row(**own) for own in found['rows']])}{end}{after}"

@@ -84,8 +84,9 @@ def _filling(teacher: Teacher, paths: list[Path], rounds: int) -> tuple[list[flo
     with torch.inference_mode():
         times = in_turn({"8": lambda: alone(8), "32": lambda: alone(32), "fill": fill}, rounds)
     least = [min(pair) for pair in zip(times["8"], times["32"], strict=True)]
-    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    return [bound / whole for bound, whole in zip(least, times["fill"], strict=True)], size / digests[..., 0].size
+    written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    width = written / ((rounds + 1) * len(paths))
+    return [bound / whole for bound, whole in zip(least, times["fill"], strict=True)], width
 
 
 def whole(images: int = 1024, rounds: int = 5) -> Iterator[Row]:
