@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.config import Config, StudentConfig, TeacherConfig, write_yaml
+from linnet.config import Config, StudentConfig, TeacherConfig
+from linnet.config_files import write_yaml
 from linnet.data.manifest import Manifest
 from linnet.evaluation.score import write_predictions
 from linnet.run import Run

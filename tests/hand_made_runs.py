@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from linnet.config import write_yaml
+from linnet.config_files import write_yaml
 from linnet.defaults import settings
 from linnet.run import Run
 

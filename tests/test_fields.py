@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from linnet.config import Config, nest
+from linnet.config import Config
+from linnet.config_files import nest
 from linnet.errors import UserError
 from linnet.fields import AUTO, Auto, Bounds, Pattern, allowed, coerce, field_sentences, from_dict
 from linnet.methods import METHODS

@@ -18,6 +18,7 @@ FLOORS = [
     "files progress hub tensor_files",
     "fields text environment report.gallery",
     "config",
+    "config_files",
     "run options",
     "data",
     "students",

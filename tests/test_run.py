@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import linnet
-from linnet.config import Config, write_yaml
+from linnet.config import Config
+from linnet.config_files import write_yaml
 from linnet.defaults import settings
 from linnet.run import Run
 

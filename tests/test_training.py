@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,10 +23,17 @@ from linnet.defaults import settings
 from linnet.methods.base import Context
 from linnet.run import Run
 from linnet.step import Batch, Progress, TeacherOutput
-from linnet.students.student import Student
+from linnet.students.student import Student, student_of
 from linnet.teachers.base import ClassHead
 from linnet.text.classes import class_table
-from linnet.training import Task, learning_rate, make_optimizer, synchronise_batch_norm
+from linnet.training import (
+    Task,
+    group_rate,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+    synchronise_batch_norm,
+)
 
 DATA = "aviary:species=4,images=16"
 
@@ -261,6 +269,90 @@ def test_sgds_second_step_looks_ahead_or_does_not(nesterov: bool):
         weight.grad = torch.ones(1)
         optimizer.step()
     assert -weight.item() == pytest.approx((1 + 0.9 + 1 + 0.9 * 1.9) if nesterov else (1 + 1.9))
+
+
+def test_while_the_head_warms_up_the_rest_waits_and_then_has_a_schedule_of_its_own():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    config = TrainConfig(lr=0.5, weight_decay=0.1, warmup=0.1, head_warmup=0.25)
+    groups = make_optimizer(module, config, module[2].parameters()).param_groups
+    by_id = {id(p): group for group in groups for p in group["params"]}
+    assert len(by_id) == sum(1 for _ in module.parameters())
+    assert [by_id[id(p)]["waits"] for p in module.parameters()] == [True] * 4 + [False] * 2
+    head, base = by_id[id(module[2].weight)], by_id[id(module[0].weight)]
+    assert [group_rate(head, step, 40, config) for step in range(40)] == [
+        learning_rate(step, 40, config) for step in range(40)
+    ]
+    waiting = [group_rate(base, step, 40, config) for step in range(40)]
+    assert waiting[:10] == [0.0] * 10
+    assert waiting[10:] == [learning_rate(step, 30, config) for step in range(30)]
+
+
+def test_without_a_head_warm_up_nothing_waits():
+    module = torch.nn.Linear(4, 2)
+    groups = make_optimizer(module, TrainConfig(), module.parameters()).param_groups
+    assert not any(group["waits"] for group in groups)
+
+
+def test_while_the_head_warms_up_the_base_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of two epochs the first is the head's alone."""
+    saved: list[dict[str, torch.Tensor]] = []
+    save = Student.save
+
+    def keep(student: Student, folder: Path) -> None:
+        saved.append({name: p.detach().clone() for name, p in student.named_parameters()})
+        save(student, folder)
+
+    monkeypatch.setattr(Student, "save", keep)
+    options = {**OPTIONS, "train.epochs": 2, "train.head_warmup": 0.5, "train.select": "last", "data.test": "none"}
+    run = linnet.distill(DATA, student="test_resnet", method="kd", out=tmp_path / "run", options=options)
+    start = student_of(run.settings(), Student.load(run.model).classes)
+    last, begun = {id(p) for p in start.last_parameters()}, dict(start.named_parameters())
+    for name, p in begun.items():
+        assert torch.equal(saved[0][name], p) == (id(p) not in last), name
+        assert not torch.equal(saved[1][name], p), name
+
+
+def test_the_average_by_hand():
+    """The first step's weights, then a fifth of each new one; statistics too."""
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+    optimizer = make_optimizer(module, TrainConfig(weight_decay=0.0))
+    averaged = moving_average(module, optimizer, 0.8)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(4):
+        module(torch.randn(8, 2, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        optimizer.step()
+        now = {name: value.clone() for name, value in module.state_dict().items() if value.is_floating_point()}
+        expected = {name: 0.8 * expected.get(name, value) + 0.2 * value for name, value in now.items()}
+    state = averaged.module.state_dict()
+    assert all(torch.allclose(state[name], value, atol=1e-6) for name, value in expected.items())
+    assert not torch.allclose(state["1.weight"], module[1].weight, atol=1e-3)
+
+
+def test_the_average_is_what_is_validated_and_saved_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = {**OPTIONS, "train.epochs": 3, "train.ema": 0.8, "train.select": "last", "data.test": "none"}
+    distill = partial(linnet.distill, DATA, student="test_resnet", method="kd")
+    whole = distill(out=tmp_path / "whole", options=options)
+    saved = load_file(whole.model / "model.safetensors")
+    kept = torch.load(whole.last_checkpoint, weights_only=True)
+    for name, value in saved.items():
+        assert torch.equal(value, kept["averaged"][f"module.backbone.{name}"])
+    assert not torch.equal(saved["fc.weight"], kept["task"]["student.backbone.fc.weight"])
+    assert whole.metrics()[-1]["val.top1"] == whole.summary()["val.top1"]
+
+    def interrupt(bar: object, done: int, note: str = "") -> None:
+        if "val top-1" in note and done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("linnet.commands.finish.Bar.update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(out=tmp_path / "stopped", options=options)
+    resumed = distill(out=tmp_path / "stopped", options=options, resume=True)
+    again = load_file(resumed.model / "model.safetensors")
+    assert all(torch.equal(saved[name], again[name]) for name in saved)
+    assert rows_without_times(resumed) == rows_without_times(whole)
 
 
 @pytest.mark.parametrize("method", ["kd", "vl2lite", "pand"])

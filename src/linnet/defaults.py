@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from linnet import methods
-from linnet.config import GROUPS, Config, TrainConfig, merge, nest, read_yaml
+from linnet.config import GROUPS, Config, TrainConfig
+from linnet.config_files import merge, nest, read_yaml
 from linnet.data.sources import Source, as_written, find_source
 from linnet.errors import UserError
 from linnet.fields import AUTO, coerce, from_dict, to_dict

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from linnet.config import EARLIER, Config, difference, merge, moved_from, read_yaml, write_yaml
+from linnet.config import EARLIER, Config
+from linnet.config_files import difference, merge, moved_from, read_yaml, write_yaml
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import from_dict

@@ -11,13 +11,14 @@ import math
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.config import TrainConfig
 from linnet.environment import freed_memory_kept
@@ -43,7 +44,7 @@ class Task(nn.Module):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, torch.Tensor]:
         device = batch.images.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.student(batch.images, self.method.needs.maps)
+            output = self.student(batch.images, self.method.needs.maps, self.method.needs.detached)
         with torch.autocast(device, enabled=False):  # losses are computed in float32
             return self.method(batch, output.float(), progress)
 
@@ -72,17 +73,31 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr
 
 
+def group_rate(group: Mapping[str, Any], step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of a group of the optimiser: one that waits has none while the head warms up, and its schedule
+    in the steps that are left."""
+    if not group.get("waits"):
+        return learning_rate(step, steps, config)
+    waiting = round(config.head_warmup * steps)
+    return 0.0 if step < waiting else learning_rate(step - waiting, steps - waiting, config)
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Optimiser over what is trained; weight decay on matrices and kernels only. The loop sets the learning rate."""
-    trained = [p for p in task.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(module: nn.Module, config: TrainConfig, head: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Optimiser over what is trained; weight decay on matrices and kernels only. The loop sets the learning rate.
+
+    Args:
+        head: what learns from the first step on. With ``head_warmup`` all other weights are in groups that wait.
+    """
+    trained, first = [p for p in module.parameters() if p.requires_grad], {id(p) for p in head}
+    groups: list[dict[str, Any]] = []
+    for waits in (False, True) if config.head_warmup else (False,):
+        own = [p for p in trained if not config.head_warmup or (id(p) not in first) == waits]
+        groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": config.weight_decay, "waits": waits})
+        groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "waits": waits})
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, nesterov=config.nesterov, fused=True)
     return torch.optim.AdamW(groups, fused=True)
@@ -141,12 +156,16 @@ def train(
     epochs = config.epochs
     if config.sync_batch_norm:
         synchronise_batch_norm(task.student, accelerator)
-    optimizer = make_optimizer(task, config)
-    state = load_checkpoint(run.last_checkpoint, task, optimizer)
+    optimizer = make_optimizer(task, config, [*task.student.last_parameters(), *task.method.parameters()])
+    averaged = moving_average(task.student, optimizer, config.ema) if config.ema is not None else None
+    kept: Any = task.student if averaged is None else averaged.module
+    students = {task.student, kept}
+    state = load_checkpoint(run.last_checkpoint, task, optimizer, averaged)
     if accelerator.is_main_process:
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
-    task.method.hand_over(task.student)
+    for student in students:
+        task.method.hand_over(student)
     steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
         start = time.perf_counter()
@@ -155,14 +174,15 @@ def train(
         terms = train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
-        task.method.hand_over(task.student)
+        for student in students:
+            task.method.hand_over(student)
         if accelerator.is_main_process:
-            val = validate(task.student)
+            val = validate(kept)
             if config.select == "last" or (val is not None and val >= state["best_val"]):
                 state |= {"best_val": val, "best_epoch": epoch + 1}
-                task.student.save(run.best_student)
+                kept.save(run.best_student)
             if epoch >= epochs - keep_last:
-                task.student.save(run.epoch_student(epoch + 1))
+                kept.save(run.epoch_student(epoch + 1))
             done = (epoch + 1) * len(loader)
             row = {"epoch": epoch + 1, "step": done, "lr": learning_rate(done - 1, steps, config), **terms}
             row |= {**task.method.numbers(), **({} if val is None else {"val.top1": val})}
@@ -170,7 +190,7 @@ def train(
             if is_moment(epoch + 1, epochs) and (images := task.method.pictures()) is not None:
                 add_row(run.gallery, run.gallery_picture, epoch + 1, images)
             run.add_metrics(row)
-            save_checkpoint(run.last_checkpoint, task, optimizer, state)
+            save_checkpoint(run.last_checkpoint, task, optimizer, state, averaged)
             on_epoch(row)
         accelerator.wait_for_everyone()
     seen = state["epoch"] * len(loader) * loader.batch_size
@@ -192,7 +212,7 @@ def train_epoch(
     for i, batch in enumerate(loader.epoch(epoch)):
         step = epoch * len(loader) + i
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, config)
+            group["lr"] = group_rate(group, step, steps, config)
         terms = task(batch, Progress(epoch, config.epochs))
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
@@ -211,13 +231,27 @@ def train_epoch(
     return {name: float(value) / len(loader) for name, value in zip(sums, means, strict=True)}
 
 
-def save_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def moving_average(module: nn.Module, optimizer: torch.optim.Optimizer, factor: float) -> AveragedModel:
+    """The average of a module's weights and statistics, which each step of the optimiser moves on."""
+    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(factor), use_buffers=True)
+    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(module))
+    return averaged
+
+
+def save_checkpoint(
+    path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], averaged: nn.Module | None
+) -> None:
     """Replace the last checkpoint; it stays if the new one cannot be written."""
+    parts = {"task": task.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+    if averaged is not None:
+        parts["averaged"] = averaged.state_dict()
     with new_file(path) as file:
-        torch.save({"task": task.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, file)
+        torch.save(parts, file)
 
 
-def load_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, task: nn.Module, optimizer: torch.optim.Optimizer, averaged: nn.Module | None
+) -> dict[str, Any]:
     """Restore task and optimiser in place; returns where training stands (from nothing: epoch 0).
 
     Raises:
@@ -233,6 +267,8 @@ def load_checkpoint(path: Path, task: nn.Module, optimizer: torch.optim.Optimize
             saved = torch.load(file, map_location="cpu", weights_only=True)
         task.load_state_dict(saved["task"])
         optimizer.load_state_dict(saved["optimizer"])
+        if averaged is not None:
+            averaged.load_state_dict(saved["averaged"])
         return saved["state"]
     except Exception as error:  # of zipfile, pickle and torch, each with its own
         advice = "delete it, and --resume trains from the first epoch again"

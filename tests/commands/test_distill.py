@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import linnet
 from linnet.commands.distill import _fine_tuned
-from linnet.config import Config, read_yaml
+from linnet.config import Config
+from linnet.config_files import read_yaml
 from linnet.defaults import settings
 from linnet.errors import UserError
 from linnet.fields import from_dict

@@ -14,7 +14,8 @@ from pictures import write_image
 
 import linnet
 from linnet.__main__ import main
-from linnet.config import DataConfig, write_yaml
+from linnet.config import DataConfig
+from linnet.config_files import write_yaml
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.store import Images

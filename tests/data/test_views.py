@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torchvision.transforms.v2 import functional as torchvision
 
 from linnet.data import views
 from linnet.data.images import eval_pixels
+from linnet.data.tones import TONES
 
 
 def digests(n: int, seed: int = 0) -> np.ndarray:
@@ -29,6 +32,9 @@ def one_view(
     blur=0.0,
     squash=False,
     black=False,
+    shear=(0.0, 0.0),
+    tone="none",
+    strength=0.0,
 ) -> np.ndarray:
     view = views.ViewParameters(
         np.array([box], float),
@@ -38,6 +44,9 @@ def one_view(
         np.array([blur]),
         np.array([squash]),
         np.array([black]),
+        np.array([shear], float),
+        np.array([TONES.index(tone)]),
+        np.array([strength]),
     )
     return views.apply([image], view, size)[0].permute(1, 2, 0).numpy()
 
@@ -153,7 +162,7 @@ def test_view_none_is_what_evaluation_sees():
     assert np.abs(ours - eval_pixels(Image.fromarray(image), 36) / 255).max() < 0.01
 
 
-@pytest.mark.parametrize("recipe", ["standard", "paper:vl2lite"])
+@pytest.mark.parametrize("recipe", ["standard", "trivial", "paper:vl2lite"])
 def test_a_batch_of_different_shapes_gives_what_each_image_gives_alone(recipe: str):
     images = [photo(40, 60, 1), photo(50, 45, 2), photo(33, 70, 3)]
     shapes = np.array([image.shape[:2] for image in images])
@@ -359,6 +368,71 @@ def test_a_padded_view_is_the_same_view_at_every_size(recipe: str):
     assert (cut[0] - cut[1]).abs().mean() < 0.01
 
 
+def test_trivial_changes_one_thing_of_any_strength():
+    """Each kind about as often as any other, over its whole range, and never two at once."""
+    count = 6000
+    view = views.draw("trivial", digests(count), np.tile([40, 60], (count, 1)), view=0, seed=0)
+    changed = {
+        "turn": view.angle_B != 0,
+        "shear across": view.shear_B2[:, 0] != 0,
+        "shear down": view.shear_B2[:, 1] != 0,
+        **{name: view.colour_B4[:, i] != 1 for i, name in enumerate(("brightness", "contrast", "saturation"))},
+        **{name: view.tone_B == i for i, name in enumerate(TONES) if name != "none"},
+    }
+    assert set(changed) == set(views.CHANGES) - {"none"}
+    assert np.sum(list(changed.values()), axis=0).max() == 1
+    for name, is_changed in changed.items():
+        assert 0.7 / len(views.CHANGES) < is_changed.mean() < 1.3 / len(views.CHANGES), name
+        low, high = sorted(views.CHANGES[name])
+        strength_B = view.strength_B[is_changed]
+        assert strength_B.min() >= low
+        assert strength_B.max() <= high
+        assert np.ptp(strength_B) >= 0.95 * (high - low)
+    assert (view.blur_B == 0).all()
+    assert (view.colour_B4[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("tone", "strength", "expected"),
+    [
+        ("sharpness", 1.7, lambda image: torchvision.adjust_sharpness(image, 1.7)),
+        ("posterize", 4.4, lambda image: torchvision.posterize(image, 4)),
+        ("solarize", 0.5, lambda image: torchvision.solarize(image, 128)),
+        ("autocontrast", 0.0, torchvision.autocontrast),
+        ("equalize", 0.0, torchvision.equalize),
+    ],
+)
+def test_tones_are_those_of_torchvision(tone: str, strength: float, expected: Callable):
+    """Of whole numbers from 0 to 255, which it rounds once or twice."""
+    noise = np.random.default_rng(0).integers(0, 40, (32, 32, 3))  # something to sharpen
+    image = (30 + 0.6 * photo(32, 32) + noise).astype(np.uint8)
+    theirs = expected(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy() / 255
+    ours = one_view(image, 32, tone=tone, strength=strength)
+    assert np.abs(ours - theirs).max() <= 1.5 / 255
+    assert np.abs(ours - image / 255).max() > 10 / 255  # it does change something
+
+
+def test_a_tone_is_that_of_its_own_image():
+    images = [photo(32, 32, seed) for seed in range(3)]
+    view = views.draw("none", digests(3), np.tile([32, 32], (3, 1)), view=0, seed=0)
+    plain = views.apply(images, view, 32)
+    view.tone_B[1], view.strength_B[1] = TONES.index("solarize"), 0.0
+    cut = views.apply(images, view, 32)
+    assert torch.equal(cut[0], plain[0])
+    assert torch.allclose(cut[1], 1 - plain[1], atol=1e-6)
+    assert torch.equal(cut[2], plain[2])
+
+
+def test_a_lean_moves_the_lower_half_aside():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 18:22] = 255  # a post
+    leaning = one_view(image, 40, shear=(0.3, 0))
+    top, bottom = (np.average(np.arange(40), weights=leaning[row, :, 0]) for row in (0, -1))
+    assert top - bottom == pytest.approx(0.3 * 39, abs=0.1)
+    level = one_view(image, 40, shear=(0, 0.3))  # a post that stands stays one
+    assert np.allclose(level, one_view(image, 40), atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------ how it is computed
 
 
@@ -373,6 +447,8 @@ def by_hand(image: np.ndarray, view: views.ViewParameters, size: int) -> np.ndar
         for j in range(size):
             dx, dy = ((2 * k + 1 - size) / size / 2 * side for k, side in ((j, side_x), (i, side_y)))
             dx = -dx if view.flip_B[0] else dx
+            leans_across, leans_down = view.shear_B2[0]
+            dx, dy = dx + leans_across * dy * side_x / side_y, dy + leans_down * dx * side_y / side_x
             x = left * columns + side_x / 2 + np.cos(angle) * dx - np.sin(angle) * stretch * dy
             y = top * rows + side_y / 2 + np.sin(angle) / stretch * dx + np.cos(angle) * dy
             if view.black_B[0] and not (0 <= x <= columns and 0 <= y <= rows):
@@ -393,7 +469,9 @@ def test_every_pixel_is_the_one_that_is_computed_by_hand(recipe: str, in_cache: 
     images = [photo(30, 47, 1), photo(41, 30, 2), photo(30, 30, 3), photo(64, 31, 4)]
     shapes = np.array([image.shape[:2] for image in images])
     view = views.draw(recipe, digests(4), shapes, view=1, seed=0)
-    view.colour_B4[:], view.blur_B[:] = (1, 1, 1, 0), 0
+    view.colour_B4[:], view.blur_B[:], view.tone_B[:] = (1, 1, 1, 0), 0, 0
+    if recipe == "trivial":
+        view.shear_B2[:] = [(0.3, 0), (0, -0.3), (0.2, 0.1), (0, 0)]
     cut = views.apply(images, view, 23).permute(0, 2, 3, 1).numpy()
     for i, image in enumerate(images):
         alone = views.ViewParameters(*(values[i : i + 1] for values in view))

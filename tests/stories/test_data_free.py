@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 import linnet
 from linnet.__main__ import main
 from linnet.commands.distill import default_folder
-from linnet.config import Config, DataConfig, read_yaml
+from linnet.config import Config, DataConfig
+from linnet.config_files import read_yaml
 from linnet.data.load import load_manifest, scored_part
 from linnet.defaults import settings
 from linnet.errors import UserError

@@ -14,6 +14,7 @@ from linnet.commands import distill as pipeline
 from linnet.config import DataConfig
 from linnet.data.load import load_manifest
 from linnet.run import Run
+from linnet.students.student import Student
 from linnet.teachers import answers, load_teacher
 from linnet.teachers.base import Teacher
 
@@ -212,6 +213,24 @@ def test_vl2lite_and_pand_learn_and_export(method: str, tmp_path: Path):
     (torch_says,), (onnx_says,) = (list(linnet.load(model).predict([image])) for model in (run.folder, run.onnx))
     assert torch_says.classes == onnx_says.classes
     assert torch_says.probabilities == pytest.approx(onnx_says.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "term"),
+    [("embedding", {}, "embedding"), ("specmatch", {"weight": 0.1}, "spectrum")],
+)
+def test_methods_without_texts_learn_and_export(method: str, options: dict, term: str, tmp_path: Path):
+    own = {f"{method}.{name}": value for name, value in options.items()}
+    run = linnet.distill(
+        "aviary:species=3,genus=1,images=32", student="test_resnet", method=method, out=tmp_path / "run",
+        options={**OPTIONS, "train.epochs": 12, "train.ema": 0.9, "data.views": "trivial", **own},
+    )  # fmt: skip
+    first, last = run.metrics()[0], run.metrics()[-1]
+    assert last[term] < 0.9 * first[term]
+    assert run.summary()["test.top1"] > 0.6  # chance is a third
+    assert run.summary()["onnx.max_difference"] < 1e-3
+    names = {name for name, _ in Student.load(run.model).named_parameters()}
+    assert not any("project" in name for name in names)
 
 
 def test_ce_on_replayed_views_needs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,8 @@ import torch
 
 import linnet
 from linnet.commands import distill as pipeline
-from linnet.config import DataConfig, write_yaml
+from linnet.config import DataConfig
+from linnet.config_files import write_yaml
 from linnet.data.images import eval_pixels, read_image
 from linnet.data.load import load_manifest
 from linnet.defaults import settings

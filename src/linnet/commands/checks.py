@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from linnet import methods
-from linnet.config import PLACES, Config
+from linnet.config import Config
+from linnet.config_files import PLACES
 from linnet.data.sources import find_source
 from linnet.errors import UserError
 from linnet.report.loggers import check_logger

@@ -36,7 +36,8 @@ from linnet.commands.comparison.workers import (
     train_on_cluster,
     train_side_by_side,
 )
-from linnet.config import Config, read_yaml
+from linnet.config import Config
+from linnet.config_files import read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
 from linnet.files import check_out, given_path, readable

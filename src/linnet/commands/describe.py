@@ -10,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from linnet.config import DataConfig, merge, nest, read_yaml
+from linnet.config import DataConfig
+from linnet.config_files import merge, nest, read_yaml
 from linnet.data.images import read_image
 from linnet.data.load import load_manifest, training_rows
 from linnet.data.manifest import Manifest

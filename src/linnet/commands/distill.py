@@ -204,10 +204,11 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
             novel = NovelTest(config, unseen, teacher, student.bank, device)
     seed_everything(config.seed)
     train, head = splits["train"], answers.head if answers else None
-    method.prepare(Context(config, student.classes, student.width, teacher, head, train.texts, train.labels, encoder))
-    del teacher, encoder  # its answers are cached: its memory is the student's now, unless novel classes wait for it
-    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     answer = answers.train if answers else None
+    given = (config, student.classes, student.width, teacher, head, train.texts, train.labels, encoder)
+    method.prepare(Context(*given, answers=answer))
+    del teacher, encoder, given  # its answers are cached: its memory is the student's now, unless novel classes wait
+    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     loader = TrainLoader(config, splits["train"], images["train"], device, teacher=answer, **place)
     about = {**answers.about(config), **judged} if answers else {}
     logits, groups = answers.logits if answers else {}, score_groups(train, config.data.group_bounds)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from linnet.data.images import Fit
+from linnet.data.tones import TONES, retone
 
 TRIES = 10  # of torchvision's RandomResizedCrop, before it takes the whole of a square image
 IN_CACHE = 2**19  # floating-point numbers that a CPU works on at once: two megabytes
@@ -40,6 +41,8 @@ class Recipe(NamedTuple):
     if the side is a multiple of m. What lies outside the image is its mirror image, or ``black``. ``fit`` says what
     views are cut from: images of the network's own size ("eval"), or somewhat larger ones ("train").
 
+    With ``one_change`` each view has one of the :data:`CHANGES`, of any strength, instead of turn, colour and blur.
+
     ``version`` is raised when the parameters or the pixels change: cached answers of a teacher about views and the
     resuming of a run depend on it.
     """
@@ -56,8 +59,26 @@ class Recipe(NamedTuple):
     pad: tuple[int, int] = (0, 1)
     black: bool = False
     fit: Fit = "train"
+    one_change: bool = False
     version: int = 1
 
+
+# What one_change chooses from, with the range of its strength: degrees, sideways per length, factors, and what
+# :mod:`linnet.data.tones` knows.
+CHANGES: dict[str, tuple[float, float]] = {
+    "none": (0, 0),
+    "turn": (-30, 30),
+    "shear across": (-0.3, 0.3),
+    "shear down": (-0.3, 0.3),
+    "brightness": (0.1, 1.9),
+    "contrast": (0.1, 1.9),
+    "saturation": (0.1, 1.9),
+    "sharpness": (0.1, 1.9),
+    "posterize": (8, 4),
+    "solarize": (1, 0),
+    "autocontrast": (0, 0),
+    "equalize": (0, 0),
+}
 
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(),
@@ -67,6 +88,9 @@ RECIPES: dict[str, Recipe] = {
     # training image (at most twice as long as wide) instead of two.
     "paper:openvocab": Recipe(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, resized_crop=256, version=2),
     "standard": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, angle=15.0, colour=(0.3, 0.3, 0.3, 0.0)),
+    # TrivialAugment (Mueller and Hutter, ICCV 2021): one change of a random strength.
+    # Deviation: no shifts, which the crop makes; a turn shows what lies around the crop, mirrored beyond the image.
+    "trivial": Recipe(area=(0.3, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, one_change=True),
     # VL2Lite (CVPR 2025) and PAND (arXiv 2602.07768): 256 x 256, a crop of 224, in it a crop of 192 to 224, and so on.
     # Deviation: one bilinear resampling of the training image (at most twice as long as wide) instead of three; crops
     # between pixels; a turn shows what lies around the crop, mirrored beyond the image, not black corners; colour is
@@ -95,7 +119,9 @@ class ViewParameters(NamedTuple):
     ``box_B4``: left, top, width, height as shares of the image. ``flip_B``: mirrored. ``angle_B``: degrees,
     counter-clockwise. ``colour_B4``: factors of brightness, contrast and saturation, and a shift of the hue in turns
     (-0.5 to 0.5). ``blur_B``: sigma in pixels of the view, 0 for none. ``squash_B``: turned after the box was squashed
-    to a square, not before. ``black_B``: black outside the image, not mirrored.
+    to a square, not before. ``black_B``: black outside the image, not mirrored. ``shear_B2``: how far it leans, across
+    for each step down, and down for each step across. ``tone_B``: a number of :data:`linnet.data.tones.TONES`, with its
+    ``strength_B``.
     """
 
     box_B4: np.ndarray
@@ -105,6 +131,9 @@ class ViewParameters(NamedTuple):
     blur_B: np.ndarray
     squash_B: np.ndarray
     black_B: np.ndarray
+    shear_B2: np.ndarray
+    tone_B: np.ndarray
+    strength_B: np.ndarray
 
 
 def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: int) -> ViewParameters:
@@ -116,13 +145,13 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     recipe = RECIPES[name]
     of_views = np.concatenate([_words(seed), _words(view)])
     keys = np.concatenate([np.tile(of_views, (len(digests), 1)), np.ascontiguousarray(digests).view("<u4")], axis=1)
-    uniform = np.stack([np.random.default_rng(key).random(13 + 2 * (TRIES - 1)) for key in keys])
+    uniform = np.stack([np.random.default_rng(key).random(15 + 2 * (TRIES - 1)) for key in keys])
     side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
     if recipe.squash:
         low, high = np.sqrt(recipe.area)
         width = height = low + (high - low) * uniform[:, 0]
     elif recipe.resized_crop:
-        width, height = _resized_crop(recipe, np.concatenate([uniform[:, :2], uniform[:, 13:]], axis=1))
+        width, height = _resized_crop(recipe, np.concatenate([uniform[:, :2], uniform[:, 13:-2]], axis=1))
     else:
         width, height = np.minimum(1, _sides(recipe, uniform[:, 0], uniform[:, 1]) * side)
     centred = name == "none" or recipe.fit == "eval"  # the centre square, as in evaluation
@@ -134,7 +163,7 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
     steps, per_side = recipe.pad
     across, down = (np.floor(uniform[:, 2:4].T * (2 * steps + 1)) - steps) / per_side * side
     left, top = left + across, top + down
-    return ViewParameters(
+    view_parameters = ViewParameters(
         np.stack([left, top, width, height], axis=1),
         uniform[:, 4] < recipe.flip,
         recipe.angle * (2 * uniform[:, 5] - 1),
@@ -142,6 +171,30 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * uniform[:, 10],
         np.full(len(uniform), recipe.squash),
         np.full(len(uniform), recipe.black),
+        np.zeros((len(uniform), 2)),
+        np.zeros(len(uniform), dtype=np.int64),
+        np.zeros(len(uniform)),
+    )
+    return _changed(view_parameters, *uniform[:, -2:].T) if recipe.one_change else view_parameters
+
+
+def _changed(view: ViewParameters, for_change: np.ndarray, for_strength: np.ndarray) -> ViewParameters:
+    """Views with one of the changes each, drawn from two uniform numbers."""
+    change_B = np.floor(for_change * len(CHANGES)).astype(int)
+    low_B, high_B = np.array(list(CHANGES.values()))[change_B].T
+    strength_B = low_B + (high_B - low_B) * for_strength
+
+    def of(name: str, otherwise: float = 0.0) -> np.ndarray:
+        return np.where(change_B == list(CHANGES).index(name), strength_B, otherwise)
+
+    factors = [of(name, 1.0) for name in ("brightness", "contrast", "saturation")]
+    tones = np.array([TONES.index(name) if name in TONES else 0 for name in CHANGES])
+    return view._replace(
+        angle_B=of("turn"),
+        shear_B2=np.stack([of("shear across"), of("shear down")], axis=1),
+        colour_B4=np.stack([*factors, np.zeros(len(change_B))], axis=1),
+        tone_B=tones[change_B],
+        strength_B=strength_B,
     )
 
 
@@ -193,6 +246,7 @@ def apply(images: Sequence[np.ndarray], view: ViewParameters, size: int, device:
         pixels = torch.from_numpy(seen).to(device).permute(0, 3, 1, 2).float()
         _sample(pixels, own, view.black_B[part], steps, out)
         out.copy_(_recolour(_blur(out, view.blur_B[part]), view.colour_B4[part]))  # nothing, if all was done in place
+        retone(out, view.tone_B[part], view.strength_B[part])
     return cut
 
 
@@ -230,6 +284,8 @@ def _places(
     stretch = np.where(view.squash_B, half_B2[:, 0] / half_B2[:, 1], 1.0)
     across_B2 = half_B2[:, :1] * np.stack([cos, sin / stretch], axis=1)
     down_B2 = half_B2[:, 1:] * np.stack([-sin * stretch, cos], axis=1)
+    lean_B2 = view.shear_B2
+    across_B2, down_B2 = across_B2 + lean_B2[:, 1:] * down_B2, down_B2 + lean_B2[:, :1] * across_B2
     reach_B2 = (np.abs(across_B2) + np.abs(down_B2)) * (1 - 1 / size)  # to the middle of the pixel in the corner
     low_B2, high_B2 = centre_B2 - reach_B2, centre_B2 + reach_B2
     is_beyond = ((low_B2 < 0) | (high_B2 > size_B2)).any(axis=1, keepdims=True)

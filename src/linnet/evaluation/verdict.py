@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from linnet import methods
-from linnet.config import Config, difference
+from linnet.config import Config
+from linnet.config_files import difference
 from linnet.data.manifest import Manifest
 from linnet.data.splits import by_class
 from linnet.errors import UserError

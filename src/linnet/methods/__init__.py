@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from linnet.config import GROUPS, Config, merge
+from linnet.config import GROUPS, Config
+from linnet.config_files import merge
 from linnet.errors import UserError, did_you_mean
 from linnet.fields import field_sentences, from_dict
 from linnet.methods.base import Context, Method, Needs, StudentHead, TeacherNeed
@@ -13,11 +14,13 @@ from linnet.methods.ce import CrossEntropy
 from linnet.methods.dfkd.dfkd import DataFree
 from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
+from linnet.methods.embedding import EmbeddingRegression
 from linnet.methods.figkd.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
 from linnet.methods.ltkd import LTKD
 from linnet.methods.openvocab import OpenVocabulary
 from linnet.methods.pand import PAND
+from linnet.methods.specmatch import SpecMatch
 from linnet.methods.sum import MethodSum
 from linnet.methods.vl2lite import VL2Lite
 from linnet.methods.vlm_kd import VLMKD
@@ -31,6 +34,8 @@ METHODS: dict[str, type[Method]] = {
     "figkd": FiGKD,
     "vl2lite": VL2Lite,
     "pand": PAND,
+    "embedding": EmbeddingRegression,
+    "specmatch": SpecMatch,
     "openvocab": OpenVocabulary,
     "vlm-kd": VLMKD,
     "ltkd": LTKD,

@@ -3,7 +3,7 @@
 The training loop knows nothing else about methods. See docs/add-a-method.md.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -15,7 +15,7 @@ from linnet.config import Config
 from linnet.data.long_tail import class_counts
 from linnet.data.manifest import Manifest
 from linnet.losses import class_weights, cross_entropy, log_prior
-from linnet.step import Batch, Progress, StudentOutput
+from linnet.step import Batch, Progress, StudentOutput, TeacherOutput
 from linnet.students.student import Student
 from linnet.teachers.base import ClassHead, Teacher, TeacherKind, TextEncoder
 from linnet.text.classes import ClassInfo
@@ -31,7 +31,8 @@ class Needs:
     Attributes:
         teacher: the kind of teacher. texts: whether a text encoder is needed. head: what the student ends in. data:
         False for a method that makes its own images and stands alone, not in sums. maps: whether the student tells the
-        feature maps of its stages.
+        feature maps of its stages. detached: whether the gradient of its logits ends at the features, so that its last
+        layer is a probe of them.
     """
 
     teacher: TeacherNeed = "any"
@@ -39,6 +40,7 @@ class Needs:
     head: StudentHead = "classifier"
     data: bool = True
     maps: bool = False
+    detached: bool = False
 
 
 class Batches(Protocol):
@@ -69,6 +71,7 @@ class Context:
         teacher: the frozen teacher, or None. class_head: how its rows become logits (with the text bank of a VLM); None
             for a method without data, whose student has the teacher's classes.
         student_maps: (channels, height, width) of each stage of the student, for a method without data.
+        answers: (rows, view) -> what the teacher says about training images; None without one.
     """
 
     config: Config
@@ -80,6 +83,7 @@ class Context:
     labels_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     text_encoder: TextEncoder | None = None
     student_maps: tuple[tuple[int, ...], ...] = ()
+    answers: Callable[[np.ndarray, int], TeacherOutput] | None = None
 
     @property
     def counts_C(self) -> np.ndarray:

@@ -19,7 +19,8 @@ class MethodSum(Method):
         super().__init__()
         self.parts = nn.ModuleList([part for part, _ in parts])
         self.weights = [weight for _, weight in parts]
-        self.needs = Needs(maps=any(part.needs.maps for part, _ in parts))  # type: ignore[misc]
+        maps, detached = any(part.needs.maps for part, _ in parts), parts[0][0].needs.detached
+        self.needs = Needs(maps=maps, detached=detached)  # type: ignore[misc]
 
     def prepare(self, context: Context) -> None:
         for part in self.parts:

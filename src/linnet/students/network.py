@@ -59,13 +59,16 @@ class NetworkOutput(NamedTuple):
     maps: tuple[torch.Tensor, ...]
 
 
-def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = False) -> NetworkOutput:
+def watch(
+    network: Any, images: torch.Tensor, last_part: str, with_maps: bool = False, detached: bool = False
+) -> NetworkOutput:
     """A timm network as timm computes it, and on the way what it gives its last layer.
 
     Args:
         last_part: see :func:`find_last_part`.
         with_maps: tell the feature maps of its stages, if the network does (timm's ``forward_intermediates``; the CIFAR
             networks do not).
+        detached: the output's gradient ends at the features.
     """
     maps: Sequence[torch.Tensor] = ()
     if with_maps and hasattr(network, "forward_intermediates"):
@@ -73,7 +76,8 @@ def watch(network: Any, images: torch.Tensor, last_part: str, with_maps: bool = 
     else:
         last = network.forward_features(images)
     features_BD = network.forward_head(last, pre_logits=True).flatten(1)
-    output_BC = network.get_submodule(last_part)(features_BD) if last_part else network.forward_head(last)
+    seen_BD, last = (features_BD.detach(), last.detach()) if detached else (features_BD, last)
+    output_BC = network.get_submodule(last_part)(seen_BD) if last_part else network.forward_head(last)
     return NetworkOutput(features_BD, output_BC, tuple(maps))
 
 

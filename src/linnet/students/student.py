@@ -22,7 +22,7 @@ from linnet.processes import seed_everything
 from linnet.run import model_folder
 from linnet.step import StudentOutput
 from linnet.students.network import create_network, find_last_part, make_lowres, normalize_for, watch
-from linnet.students.weights import normalisation
+from linnet.students.weights import classifiers, normalisation
 from linnet.tensor_files import read_checked, with_checksum
 from linnet.text.bank import BANK, TextBank
 from linnet.text.classes import ClassInfo
@@ -85,8 +85,9 @@ class Student(nn.Module):
         self.normalize = normalize_for(self.backbone)
         self.last_part, self.width = self._try(outputs)
 
-    def forward(self, images: torch.Tensor, with_maps: bool = False) -> StudentOutput:
-        features_BD, output, maps = watch(self.backbone, self.normalize(images), self.last_part, with_maps)
+    def forward(self, images: torch.Tensor, with_maps: bool = False, detached: bool = False) -> StudentOutput:
+        """``detached``: the last layer is trained on the features as they are, and does not change them."""
+        features_BD, output, maps = watch(self.backbone, self.normalize(images), self.last_part, with_maps, detached)
         if self.bank is None:
             return StudentOutput(features_BD, output, maps=maps)
         with torch.autocast(output.device.type, enabled=False):
@@ -108,6 +109,10 @@ class Student(nn.Module):
         device = next(self.backbone.parameters()).device
         self.bank = bank
         self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
+
+    def last_parameters(self) -> list[nn.Parameter]:
+        """The weights of its last layer, or layers."""
+        return [p for name in classifiers(self.backbone) for p in self.backbone.get_submodule(name).parameters()]
 
     def map_shapes(self) -> tuple[tuple[int, ...], ...]:
         """(channels, height, width) of the feature map of each stage; empty if the network does not tell them."""

@@ -4,7 +4,7 @@ import pytest
 from hand_made_runs import DATA, TINY, write_run
 
 from linnet.commands.comparison.cells import Cell, Grid, check_folders, fitting, folder_name, state, train_cell
-from linnet.config import write_yaml
+from linnet.config_files import write_yaml
 from linnet.errors import UserError
 
 

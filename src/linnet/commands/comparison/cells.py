@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from linnet import methods
 from linnet.commands.distill import distill
-from linnet.config import Config, difference, nest
+from linnet.config import Config
+from linnet.config_files import difference, nest
 from linnet.defaults import settings
 from linnet.errors import UserError
 from linnet.files import read_json

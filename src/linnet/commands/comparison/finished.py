@@ -8,7 +8,8 @@ from pathlib import Path
 from linnet.commands.comparison.cells import UNIMPORTANT, data_hash
 from linnet.commands.comparison.grid import Row
 from linnet.commands.comparison.results import Done
-from linnet.config import Config, difference
+from linnet.config import Config
+from linnet.config_files import difference
 from linnet.errors import UserError
 from linnet.run import Run
 

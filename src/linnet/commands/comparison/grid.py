@@ -8,7 +8,8 @@ from typing import Any
 from linnet import methods
 from linnet.commands.checks import check_run
 from linnet.commands.comparison.cells import UNIMPORTANT, Grid, Settings, fitting, folder_name
-from linnet.config import GROUPS, Config, DataConfig, difference, read_yaml
+from linnet.config import GROUPS, Config, DataConfig
+from linnet.config_files import difference, read_yaml
 from linnet.data.load import load_manifest
 from linnet.data.sources import find_source
 from linnet.errors import UserError, did_you_mean
