@@ -130,7 +130,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
             raise UserError(f"student.{name} must be three numbers, of red, green and blue, not {len(value)}")
     if resolved.teacher.id:  # also of a method that needs none: an id that is not understood is a mistake
         methods.check_teacher(resolved, find_kind(resolved.teacher.id).gives)
-    if resolved.shots.count is not None and methods.student_head(resolved.method) != "embedding":
+    if resolved.shots.count is not None and not methods.takes_names(resolved.method):
         raise UserError(
             f"--shots needs a student that takes class names as text, which '{resolved.method}' does not train: use "
             "--method openvocab"

@@ -170,7 +170,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     if accelerator.is_main_process:
         run.write_problems(as_csv(problems) if problems else None)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
-    names_as_text = methods.student_head(config.method) == "embedding"
+    names_as_text = methods.takes_names(config.method)
     if manifest.novel and not names_as_text:
         log.info("novel classes are left out: '%s' trains a classifier, which cannot name them", config.method)
     method = methods.build(config.method, config.options)
@@ -228,7 +228,7 @@ def _networks(
     Returns:
         The configuration, with room for novel classes in learned prompts, before the three.
     """
-    names_as_text = methods.student_head(config.method) == "embedding"
+    names_as_text = methods.takes_names(config.method)
     # a teacher that has to know the classes is loaded, and one that is fine-tuned is not, before the student's weights
     # are fetched; an embedding head waits for the teacher's texts
     is_tuned = bool(config.teacher.id) and find_kind(config.teacher.id).fine_tuned
@@ -246,7 +246,8 @@ def _networks(
         assert isinstance(teacher, VisionLanguageTeacher)
         if manifest.novel:  # they, too, meet the context vectors at the end
             config = with_room(config, teacher, manifest.classes)
-        student = student_of(config, rows.classes, text_bank(teacher, rows.classes, config.teacher.templates))
+        bank = text_bank(teacher, rows.classes, config.teacher.templates)
+        student = student_of(config, rows.classes, bank, methods.student_head(config.method) == "dual")
         if config.shots.use == "finetune":
             novel_names = [manifest.classes[i].name for i in manifest.novel]
             check_start(student, Path(str(config.student.pretrained)), novel_names)

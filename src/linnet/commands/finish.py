@@ -13,6 +13,7 @@ from linnet.deploy.export import check_exportable, export_onnx
 from linnet.environment import version
 from linnet.errors import UserError
 from linnet.evaluation.base_novel import LAST_EPOCHS, NovelTest, score_novel
+from linnet.evaluation.dual import choose_mix
 from linnet.evaluation.score import Evaluation, count_macs, count_parameters, look_at_splits, score, top1
 from linnet.evaluation.verdict import is_loss, verdict
 from linnet.files import check_space, readable
@@ -138,6 +139,9 @@ def _finish(
         student = Student.load(run.best_student).to(device)
     except UserError as error:
         raise UserError(f"{error}; to train again, give --overwrite instead of --resume") from error
+    mixed: dict[str, float] = {}
+    if student.dual and "val" in evaluation.splits:
+        mixed = choose_mix(student, evaluation.images["val"], evaluation.splits["val"].labels, device)
     student.save(run.model)
     summary: dict[str, Any] = {"method": config.method, "student.name": config.student.name, "seed": config.seed}
     summary |= {
@@ -148,7 +152,7 @@ def _finish(
     counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
     summary |= {"classes": len(student.classes), **counts}
     seen = look_at_splits(student, evaluation, device)
-    summary |= score(seen, evaluation, run)
+    summary |= score(seen, evaluation, run) | mixed
     if novel:
         summary |= score_novel(novel, student, seen, run, result.best_epoch)
     summary |= {"student.params": count_parameters(student), "student.macs": count_macs(student)}

@@ -46,16 +46,15 @@ class _Logits(nn.Module):
         return self.student(images).logits_BC
 
 
-class _Cosines(nn.Module):
-    """The same with the text bank as a second input."""
+class _Names(nn.Module):
+    """The same with the text bank as a second input, and of a dual student the bank's places in the classifier."""
 
     def __init__(self, student: Student):
         super().__init__()
         self.student = student
 
-    def forward(self, images: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-        # linear becomes one Gemm: a transposed bank would be copied for every image
-        return F.linear(F.normalize(self.student(images).embedding_BE, dim=1) / self.student.temperature, bank)
+    def forward(self, images: torch.Tensor, bank: torch.Tensor, columns: torch.Tensor | None = None) -> torch.Tensor:
+        return self.student.named(*self.student.heads(images), bank, columns)
 
 
 class _Texts(nn.Module):
@@ -120,14 +119,19 @@ def export_onnx(
     }
     module: nn.Module = _Logits(student)
     if bank := student.bank:
-        module, inputs["bank"] = _Cosines(student), student.bank_CE
+        module, inputs["bank"] = _Names(student), student.bank_CE
+        if student.dual:
+            inputs["columns"] = student.columns_C
+            meta["classifier"] = [info.name for info in student.classes]
         meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
     if saved:
         meta["model_hash"] = model_hash(saved)
-    model = _to_onnx(module, inputs, {"images": "batch", "bank": "classes"}, "logits", meta, student.name, opset)
+    axes = {"images": "batch", "bank": "classes", "columns": "classes"}
+    model = _to_onnx(module, inputs, axes, "logits", meta, student.name, opset)
     _describe(model, student)
     if bank:  # an input that has an initialiser may be left out
-        model.graph.initializer.append(onnx.numpy_helper.from_array(bank.rows_CE, "bank"))
+        for name in inputs.keys() - {"images"}:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(inputs[name].numpy(), name))
     batch = torch.rand(8, 3, side, side) if images is None else next(eval_batches(images, CHECKED_IMAGES))
     with evaluating(student):
         expected = student(batch).logits_BC.numpy()
@@ -177,6 +181,8 @@ def _describe(model: Any, student: Student) -> None:
         "images": f"(batch, 3, {side}, {side}), RGB (not BGR), in [0, 1]: {how}, bicubic with antialiasing; normalised "
         "inside",
         "bank": "(classes, width), unit vectors of other class names, by 'linnet embed'; may be left out",
+        "columns": "(classes,), the place of each name of the bank in 'classifier' of the metadata, -1 for a new one; "
+        "given with the bank or left out with it",
         "logits": "(batch, classes); softmax gives probabilities; class names: metadata 'linnet'",
     }
     for value in (*model.graph.input, *model.graph.output):
@@ -203,7 +209,7 @@ def check_exportable(student: Student, opset: int | None = None) -> None:
     """
     if {"onnx", "onnxscript", "onnxruntime"} & {*missing_modules("onnx")}:
         return  # which is said when there is something to export
-    own = (student.name, student.stem, student.image_size, student.bank is None, opset)
+    own = (student.name, student.stem, student.image_size, student.bank is None, student.dual, opset)
     packages = ("linnet", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
     words = json.dumps([*own, *map(version, packages)])
     note = cache_folder() / "export" / hashlib.sha256(words.encode()).hexdigest()[:24]

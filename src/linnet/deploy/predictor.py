@@ -180,6 +180,7 @@ class OnnxNetwork:
         self.class_names: list[str] = meta["classes"]
         self.model_hash: str | None = meta.get("model_hash")
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
+        self._trained: list[str] | None = meta.get("classifier")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
 
     def check_takes_names(self) -> str:
@@ -200,6 +201,8 @@ class OnnxNetwork:
     def set_bank(self, bank: TextBank) -> None:
         bank.check_teacher(self.check_takes_names(), self._name)
         self._bank, self.class_names = {"bank": bank.rows_CE}, list(bank.names)
+        if self._trained is not None:
+            self._bank["columns"] = bank.columns(self._trained)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         return self._session.run(None, {"images": images, **self._bank})[0]

@@ -10,11 +10,13 @@ Shapes: N images, C classes, E embedding width; embeddings are of unit length.
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from linnet.config import Config
 from linnet.data.manifest import Manifest
@@ -39,11 +41,25 @@ LAST_EPOCHS = 5  # whose mean Li et al. report
 
 @dataclass(frozen=True)
 class Labelled:
-    """Embeddings of images (N, E) with their class ids (N,), which count in a bank (C, E) of those classes alone."""
+    """Embeddings of images (N, E) with their class ids (N,), which count in a bank (C, E) of those classes alone; of a
+    dual student also its logits of the base classes, and the temperature of the cosines."""
 
     rows_NE: np.ndarray
     labels_N: np.ndarray
     bank_CE: np.ndarray
+    base_NC: np.ndarray | None = None
+    temperature: float = 1.0
+
+    def among(self, base_CE: np.ndarray, other_CE: np.ndarray | None = None) -> np.ndarray:
+        """Logits of the base classes, and of others behind them."""
+        banks = [base_CE] if other_CE is None else [base_CE, other_CE]
+        logits = self.rows_NE @ np.concatenate(banks).T
+        if self.base_NC is None:
+            return logits
+        # the cosines decide between base and other classes, both heads among the base classes
+        log_p, own = log_softmax(logits / self.temperature, axis=1), log_softmax(self.base_NC, axis=1)
+        base = np.logaddexp.reduce(log_p[:, : len(base_CE)], axis=1, keepdims=True) + own
+        return np.concatenate([base, log_p[:, len(base_CE) :]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,14 @@ class NovelTest:
         if base is None:
             base = look(student, self._decoded(self.known), self.device)
         novel = look(student, self._decoded(self.data.novel), self.device)
-        return self._labelled(base.rows_NE, novel.rows_NE, student.bank)
+        both = self._labelled(base.rows_NE, novel.rows_NE, student.bank)
+        if not student.dual:
+            return both
+        of_base, of_novel = (
+            replace(part, base_NC=seen.logits_NC, temperature=student.temperature)
+            for part, seen in zip(both, (base, novel), strict=True)
+        )
+        return of_base, of_novel
 
     def of_teacher(self) -> tuple[Labelled, Labelled]:
         config = self.config.teacher
@@ -134,7 +157,7 @@ def score_novel(
     summary |= own
     if kept := run.epoch_students():
         others = [folder for folder in kept if folder != run.epoch_student(best_epoch)]
-        each = [base_novel_scores(*test.of_student(Student.load(folder).to(test.device))) for folder in others]
+        each = [base_novel_scores(*test.of_student(_like(student, folder, test.device))) for folder in others]
         each += [own] * (len(kept) - len(others))
         summary |= {f"last{len(each)}.{key}": value for key, value in mean_scores(each).items()}
     teacher_base, teacher_novel = test.of_teacher()
@@ -153,6 +176,13 @@ def score_novel(
     return summary
 
 
+def _like(student: Student, folder: Path, device: torch.device) -> Student:
+    """That of another epoch, with the same weight of its heads."""
+    other = Student.load(folder).to(device)
+    other.mix = student.mix
+    return other
+
+
 def base_novel_scores(base: Labelled, novel: Labelled) -> dict[str, float]:
     """Mean per-class accuracies of base and of novel classes.
 
@@ -164,13 +194,15 @@ def base_novel_scores(base: Labelled, novel: Labelled) -> dict[str, float]:
         Li et al., ICCV 2023 (ID and OOD); Zhou et al., CoCoOp, CVPR 2022 (harmonic mean of base and novel); Xian et
         al., Zero-Shot Learning: A Comprehensive Evaluation, TPAMI 2019 (generalised).
     """
-    everything_CE, shift = np.concatenate([base.bank_CE, novel.bank_CE]), len(base.bank_CE)
-
-    def accuracy(images: Labelled, bank_CE: np.ndarray, shift: int = 0) -> float:
-        return mean_per_class_accuracy(images.rows_NE @ bank_CE.T, images.labels_N + shift)
-
-    own = {"id": accuracy(base, base.bank_CE), "ood": accuracy(novel, novel.bank_CE)}
-    among_all = {"id": accuracy(base, everything_CE), "ood": accuracy(novel, everything_CE, shift)}
+    shift = len(base.bank_CE)
+    own = {
+        "id": mean_per_class_accuracy(base.among(base.bank_CE), base.labels_N),
+        "ood": mean_per_class_accuracy(novel.rows_NE @ novel.bank_CE.T, novel.labels_N),
+    }
+    among_all = {
+        "id": mean_per_class_accuracy(base.among(base.bank_CE, novel.bank_CE), base.labels_N),
+        "ood": mean_per_class_accuracy(novel.among(base.bank_CE, novel.bank_CE), novel.labels_N + shift),
+    }
     return {
         **{f"{part}.mean_per_class": value for part, value in own.items()},
         "harmonic": harmonic_mean(*own.values()),

@@ -155,7 +155,7 @@ def judge_teacher(config: Config, run: Run, answers: Answers, train: Manifest, v
         above, low, *_ = over_images(probed_N, right_N)
         if low > 0:
             remedy = "describe the classes with --data.descriptions FILE, or choose other --teacher.templates"
-            if methods.student_head(config.method) != "embedding":
+            if not methods.takes_names(config.method):
                 remedy = f"use --teacher.head probe, or {remedy}"
             warnings.append(
                 f"the class texts make little of what the teacher {id} sees: a quick linear probe on its embeddings of "

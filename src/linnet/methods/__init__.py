@@ -14,6 +14,7 @@ from linnet.methods.ce import CrossEntropy
 from linnet.methods.dfkd.dfkd import DataFree
 from linnet.methods.dist import DIST
 from linnet.methods.dkd import DKD
+from linnet.methods.dual import DualHead
 from linnet.methods.embedding import EmbeddingRegression
 from linnet.methods.figkd.figkd import FiGKD
 from linnet.methods.kd import KnowledgeDistillation
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "embedding": EmbeddingRegression,
     "specmatch": SpecMatch,
     "openvocab": OpenVocabulary,
+    "dual": DualHead,
     "vlm-kd": VLMKD,
     "ltkd": LTKD,
     "dfkd": DataFree,
@@ -104,6 +106,11 @@ def student_head(method: str) -> StudentHead:
     return METHODS[parse(method)[0][0]].needs.head
 
 
+def takes_names(method: str) -> bool:
+    """Whether a method's student names classes by their texts."""
+    return student_head(method) != "classifier"
+
+
 def check_options(method: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Every option of each part of a method, those not given at their defaults.
 
@@ -151,7 +158,7 @@ def check_teacher(config: Config, kind: TeacherKind) -> None:
             )
     if needs and kind == "classifier" and head != "zero-shot":
         raise UserError(f"--teacher.head {head} needs a vision-language teacher; '{id}' is a classifier")
-    if student_head(method) == "embedding" and head == "probe":
+    if takes_names(method) and head == "probe":
         raise UserError(f"the method '{method}' needs class texts, which --teacher.head probe does not use")
 
 
@@ -177,4 +184,5 @@ __all__ = [
     "needs_texts",
     "parse",
     "student_head",
+    "takes_names",
 ]

@@ -21,7 +21,7 @@ from linnet.teachers.base import ClassHead, Teacher, TeacherKind, TextEncoder
 from linnet.text.classes import ClassInfo
 
 TeacherNeed = Literal["none", "any"] | TeacherKind
-StudentHead = Literal["classifier", "embedding"]
+StudentHead = Literal["classifier", "embedding", "dual"]
 
 
 @dataclass(frozen=True)

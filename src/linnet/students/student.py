@@ -21,6 +21,7 @@ from linnet.files import write_atomically
 from linnet.processes import seed_everything
 from linnet.run import model_folder
 from linnet.step import StudentOutput
+from linnet.students.mixture import mixed_logits
 from linnet.students.network import create_network, find_last_part, make_lowres, normalize_for, watch
 from linnet.students.weights import classifiers, normalisation
 from linnet.tensor_files import read_checked, with_checksum
@@ -34,7 +35,9 @@ class Student(nn.Module):
     """A timm classifier that takes images in [0, 1] and normalises them itself.
 
     With a text ``bank`` its last layer gives an embedding in the teacher's space instead of logits; logits are the
-    cosines with the rows of the bank, divided by ``temperature``. The bank can be swapped: see :meth:`set_bank`.
+    cosines with the rows of the bank, divided by ``temperature``. The bank can be swapped: see :meth:`set_bank`. A
+    ``dual`` one gives both: in training its logits are the classifier's, afterwards those of both heads, mixed with the
+    weight ``mix`` of the classifier (:func:`linnet.students.mixture.mixed_logits`).
 
     Args:
         name: timm architecture. classes: the class table. image_size: side in pixels.
@@ -51,6 +54,7 @@ class Student(nn.Module):
     """
 
     bank_CE: torch.Tensor
+    columns_C: torch.Tensor
 
     def __init__(
         self,
@@ -67,13 +71,15 @@ class Student(nn.Module):
         std: tuple[float, ...] | None = None,
         like: Path | None = None,
         jpeg: Jpeg = "full",
+        dual: bool = False,
+        mix: float = 0.5,
     ):
         super().__init__()
         self.name, self.classes, self.image_size, self.stem = name, tuple(classes), image_size, stem
         self.crop_mode: CropMode = crop_mode
         self.crop_pct, self.jpeg = crop_pct, jpeg
-        self.bank, self.temperature = bank, temperature
-        outputs = len(classes) if bank is None else bank.rows_CE.shape[1]
+        self.bank, self.temperature, self.dual, self.mix = bank, temperature, dual, mix
+        outputs = (len(classes) if bank is None or dual else 0) + (0 if bank is None else bank.rows_CE.shape[1])
         names = [info.name for info in classes] if bank is None else ()
         self.backbone: Any = create_network(name, outputs, image_size, pretrained, names, like)
         if bank is not None:
@@ -90,9 +96,35 @@ class Student(nn.Module):
         features_BD, output, maps = watch(self.backbone, self.normalize(images), self.last_part, with_maps, detached)
         if self.bank is None:
             return StudentOutput(features_BD, output, maps=maps)
+        classifier, embedding = self._parted(output)
+        if self.dual and self.training:
+            return StudentOutput(features_BD, classifier, embedding, maps)
         with torch.autocast(output.device.type, enabled=False):
-            logits_BC = F.linear(F.normalize(output.float(), dim=1) / self.temperature, self.bank_CE)
-        return StudentOutput(features_BD, logits_BC, output, maps)
+            logits_BC = self.named(classifier, embedding, self.bank_CE, self.columns_C)
+        return StudentOutput(features_BD, logits_BC, embedding, maps)
+
+    def heads(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the classifier says (B, C), of width 0 without one, and the embedding (B, E) of any length."""
+        return self._parted(watch(self.backbone, self.normalize(images), self.last_part).output_BC)
+
+    def _parted(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first = len(self.classes) if self.dual else 0
+        return output[:, :first].float(), output[:, first:].float()
+
+    def named(
+        self,
+        classifier_BC: torch.Tensor,
+        embedding_BE: torch.Tensor,
+        bank_KE: torch.Tensor,
+        columns_K: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(B, K): logits of the names of a bank, whose places in a dual student's classifier are ``columns_K``."""
+        # linear becomes one Gemm in ONNX: a transposed bank would be copied for every image
+        names_BK = F.linear(F.normalize(embedding_BE, dim=1) / self.temperature, bank_KE)
+        if not self.dual:
+            return names_BK
+        assert columns_K is not None
+        return mixed_logits(classifier_BC, names_BK, columns_K, self.mix)
 
     def set_bank(self, bank: TextBank) -> None:
         """Name classes with this bank from now on, of the same teacher; the class table stays that of the training.
@@ -109,6 +141,8 @@ class Student(nn.Module):
         device = next(self.backbone.parameters()).device
         self.bank = bank
         self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
+        columns_C = bank.columns([info.name for info in self.classes])
+        self.register_buffer("columns_C", torch.from_numpy(columns_C).to(device), persistent=False)
 
     def last_parameters(self) -> list[nn.Parameter]:
         """The weights of its last layer, or layers."""
@@ -166,6 +200,7 @@ class Student(nn.Module):
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
             own, outputs = {**own, "temperature": self.temperature}, {}
+            own |= {"dual": True, "mix": self.mix} if self.dual else {}
             self.bank.save(folder / BANK)
         with tempfile.TemporaryDirectory() as elsewhere:  # timm writes in place: a kill would leave half a file
             save_config_for_hf(
@@ -205,6 +240,7 @@ class Student(nn.Module):
             bank = TextBank.load(folder / BANK) if "temperature" in own else None
             more = {"bank": bank, "temperature": own.get("temperature", 1.0), "crop_pct": own.get("crop_pct", 1.0)}
             more |= {"jpeg": own.get("jpeg", "full")}  # as older ones saw them
+            more |= {"dual": own.get("dual", False), "mix": own.get("mix", 0.5)}
             state = load(read_checked(folder / "model.safetensors")[0])
             start = (own["name"], classes, own["image_size"], False, own["stem"], own["crop_mode"])
             student = cls(*start, **more, like=folder)
@@ -249,7 +285,9 @@ def check_start(student: Student, folder: Path, novel: Sequence[str]) -> None:
         )
 
 
-def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | None = None) -> Student:
+def student_of(
+    config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | None = None, dual: bool = False
+) -> Student:
     """A new student as a run starts with it.
 
     Raises:
@@ -258,4 +296,5 @@ def student_of(config: Config, classes: tuple[ClassInfo, ...], bank: TextBank | 
     own = config.student
     seed_everything(config.seed)
     start = (own.name, classes, own.image_size, own.pretrained, own.stem)
-    return Student(*start, own.crop_mode, bank, crop_pct=own.crop_pct, mean=own.mean, std=own.std, jpeg=own.jpeg)
+    more = {"crop_pct": own.crop_pct, "mean": own.mean, "std": own.std, "jpeg": own.jpeg, "dual": dual}
+    return Student(*start, own.crop_mode, bank, **more)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ Shapes: C names, E teacher embedding width, P context vectors, W token width.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class TextBank:
                 f"the text bank was made with the teacher '{self.teacher}' ({self.teacher_hash[:8]}), {student} "
                 f"learned from another one ({teacher_hash[:8]}): make the bank again with the student's own teacher"
             )
+
+    def columns(self, trained: Sequence[str]) -> np.ndarray:
+        """(C,) int64: the place of each name among ``trained``, -1 for a new one."""
+        places = {name: place for place, name in enumerate(trained)}
+        return np.array([places.get(name, -1) for name in self.names], dtype=np.int64)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save

@@ -98,7 +98,7 @@ def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
             return methods.needs_texts(method)
         if group in ("teacher", "prompts"):
             return has_teacher
-        return group != "shots" or methods.student_head(method) == "embedding"
+        return group != "shots" or methods.takes_names(method)
 
     used = {key: value for key, value in shared.items() if is_used(key)}
     return used if methods.needs_data(method) else _without_data(used)
