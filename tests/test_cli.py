@@ -66,7 +66,7 @@ def test_the_package_names_what_it_exports():
         (["distil"], 'Did you mean "distill"'),
         (["distill"], "no data given"),
         (["distill", "/nowhere"], "/nowhere: no such folder"),
-        (["distill", "aviary", "--method", "kdd"], "unknown method 'kdd' (known: ce, kd, dkd, dist, figkd, vl2lite, pand, embedding, specmatch, openvocab, vlm-kd, ltkd, dfkd). Did you mean 'kd'?"),
+        (["distill", "aviary", "--method", "kdd"], "unknown method 'kdd' (known: ce, kd, dkd, dist, figkd, vl2lite, pand, embedding, specmatch, openvocab, dual, vlm-kd, ltkd, dfkd). Did you mean 'kd'?"),
         (["distill", "aviary:species=2,images=3", "--teacher", "mini_clip"], "Did you mean 'mini-clip'?"),
         (["distill", "aviary:species=2,images=3", "--student", "resnet188"], "Did you mean 'resnet18'?"),
         (["distill", "aviary", "--train.epoch", "3"], "unknown setting 'train.epoch'. Did you mean 'epochs'?"),

@@ -135,6 +135,11 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
             f"--shots needs a student that takes class names as text, which '{resolved.method}' does not train: use "
             "--method openvocab"
         )
+    if resolved.shots.use == "finetune" and methods.student_head(resolved.method) == "dual":
+        raise UserError(
+            "the classifier of a dual student has a place for each class of its training: use --shots.use retrieval, "
+            "or --method openvocab"
+        )
     if resolved.train.lr_min > resolved.train.lr:
         raise UserError(f"train.lr_min ({resolved.train.lr_min:g}) is above train.lr ({resolved.train.lr:g}): lower it")
     return resolved, reasons

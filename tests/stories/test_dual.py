@@ -1,0 +1,80 @@
+"""A dual student from training to names that it never saw, in torch and in its ONNX file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import linnet
+from linnet.data.load import load_manifest
+from linnet.errors import UserError
+from linnet.run import Run
+from linnet.students.student import Student
+
+SOURCE = "aviary:species=6,genus=2,images=24"
+OPTIONS = {
+    "student.image_size": 32, "train.batch_size": 16, "train.epochs": 10, "train.precision": "fp32",
+    "data.novel": 0.34,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return linnet.distill(
+        SOURCE, student="test_resnet", method="dual", out=tmp_path_factory.mktemp("dual") / "run", options=OPTIONS
+    )
+
+
+def test_it_learns_both_and_val_chooses_the_mixture(run: Run):
+    summary = run.summary()
+    assert summary["test.top1"] > 0.4  # chance is a quarter
+    assert summary["val.top1"] >= max(summary["val.names.top1"], summary["val.classifier.top1"])
+    assert 0 <= summary["student.mix"] <= 1
+    assert summary["onnx.max_difference"] < 1e-3
+    assert summary["ood.mean_per_class"] > 0.5  # of two
+    assert summary["id.mean_per_class"] == pytest.approx(summary["test.mean_per_class"])
+
+
+def test_saved_and_loaded_it_says_the_same_and_timm_can_read_it(run: Run):
+    student = Student.load(run.model)
+    assert student.dual
+    assert student.mix == run.summary()["student.mix"]
+    assert student.backbone.num_classes == len(student.classes) + student.bank.rows_CE.shape[1]
+    manifest = load_manifest(run.settings().data)
+    paths = [manifest.paths[row] for row in manifest.rows("test")[:8]]
+    here, there = (linnet.load(place).predict(paths) for place in (run.model, run.onnx))
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.classes == theirs.classes
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+
+
+def test_new_names_beside_old_ones_in_torch_and_onnx(run: Run):
+    """A trained name keeps its classifier, wherever it stands in the list."""
+    student, manifest = Student.load(run.model), load_manifest(run.settings().data)
+    trained, novel = [info.name for info in student.classes], [manifest.class_names[i] for i in manifest.novel]
+    bank = linnet.embed([trained[2], *novel, trained[0]], run=run.folder)
+    assert bank.columns(trained).tolist() == [2, *[-1] * len(novel), 0]
+    paths = [manifest.paths[row] for row in manifest.rows("test")[:8]]
+    here, there = (linnet.load(place, bank=bank).predict(paths) for place in (run.model, run.onnx))
+    for ours, theirs in zip(here, there, strict=True):
+        assert set(ours.classes) == {trained[2], *novel, trained[0]}
+        assert dict(zip(ours.classes, ours.probabilities, strict=True)) == pytest.approx(
+            dict(zip(theirs.classes, theirs.probabilities, strict=True)), abs=1e-4
+        )
+    student.set_bank(bank)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mixed = student(images).logits_BC.exp()
+        _, embedding = student.heads(images)
+        names = torch.nn.functional.normalize(embedding, dim=1) @ torch.from_numpy(bank.rows_CE).T / student.temperature
+    assert torch.allclose(mixed[:, 1:-1], names.softmax(dim=1)[:, 1:-1], atol=1e-5)
+    assert np.isclose(mixed.sum(dim=1), 1).all()
+
+
+def test_few_shot_finetuning_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="dual"):
+        linnet.distill(
+            SOURCE, student="test_resnet", method="dual", out=tmp_path / "r",
+            options={**OPTIONS, "shots.count": 2, "shots.use": "finetune", "student.pretrained": "x"},
+        )  # fmt: skip
