@@ -76,6 +76,12 @@ class DataConfig:
     a random kind and strength (TrivialAugment), paper:vl2lite is that of VL2Lite and PAND, paper:openvocab that of Li
     et al., paper:cifar and paper:tiny-imagenet are those of the mdistiller benchmark, paper:tiny-imagenet-crop that of
     FiGKD's author."""
+    mix: Literal["none", "mixup", "cutmix", "both"] = "none"
+    """Mix each training image with another one, and its label: mixup adds both up, cutmix puts a rectangle of the other
+    into it; a teacher has to see the same (teacher.views replay:K or online)."""
+    mix_alpha: Annotated[float, Bounds(0.01, 100.0)] = 0.4
+    """How evenly data.mix mixes: shares are drawn from Beta(alpha, alpha), 1 is uniform, less is nearer to one of the
+    two."""
     store_limit_gb: NonNegative = 20.0
     """Decoded images are kept on disk up to this size for each split; a larger split is decoded again
     in every epoch."""

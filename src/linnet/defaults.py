@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from linnet import methods
-from linnet.config import GROUPS, Config, TrainConfig
+from linnet.config import GROUPS, Config, DataConfig, TrainConfig
 from linnet.config_files import merge, nest, read_yaml
 from linnet.data.sources import Source, as_written, find_source
 from linnet.errors import UserError
@@ -125,6 +125,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     else:
         resolved, reasons = _resolve_with_data(config)
     _check_long_tail(resolved)
+    _check_mixing(resolved)
     for name in ("mean", "std"):
         if (value := getattr(resolved.student, name)) is not None and len(value) != 3:
             raise UserError(f"student.{name} must be three numbers, of red, green and blue, not {len(value)}")
@@ -143,6 +144,29 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     if resolved.train.lr_min > resolved.train.lr:
         raise UserError(f"train.lr_min ({resolved.train.lr_min:g}) is above train.lr ({resolved.train.lr:g}): lower it")
     return resolved, reasons
+
+
+def _check_mixing(config: Config) -> None:
+    """
+    Raises:
+        UserError: mixed images for a method or a teacher that cannot do with them, or no mixing and a strength of it.
+    """
+    if config.data.mix == "none":
+        if config.data.mix_alpha != DataConfig.mix_alpha:
+            raise UserError("data.mix_alpha has no effect without data.mix: add mixup, cutmix or both, or leave it out")
+        return
+    if parts := methods.reads_labels(config.method):
+        raise UserError(
+            f"'{parts[0]}' asks which class an image is of, and mixed images (data.mix {config.data.mix}) are of two: "
+            "leave data.mix out"
+        )
+    if config.shots.use == "finetune":
+        raise UserError("few-shot finetuning balances its batches, which data.mix would undo: leave data.mix out")
+    if methods.needs_teacher(config.method, config.options) and config.teacher.views == config.teacher.still:
+        raise UserError(
+            f"with data.mix {config.data.mix} the student sees mixed images and the teacher ({config.teacher.views}) "
+            "would see whole ones: add --teacher.views replay:4 (cached) or online"
+        )
 
 
 def _check_long_tail(config: Config) -> None:

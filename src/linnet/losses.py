@@ -29,6 +29,27 @@ def cross_entropy(
     return total / (labels_B >= 0).sum().clamp(min=1)
 
 
+def mixed_cross_entropy(
+    logits_BC: torch.Tensor,
+    labels_B: torch.Tensor,
+    other_labels_B: torch.Tensor,
+    share_B: torch.Tensor,
+    label_smoothing: float = 0.0,
+    weight_C: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The same of mixed images: share * CE(own label) + (1 - share) * CE(the other's). What is unlabelled has no part.
+
+    Reference:
+        Zhang et al.: mixup, ICLR 2018, section 2; Yun et al.: CutMix, ICCV 2019, equation 1.
+    """
+    shares_2B = torch.stack([share_B, 1 - share_B]).to(logits_BC)
+    labels_2B = torch.stack([labels_B, other_labels_B])
+    losses_2B = torch.stack(
+        [F.cross_entropy(logits_BC, labels, weight_C, None, -1, None, "none", label_smoothing) for labels in labels_2B]
+    )
+    return (shares_2B * losses_2B).sum() / (shares_2B * (labels_2B >= 0)).sum().clamp(min=1e-6)
+
+
 def log_prior(counts_C: torch.Tensor, strength: float) -> torch.Tensor:
     """strength * log(share of each class): what the cross-entropy of a long tail adds to its logits.
 

@@ -48,6 +48,15 @@ class StudentOutput:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """What each of B mixed images was mixed with: the labels of the others, -1 where unlabelled, and how much of it is
+    its own, from 0 to 1."""
+
+    labels: torch.Tensor
+    share: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """One step's images.
 
@@ -55,6 +64,7 @@ class Batch:
         index: (B,) rows of the training split. view: number of the view that was drawn of each.
         images: (B, 3, S, S) float32 in [0, 1]. labels: (B,) class ids, -1 where unlabelled.
         teacher: its outputs for these images, None for a method that needs no teacher.
+        mixture: what they were mixed with, None for images as they are.
     """
 
     index: torch.Tensor
@@ -62,6 +72,7 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     teacher: TeacherOutput | None = None
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_options_of_pand_by_hand():
 
 def test_a_pattern_names_several_methods():
     heads = [line.split()[0] for line in lines("methods", "d*") if not line.startswith(" ")]
-    assert heads == ["dkd", "dist", "dfkd"]
+    assert heads == ["dkd", "dist", "dual", "dfkd"]
 
 
 @pytest.mark.parametrize("what", ["methods", "teachers", "students", "data"])

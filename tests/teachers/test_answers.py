@@ -89,8 +89,9 @@ def watch(teacher: VisionLanguageTeacher, monkeypatch: pytest.MonkeyPatch) -> li
     return seen
 
 
-def student_loader(train: Manifest, said: Answers, views: str) -> TrainLoader:
-    config, _ = settings(SOURCE, seed=5, options={"teacher.views": views, "train.batch_size": 8})
+def student_loader(train: Manifest, said: Answers, views: str, mix: str = "none") -> TrainLoader:
+    options = {"teacher.views": views, "train.batch_size": 8, "data.mix": mix}
+    config, _ = settings(SOURCE, seed=5, options=options)
     images = Images(train.paths, train.digests, config.student.image_size, "train")
     return TrainLoader(config, train, images, CPU, teacher=said.train)
 
@@ -111,16 +112,18 @@ def test_under_center_every_view_has_the_teachers_own_look_at_the_image(
     assert not torch.allclose(said.train(rows[:1], 0).logits_BC, said.train(rows[1:2], 0).logits_BC, atol=0.05)
 
 
+@pytest.mark.parametrize("mix", ["none", "mixup", "both"])
 def test_replay_shows_the_teacher_the_very_pixels_that_the_student_is_shown(
-    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
+    mix: str, teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch
 ):
-    """A crop, a number or an order apart, and the student would learn what the teacher said of another picture."""
+    """A crop, a number, an order or a partner apart, and the student would learn what the teacher said of another
+    picture."""
     seen = watch(teacher, monkeypatch)
-    said = room.ask(teacher, "replay:3")
+    said = room.ask(teacher, "replay:3", data__mix=mix)
     shown = seen[-3:]
     assert [len(images) for images in seen[:-3]] == [20, 10]  # of the training images, nothing but the views
     assert [len(images) for images in shown] == [24, 24, 24]
-    loader = student_loader(room.splits["train"], said, "replay:3")
+    loader = student_loader(room.splits["train"], said, "replay:3", mix)
     for epoch in range(5):
         here, there = shown[epoch % 3], shown[(epoch + 1) % 3]
         for batch in loader.epoch(epoch):
@@ -213,7 +216,7 @@ def test_asking_again_computes_nothing_and_more_views_compute_the_new_ones(
     assert not torch.equal(more.train(rows, 3).logits_BC, more.train(rows, 1).logits_BC)
 
 
-@pytest.mark.parametrize("changed", [{"data__views": "standard"}, {"data__seed": 1}])
+@pytest.mark.parametrize("changed", [{"data__views": "standard"}, {"data__seed": 1}, {"data__mix": "cutmix"}])
 def test_another_recipe_or_data_seed_is_another_view(
     teacher: VisionLanguageTeacher, room: Room, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ):

@@ -23,6 +23,7 @@ from linnet.config import Config
 from linnet.data.batches import FEW_SHOT_VERSION, TrainLoader, decode
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
+from linnet.data.mixing import VERSION as MIXING_VERSION
 from linnet.data.novel import novel_data, training_part
 from linnet.data.problems import as_csv, counts, report
 from linnet.data.views import RECIPES
@@ -179,6 +180,8 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     if accelerator.is_main_process:
         run.pin(data=manifest.content_hash, **{"number of processes": str(accelerator.num_processes)})
         run.pin_version(f"views {config.data.views}", RECIPES[config.data.views].version)
+        if config.data.mix != "none":
+            run.pin_version("mixed images", MIXING_VERSION)
         if config.shots.use == "finetune":
             run.pin_version("few-shot batches", FEW_SHOT_VERSION)
         if config.data.texts:

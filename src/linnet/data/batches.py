@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from linnet.config import Config
+from linnet.config import Config, DataConfig
 from linnet.data import views
 from linnet.data.ahead import ahead
 from linnet.data.manifest import Manifest
+from linnet.data.mixing import Mixed, Mixing, blend, mixing_of
 from linnet.data.splits import by_class
 from linnet.data.store import Images
 from linnet.environment import available_cpus
 from linnet.errors import UserError
-from linnet.step import Batch, TeacherOutput
+from linnet.step import Batch, Mixture, TeacherOutput
 
 log = logging.getLogger("linnet")
 
@@ -62,7 +63,8 @@ class TrainLoader:
     ):
         self.config, self.rows, self.images, self.device = config, rows, images, device
         self.teacher, self.rank, self.world = teacher, rank, world
-        self._now: list[np.ndarray] = []  # the rows of each batch of the epoch that is read
+        self.mixing = mixing_of(config.data, rows.digests)
+        self._now: list[np.ndarray] = []  # the rows of each batch of the epoch that is read, and their partners
         wanted = min(config.train.batch_size, len(rows))
         self.batch_size = wanted // world * world
         if self.batch_size < 2 * world:
@@ -82,10 +84,10 @@ class TrainLoader:
         return min(self.batch_size // 2, novel)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        order = self._order(number).reshape(len(self), self.batch_size)
-        self._now[:] = [batch[self.rank :: self.world] for batch in order]
-        rows, replay = list(self._now), self.config.teacher.replay
+        order, replay = self._order(number).reshape(len(self), self.batch_size), self.config.teacher.replay
+        rows = [batch[self.rank :: self.world] for batch in order]
         view = number if replay is None else number % replay
+        self._now[:] = rows if self.mixing is None else [with_partners(index, self.mixing, view) for index in rows]
         try:
             with closing(self._batches(zip(rows, self._decoded, strict=True), view)) as batches:
                 yield from batches
@@ -95,14 +97,17 @@ class TrainLoader:
     def _batches(self, read: Iterable[tuple[np.ndarray, list[np.ndarray]]], view: int) -> Generator[Batch, None, None]:
         """Batches of the images of some rows. Where processors are idle while the student learns, a thread makes the
         next one meanwhile; elsewhere its threads and the student's would stall one another."""
-        data, size, device = self.config.data, self.config.student.image_size, self.device
+        size, device, of_all = self.config.student.image_size, self.device, torch.from_numpy(self.rows.labels)
 
         def made(part: tuple[np.ndarray, list[np.ndarray]]) -> Batch:
             index, pixels = part
-            images = cut_views(pixels, self.rows.digests[index], data.views, view, data.seed, size, device)
-            labels = torch.from_numpy(self.rows.labels[index]).to(device)
+            images, mixed = shown(pixels, index, self.rows, self.config.data, view, size, device, self.mixing)
             teacher = None if self.teacher is None else self.teacher(index, view).to(device)
-            return Batch(torch.from_numpy(index), view, images, labels, teacher)
+            mixture = None
+            if mixed is not None:
+                share = torch.from_numpy(mixed.share_B).float().to(device)
+                mixture = Mixture(of_all[mixed.partner_B].to(device), share)
+            return Batch(torch.from_numpy(index), view, images, of_all[index].to(device), teacher, mixture)
 
         is_idle = device.type != "cpu" or 2 * self.world * torch.get_num_threads() <= available_cpus()
         yield from ahead(made, read, count=2, threads=1) if is_idle else map(made, read)
@@ -194,6 +199,35 @@ def cut_views(
     shapes = np.array([image.shape[:2] for image in pixels])
     parameters = views.draw(recipe, digests, shapes, view, seed)
     return views.apply(pixels, parameters, size, device)
+
+
+def with_partners(index: np.ndarray, mixing: Mixing, view: int) -> np.ndarray:
+    """(2 B,) rows of training images, and behind them those of the images that they are mixed with."""
+    return np.concatenate([index, mixing.partners(view)[index]])
+
+
+def shown(
+    pixels: list[np.ndarray],
+    index: np.ndarray,
+    rows: Manifest,
+    config: DataConfig,
+    view: int,
+    size: int,
+    device: torch.device,
+    mixing: Mixing | None,
+) -> tuple[torch.Tensor, Mixed | None]:
+    """View number ``view`` of some rows of the training images, (B, 3, size, size), and how they are mixed.
+
+    Args:
+        pixels: of the B images, and where images are mixed, of the partners behind them.
+    """
+    both = index if mixing is None else with_partners(index, mixing, view)
+    images = cut_views(pixels, rows.digests[both], config.views, view, config.seed, size, device)
+    if mixing is None:
+        return images, None
+    mixed, (own, other) = mixing.of(index, view), images.split(len(index))
+    blend(own, other, mixed)
+    return own, mixed
 
 
 def eval_batches(images: Images, batch_size: int = 256) -> Iterator[torch.Tensor]:

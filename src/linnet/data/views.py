@@ -8,7 +8,7 @@ Shapes: B batch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -143,9 +143,7 @@ def draw(name: str, digests: np.ndarray, shapes: np.ndarray, view: int, seed: in
         digests: (B, d) uint8 image hashes. shapes: (B, 2) heights and widths, for the aspect of the crop.
     """
     recipe = RECIPES[name]
-    of_views = np.concatenate([_words(seed), _words(view)])
-    keys = np.concatenate([np.tile(of_views, (len(digests), 1)), np.ascontiguousarray(digests).view("<u4")], axis=1)
-    uniform = np.stack([np.random.default_rng(key).random(15 + 2 * (TRIES - 1)) for key in keys])
+    uniform = np.stack([rng.random(15 + 2 * (TRIES - 1)) for rng in generators(digests, view, seed)])
     side = shapes.min(axis=1) / shapes.T[::-1]  # the largest square, as shares of width and height
     if recipe.squash:
         low, high = np.sqrt(recipe.area)
@@ -196,6 +194,13 @@ def _changed(view: ViewParameters, for_change: np.ndarray, for_strength: np.ndar
         tone_B=tones[change_B],
         strength_B=strength_B,
     )
+
+
+def generators(digests: np.ndarray, view: int, seed: int, *purpose: int) -> Iterator[np.random.Generator]:
+    """One for each of (B, d) uint8 image hashes in a view; another one for each purpose."""
+    of_views = np.concatenate([_words(number) for number in (seed, view, *purpose)])
+    keys = np.concatenate([np.tile(of_views, (len(digests), 1)), np.ascontiguousarray(digests).view("<u4")], axis=1)
+    return (np.random.default_rng(key) for key in keys)
 
 
 def _words(number: int) -> np.ndarray:

@@ -106,6 +106,11 @@ def student_head(method: str) -> StudentHead:
     return METHODS[parse(method)[0][0]].needs.head
 
 
+def reads_labels(method: str) -> list[str]:
+    """The parts of a method that read labels beyond the cross-entropy, and cannot do with mixed images."""
+    return [id for id, _ in parse(method) if METHODS[id].needs.labels]
+
+
 def takes_names(method: str) -> bool:
     """Whether a method's student names classes by their texts."""
     return student_head(method) != "classifier"
@@ -183,6 +188,7 @@ __all__ = [
     "needs_teacher",
     "needs_texts",
     "parse",
+    "reads_labels",
     "student_head",
     "takes_names",
 ]

@@ -14,7 +14,7 @@ from torch import nn
 from linnet.config import Config
 from linnet.data.long_tail import class_counts
 from linnet.data.manifest import Manifest
-from linnet.losses import class_weights, cross_entropy, log_prior
+from linnet.losses import class_weights, cross_entropy, log_prior, mixed_cross_entropy
 from linnet.step import Batch, Progress, StudentOutput, TeacherOutput
 from linnet.students.student import Student
 from linnet.teachers.base import ClassHead, Teacher, TeacherKind, TextEncoder
@@ -32,7 +32,8 @@ class Needs:
         teacher: the kind of teacher. texts: whether a text encoder is needed. head: what the student ends in. data:
         False for a method that makes its own images and stands alone, not in sums. maps: whether the student tells the
         feature maps of its stages. detached: whether the gradient of its logits ends at the features, so that its last
-        layer is a probe of them.
+        layer is a probe of them. labels: whether it reads the labels of a batch beyond the cross-entropy, and so cannot
+        do with mixed images.
     """
 
     teacher: TeacherNeed = "any"
@@ -41,6 +42,7 @@ class Needs:
     data: bool = True
     maps: bool = False
     detached: bool = False
+    labels: bool = False
 
 
 class Batches(Protocol):
@@ -168,12 +170,15 @@ class Method(nn.Module):
 
     def cross_entropy(self, batch: Batch, student: StudentOutput) -> torch.Tensor:
         """The supervised term, with what ``train`` says about label smoothing and long tails."""
-        return self.supervised(student.logits_BC, batch.labels)
+        return self.supervised(student.logits_BC, batch)
 
-    def supervised(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def supervised(self, logits_BC: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The same of other logits than the student's own."""
         logits_BC = logits_BC if self.prior_C is None else logits_BC + self.prior_C
-        return cross_entropy(logits_BC, labels_B, self.label_smoothing, self.weight_C)
+        own = (self.label_smoothing, self.weight_C)
+        if batch.mixture is not None:
+            return mixed_cross_entropy(logits_BC, batch.labels, batch.mixture.labels, batch.mixture.share, *own)
+        return cross_entropy(logits_BC, batch.labels, *own)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         """Weighted terms, scalars, in float32; their sum is minimised. The key "ce" is the supervised term's."""

@@ -7,7 +7,7 @@ import torch
 
 from linnet.fields import Bounds, NonNegative
 from linnet.losses import decoupled_kl
-from linnet.methods.base import Method
+from linnet.methods.base import Method, Needs
 from linnet.step import Batch, Progress, StudentOutput
 
 
@@ -40,6 +40,7 @@ class DKD(Method):
     summary = "kd with the true class and the others decoupled (DKD, CVPR 2022)"
     use = "teachers that are very sure of the true class"
     Options = DKDOptions
+    needs = Needs(labels=True)
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         assert batch.teacher is not None

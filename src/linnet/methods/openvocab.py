@@ -92,7 +92,7 @@ class OpenVocabulary(Method):
     summary = "an encoder into the teacher's image-text space: class names as text (Li et al., ICCV 2023)"
     use = "students that take class names as text"
     Options = OpenVocabularyOptions
-    needs = Needs(teacher="vlm", head="embedding")
+    needs = Needs(teacher="vlm", head="embedding", labels=True)
     bank_CE: torch.Tensor
 
     def check_settings(self, config: Config) -> None:
@@ -173,7 +173,7 @@ class OpenVocabulary(Method):
         keep_B = teacher_BC.argmax(dim=1) == batch.labels if options.filter else None
         terms = {}
         if options.cls_weight:
-            terms["ce"] = options.cls_weight * self.supervised(student_BC, batch.labels)
+            terms["ce"] = options.cls_weight * self.supervised(student_BC, batch)
         if options.mse_weight:
             terms["mse"] = options.mse_weight * embedding_error(student_BE, teacher_BE)
         if options.contrast_weight:

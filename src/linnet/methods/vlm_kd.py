@@ -69,7 +69,7 @@ class VLMKD(Method):
     summary = "texts about the images, written by a VLM, supervise a small encoder (VLM-KD, arXiv 2408.16930)"
     use = "images with texts about them"
     Options = VLMKDOptions
-    needs = Needs(teacher="none", texts=True)
+    needs = Needs(teacher="none", texts=True, labels=True)
 
     @classmethod
     def teacher_need(cls, options: VLMKDOptions) -> TeacherNeed:

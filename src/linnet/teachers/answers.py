@@ -14,9 +14,10 @@ import torch
 
 from linnet.config import Config, Still, TeacherConfig
 from linnet.data import views
-from linnet.data.batches import cut_views
+from linnet.data.batches import shown, with_partners
 from linnet.data.images import VERSION as STORE_VERSION
 from linnet.data.manifest import Manifest
+from linnet.data.mixing import mixing_of
 from linnet.data.store import Images
 from linnet.environment import available_cpus
 from linnet.errors import UserError
@@ -254,7 +255,7 @@ class Eyes:
         live = _views(config, teacher, train, device)
         if own.views == "online":
             return Eyes(looks, still, None, live)
-        replayed = TeacherCache(teacher, _replay_words(config, teacher), own.cache, device, turn)
+        replayed = TeacherCache(teacher, _replay_words(config, teacher, train.digests), own.cache, device, turn)
         for view in range(min(own.replay or 0, config.train.epochs)):
             looks.append(Look(replayed, f"teacher {teacher.id}, view {view}", train.digests, partial(live, view), view))
         return Eyes(looks, still, replayed, live)
@@ -317,25 +318,27 @@ def _views(
     config: Config, teacher: Teacher, rows: Manifest, device: torch.device
 ) -> Callable[[int, Sequence[int] | np.ndarray], torch.Tensor]:
     """What a teacher is shown of a view of some training images: the student's, at its own size."""
-    recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
-    fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
+    side, mixing = teacher.image_shape[0], mixing_of(config.data, rows.digests)
+    fit, mode = views.RECIPES[config.data.views].fit, config.student.crop_mode
     images = Images(rows.paths, rows.digests, side, fit, config.data.store_limit_gb, mode)
 
     def look(view: int, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         parts = []
         for start in range(0, len(index), 64):  # bounds the memory of cutting
             part = np.asarray(index[start : start + 64])
+            both = part if mixing is None else with_partners(part, mixing, view)
             with ThreadPoolExecutor(available_cpus()) as pool:  # of use where images are not stored but decoded
-                pixels = list(pool.map(images.__getitem__, part))
-            parts.append(cut_views(pixels, rows.digests[part], recipe, view, seed, side, device))
+                pixels = list(pool.map(images.__getitem__, both))
+            parts.append(shown(pixels, part, rows, config.data, view, side, device, mixing)[0])
         return torch.cat(parts)
 
     return look
 
 
-def _replay_words(config: Config, teacher: Teacher) -> str:
+def _replay_words(config: Config, teacher: Teacher, digests: np.ndarray) -> str:
     """The view policy of replayed views. Their number is not part of it: a larger one computes the new views only."""
     recipe, seed, side = config.data.views, config.data.seed, teacher.image_shape[0]
     fit, mode = views.RECIPES[recipe].fit, config.student.crop_mode
     words = f"replay|{recipe}|version {views.RECIPES[recipe].version}, {STORE_VERSION}|data seed {seed}|{side} pixels"
-    return words + ("|squash" if (fit, mode) == ("eval", "squash") else "")
+    mixing = mixing_of(config.data, digests)
+    return words + ("|squash" if (fit, mode) == ("eval", "squash") else "") + (f"|{mixing.words}" if mixing else "")
