@@ -12,8 +12,10 @@ import yaml
 from linnet.commands.comparison.grid import Compared, Request, build, check_fair
 
 GRIDS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "bench").glob("*.yaml"))}
-WITH_DATA = {"animals", "animals_classifier", "open_vocabulary_animals"}
-WITH_CLASSIFIER = {"animals_classifier", "lookalikes", "lookalikes_figkd", "data_free"}
+WITH_DATA = {name for name in GRIDS if name.startswith("grocery") or "animals" in name}
+WITH_CLASSIFIER = {"animals_classifier", "lookalikes", "lookalikes_figkd", "data_free"} | {
+    name for name in GRIDS if name.startswith("grocery_") and not {"vlm", "novel"} & set(name.split("_"))
+}
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ LABELS, GROUPS = torch.tensor([0, 3, -1, 3]), torch.tensor([0, 0, 1, 1, 2])
 Pair = Callable[[Tensor, Tensor], Tensor]
 LOSSES: dict[str, Pair] = {  # of a student's and a teacher's (4, 5) numbers: every public loss of the module
     "cross_entropy": lambda s, t: losses.cross_entropy(s, LABELS, 0.1, torch.arange(1.0, 6.0).to(s)),
+    "mixed_cross_entropy": lambda s, t: losses.mixed_cross_entropy(
+        s, LABELS, LABELS.flip(0), torch.tensor([1.0, 0.7, 0.5, 0.0]), 0.1
+    ),
     "divergence": losses.divergence,
     "softened_kl": lambda s, t: losses.softened_kl(s, t, 4.0),
     "standardize": lambda s, t: losses.standardize(s)[:, 0].sum() + losses.standardize(s, 1)[:, 1].sum(),

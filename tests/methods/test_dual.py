@@ -27,7 +27,7 @@ def test_dual_is_the_naive_sum():
         kd += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / B
         mse += (unit - v).square().sum().item() / B
     terms = method(data, out, Progress(0, 10))
-    assert terms["kd"].item() == pytest.approx(3 * kd, rel=1e-6)
+    assert terms["names"].item() == pytest.approx(3 * kd, rel=1e-6)
     assert terms["mse"].item() == pytest.approx(0.5 * mse, rel=1e-6)
     assert terms["mse"].item() == pytest.approx(
         0.5 * embedding_error(out.embedding_BE, data.teacher.embedding_BE).item()
@@ -38,7 +38,7 @@ def test_dual_is_the_naive_sum():
 def test_labels_reach_the_classifier_and_the_teacher_the_embedding():
     for reached, untouched, names in (
         ("logits_BC", "embedding_BE", ["ce"]),
-        ("embedding_BE", "logits_BC", ["kd", "mse"]),
+        ("embedding_BE", "logits_BC", ["names", "mse"]),
     ):
         data, out = text_batch(), output()
         data.teacher.embedding_BE.requires_grad_()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import linnet
+from linnet import methods
 from linnet.data.load import load_manifest
 from linnet.errors import UserError
 from linnet.run import Run
@@ -70,6 +71,22 @@ def test_new_names_beside_old_ones_in_torch_and_onnx(run: Run):
         names = torch.nn.functional.normalize(embedding, dim=1) @ torch.from_numpy(bank.rows_CE).T / student.temperature
     assert torch.allclose(mixed[:, 1:-1], names.softmax(dim=1)[:, 1:-1], atol=1e-5)
     assert np.isclose(mixed.sum(dim=1), 1).all()
+
+
+def test_a_sum_teaches_the_classifier_too(tmp_path: Path):
+    run = linnet.distill(
+        SOURCE, student="test_resnet", method="dual+kd:0.5", out=tmp_path / "r", options={**OPTIONS, "train.epochs": 1}
+    )
+    assert run.summary()["method"] == "dual+kd:0.5"
+    assert run.metrics()[0]["kd"] > 0  # beside "names", the term of its own
+    assert Student.load(run.model).dual
+    assert run.summary()["onnx.max_difference"] < 1e-3
+
+
+@pytest.mark.parametrize("method", ["kd+dual", "openvocab+dual", "dual+openvocab", "openvocab+kd"])
+def test_only_dual_given_first_has_both_heads(method: str):
+    with pytest.raises(UserError, match="different student heads"):
+        methods.parse(method)
 
 
 def test_few_shot_finetuning_is_refused(tmp_path: Path):

@@ -68,8 +68,9 @@ def parse(method: str) -> list[tuple[str, float]]:
         raise UserError(f"the first method of '{method}' always has weight 1: give weights to the others")
     if len(parts) > 1 and (alone := [id for id, _ in parts if not METHODS[id].needs.data]):
         raise UserError(f"'{alone[0]}' makes its own images: it cannot be part of '{method}'")
-    if len({METHODS[id].needs.head for id, _ in parts}) > 1:
-        raise UserError(f"'{method}' mixes methods with different student heads")
+    own = METHODS[parts[0][0]].needs.head
+    if {METHODS[id].needs.head for id, _ in parts} - {own, *(["classifier"] if own == "dual" else [])}:
+        raise UserError(f"'{method}' mixes methods with different student heads (only dual, given first, has both)")
     return parts
 
 

@@ -67,6 +67,6 @@ class DualHead(Method):
         names_BC, told_BC = (rows_BE @ self.bank_CE.T / options.temperature for rows_BE in (student_BE, teacher_BE))
         return {
             "ce": options.ce_weight * self.cross_entropy(batch, student),
-            "kd": options.kd_weight * divergence(told_BC, names_BC),
+            "names": options.kd_weight * divergence(told_BC, names_BC),
             "mse": options.mse_weight * embedding_error(student_BE, teacher_BE),
         }

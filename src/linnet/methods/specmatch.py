@@ -21,7 +21,7 @@ CHUNK = 1024  # embeddings that are read at once
 
 @dataclass(frozen=True)
 class SpecMatchOptions:
-    weight: NonNegative = 0.1
+    weight: NonNegative = 0.02
     """Weight of the spectral error beside the cross-entropy."""
     epsilon: Annotated[float, Bounds(1e-12, 1.0)] = 1e-8
     """Added to each direction's mean squared error (eps) before its cube root is taken."""
