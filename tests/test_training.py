@@ -299,35 +299,50 @@ def test_while_the_head_warms_up_the_base_stays_as_it_was(tmp_path: Path, monkey
     save = Student.save
 
     def keep(student: Student, folder: Path) -> None:
-        saved.append({name: p.detach().clone() for name, p in student.named_parameters()})
+        saved.append({name: p.detach().clone() for name, p in student.state_dict().items()})
         save(student, folder)
 
     monkeypatch.setattr(Student, "save", keep)
     options = {**OPTIONS, "train.epochs": 2, "train.head_warmup": 0.5, "train.select": "last", "data.test": "none"}
     run = linnet.distill(DATA, student="test_resnet", method="kd", out=tmp_path / "run", options=options)
     start = student_of(run.settings(), Student.load(run.model).classes)
-    last, begun = {id(p) for p in start.last_parameters()}, dict(start.named_parameters())
-    for name, p in begun.items():
-        assert torch.equal(saved[0][name], p) == (id(p) not in last), name
-        assert not torch.equal(saved[1][name], p), name
+    last = {id(p) for p in start.last_parameters()}
+    head = {name for name, p in start.named_parameters() if id(p) in last}
+    trained = {
+        name for name, value in start.backbone.state_dict(prefix="backbone.").items() if value.is_floating_point()
+    }
+    for name in trained:
+        assert torch.equal(saved[0][name], start.state_dict()[name]) == (name not in head), name
+        assert not torch.equal(saved[1][name], start.state_dict()[name]), name
+    optimizer = torch.load(run.last_checkpoint, weights_only=True)["optimizer"]["state"]
+    steps = {int(state["step"]) for state in optimizer.values()}
+    assert len(steps) == 2 and max(steps) == 2 * min(steps)  # what waited has no averages of its waiting
 
 
 def test_the_average_by_hand():
-    """The first step's weights, then a fifth of each new one; statistics too."""
+    """Weights and statistics move by 1 - factor, less in the first steps (1 - (1 + t)^(-2/3) at most); whole numbers, such
+    as the columns of a dual student, are the student's own, whatever the factor."""
     module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
-    optimizer = make_optimizer(module, TrainConfig(weight_decay=0.0))
-    averaged = moving_average(module, optimizer, 0.8)
-    expected: dict[str, torch.Tensor] = {}
-    for step in range(4):
-        module(torch.randn(8, 2, generator=torch.Generator().manual_seed(step))).square().mean().backward()
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1
-        optimizer.step()
-        now = {name: value.clone() for name, value in module.state_dict().items() if value.is_floating_point()}
-        expected = {name: 0.8 * expected.get(name, value) + 0.2 * value for name, value in now.items()}
-    state = averaged.module.state_dict()
-    assert all(torch.allclose(state[name], value, atol=1e-6) for name, value in expected.items())
-    assert not torch.allclose(state["1.weight"], module[1].weight, atol=1e-3)
+    module.register_buffer("columns", torch.arange(200))
+    for factor in (0.8, 0.9, 0.9999):
+        averaged, optimizer = moving_average(module, factor), make_optimizer(module, TrainConfig(weight_decay=0.0))
+        expected = {name: value.double() for name, value in module.state_dict().items()}
+        for step in range(8):
+            module(torch.randn(8, 2, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1
+            optimizer.step()
+            averaged.update(module, step + 1)
+            own = min(factor, 1 - (1 + step) ** (-2 / 3))
+            for name, value in module.state_dict().items():
+                expected[name] = own * expected[name] + (1 - own) * value.double()
+        state = averaged.module.state_dict()
+        for name, value in state.items():
+            if value.is_floating_point():
+                assert torch.allclose(value.double(), expected[name], atol=1e-5), name
+            else:
+                assert torch.equal(value, module.state_dict()[name]), name
+        assert not torch.allclose(state["1.weight"], module[1].weight, atol=1e-3)
 
 
 def test_the_average_is_what_is_validated_and_saved_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

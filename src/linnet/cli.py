@@ -236,8 +236,8 @@ def predict(
     Args:
         model: A run folder, or a model.onnx (torch is not needed then).
         images: Image files and folders.
-        classes: Other classes than those of the training, for a student of --method openvocab or dual: a,b,c or a file with
-            one per line.
+        classes: Other classes than those of the training, for a student of --method openvocab or dual: a,b,c or a file
+            with one per line.
         bank: The same, as a bank file written by 'linnet embed'.
         top: How many classes to show for each image.
         json: One JSON object per line.
@@ -272,8 +272,8 @@ def evaluate(
         split: The part of the data. [default: test; all, if data that are given have no test split]
         against: Another run or model.onnx, which is scored on the same images: is the difference real?
         classes: common leaves out images of classes that the model does not know, or that one of two does not know.
-        bank: Other class names than those of the training, for a student of --method openvocab or dual: a file written by
-            'linnet embed'.
+        bank: Other class names than those of the training, for a student of --method openvocab or dual: a file written
+            by 'linnet embed'.
         out: Folder of the tables: per_class.csv, predictions.parquet, evaluation.json. [default:
             RUN/evaluation/DATA-SPLIT]
         on_error: What images that cannot be read do: stop names all of them, skip leaves them out. [default: as in the

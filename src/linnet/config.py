@@ -211,7 +211,7 @@ class TrainConfig:
     """Share of all steps in which the learning rate rises (for one-cycle: up to the peak)."""
     head_warmup: Annotated[float, Bounds(0.0, 0.9)] = 0.0
     """Share of all steps at the start in which only the last layer, and what the method adds, learn; the rest of the
-    network begins its own warm-up after it."""
+    network, its BatchNorm statistics included, waits and has a warm-up of its own after it."""
     milestones: tuple[Annotated[float, Bounds(0.0, 1.0)], ...] = (0.6, 0.8)
     """Shares of the training at which schedule step multiplies the learning rate by train.decay."""
     decay: Annotated[float, Bounds(0.0, 1.0)] = 0.1
@@ -223,8 +223,8 @@ class TrainConfig:
     clip_norm: Annotated[float, Bounds(1e-6)] | None = 5.0
     """Gradient norm above which gradients are scaled down; none: they never are."""
     ema: Annotated[float, Bounds(0.0, 0.99999)] | None = None
-    """Keep the exponential moving average of the student's weights, with this factor at each step, as in 0.99: it is
-    what is validated and saved."""
+    """Keep the exponential moving average of the student's weights, with this factor at each step, as in 0.99 (less in
+    the first steps): it is what is validated and saved."""
     label_smoothing: Annotated[float, Bounds(0.0, 0.99)] = 0.0
     """Label smoothing of the cross-entropy term."""
     logit_adjustment: NonNegative = 0.0
@@ -261,7 +261,7 @@ class Config:
     teacher: TeacherConfig = _group(TeacherConfig, "The network that it learns from.", "id")
     train: TrainConfig = _group(TrainConfig, "Length, batch size, optimiser and precision.")
     prompts: PromptsConfig = _group(PromptsConfig, "Calibrated prompts: --teacher.head prompt, and pand.")
-    shots: ShotsConfig = _group(ShotsConfig, "Few-shot learning of novel classes, with openvocab.", "count")
+    shots: ShotsConfig = _group(ShotsConfig, "Few-shot learning of novel classes, with openvocab or dual.", "count")
     method: str = "kd"
     """How the student is taught: a method id, or a sum such as kd+other:0.5."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)

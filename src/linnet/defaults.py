@@ -134,7 +134,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
     if resolved.shots.count is not None and not methods.takes_names(resolved.method):
         raise UserError(
             f"--shots needs a student that takes class names as text, which '{resolved.method}' does not train: use "
-            "--method openvocab"
+            "--method openvocab or dual"
         )
     if resolved.shots.use == "finetune" and methods.student_head(resolved.method) == "dual":
         raise UserError(
@@ -149,7 +149,7 @@ def resolve(config: Config) -> tuple[Config, list[str]]:
 def _check_mixing(config: Config) -> None:
     """
     Raises:
-        UserError: mixed images for a method or a teacher that cannot do with them, or no mixing and a strength of it.
+        UserError: mixed images where they cannot be, or a strength of mixing without mixing.
     """
     if config.data.mix == "none":
         if config.data.mix_alpha != DataConfig.mix_alpha:
@@ -160,8 +160,9 @@ def _check_mixing(config: Config) -> None:
             f"'{parts[0]}' asks which class an image is of, and mixed images (data.mix {config.data.mix}) are of two: "
             "leave data.mix out"
         )
-    if config.shots.use == "finetune":
-        raise UserError("few-shot finetuning balances its batches, which data.mix would undo: leave data.mix out")
+    if config.shots.use == "finetune" or config.train.sampling != "natural":
+        own = "few-shot finetuning" if config.shots.use == "finetune" else f"train.sampling {config.train.sampling}"
+        raise UserError(f"{own} balances the batches, which data.mix would undo: leave one of both out")
     if methods.needs_teacher(config.method, config.options) and config.teacher.views == config.teacher.still:
         raise UserError(
             f"with data.mix {config.data.mix} the student sees mixed images and the teacher ({config.teacher.views}) "

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.config import TrainConfig
 from linnet.environment import freed_memory_kept
@@ -78,8 +77,13 @@ def group_rate(group: Mapping[str, Any], step: int, steps: int, config: TrainCon
     in the steps that are left."""
     if not group.get("waits"):
         return learning_rate(step, steps, config)
-    waiting = round(config.head_warmup * steps)
+    waiting = waiting_steps(steps, config)
     return 0.0 if step < waiting else learning_rate(step - waiting, steps - waiting, config)
+
+
+def waiting_steps(steps: int, config: TrainConfig) -> int:
+    """Steps in which only the head learns."""
+    return round(config.head_warmup * steps)
 
 
 def _cosine(start: float, end: float, share: float) -> float:
@@ -157,7 +161,7 @@ def train(
     if config.sync_batch_norm:
         synchronise_batch_norm(task.student, accelerator)
     optimizer = make_optimizer(task, config, [*task.student.last_parameters(), *task.method.parameters()])
-    averaged = moving_average(task.student, optimizer, config.ema) if config.ema is not None else None
+    averaged = moving_average(task.student, config.ema) if config.ema is not None else None
     kept: Any = task.student if averaged is None else averaged.module
     students = {task.student, kept}
     state = load_checkpoint(run.last_checkpoint, task, optimizer, averaged)
@@ -171,7 +175,7 @@ def train(
         start = time.perf_counter()
         seed_everything(seed, epoch, accelerator.process_index)
         task.train()
-        terms = train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step)
+        terms = train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step, averaged)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
         for student in students:
@@ -206,11 +210,16 @@ def train_epoch(
     epoch: int,
     steps: int,
     on_step: Callable[[int, int], None],
+    averaged: Any = None,
 ) -> dict[str, float]:
     """One pass over the data; returns the mean of the total loss and of each term."""
     sums: dict[str, torch.Tensor | float] = defaultdict(float)
+    student = accelerator.unwrap_model(task).student
     for i, batch in enumerate(loader.epoch(epoch)):
         step = epoch * len(loader) + i
+        waits = step < waiting_steps(steps, config)
+        if config.head_warmup and student.backbone.training == waits:
+            student.backbone.train(not waits)  # what waits keeps its statistics, too
         for group in optimizer.param_groups:
             group["lr"] = group_rate(group, step, steps, config)
         terms = task(batch, Progress(epoch, config.epochs))
@@ -221,9 +230,13 @@ def train_epoch(
             raise UserError(f"the loss is not finite at step {step} ({shown}): lower --train.lr; {kept}")
         optimizer.zero_grad()
         accelerator.backward(loss)
+        if waits:
+            drop_gradients(optimizer)
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(task.parameters(), config.clip_norm)
         optimizer.step()
+        if averaged is not None:
+            averaged.update(student, step + 1)
         for name, value in {"loss": loss, **terms}.items():
             sums[name] = sums[name] + value.detach()
         on_step(i + 1, len(loader))
@@ -231,11 +244,18 @@ def train_epoch(
     return {name: float(value) / len(loader) for name, value in zip(sums, means, strict=True)}
 
 
-def moving_average(module: nn.Module, optimizer: torch.optim.Optimizer, factor: float) -> AveragedModel:
-    """The average of a module's weights and statistics, which each step of the optimiser moves on."""
-    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(factor), use_buffers=True)
-    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(module))
-    return averaged
+def moving_average(student: Student, factor: float) -> Any:
+    """The average of a student's weights and statistics, which forgets its beginning (timm's warm-up of the factor)."""
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(student, decay=factor, use_warmup=True)
+
+
+def drop_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Those of weights that wait: they count neither in the norm that is clipped nor in the optimiser's averages."""
+    for group in optimizer.param_groups:
+        for weight in group["params"] if group["waits"] else ():
+            weight.grad = None
 
 
 def save_checkpoint(

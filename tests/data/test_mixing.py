@@ -99,6 +99,7 @@ def test_the_loss_of_a_mixture_by_hand():
         ({"data.mix": "mixup"}, "kd", "the teacher .center. would see whole ones: add --teacher.views replay:4"),
         ({"data.mix": "mixup", "teacher.views": "replay:2"}, "dkd", "'dkd' asks which class an image is of"),
         ({"data.mix": "mixup", "teacher.views": "online"}, "kd+openvocab", "different student heads"),
+        ({"data.mix": "mixup", "train.sampling": "class-balanced"}, "ce", "class-balanced balances the batches"),
         ({"data.mix_alpha": 0.2}, "ce", "data.mix_alpha has no effect without data.mix"),
     ],
 )

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from linnet.evaluation.base_novel import Labelled, base_novel_scores, harmonic_mean, mean_scores
+from linnet.students.mixture import mixed_logits
 
 EYE = np.eye(5)
 
@@ -34,3 +36,13 @@ def test_means():
     assert harmonic_mean(0.5, 1.0) == pytest.approx(2 / 3)
     assert harmonic_mean(0.0, 1.0) == 0
     assert mean_scores([{"a": 0.2, "b": 1.0}, {"a": 0.4, "b": 0.0}]) == pytest.approx({"a": 0.3, "b": 0.5})
+
+
+def test_a_dual_student_is_scored_as_it_names():
+    """Among base and novel names the images come out as through the mixture that predicts, with all of the classifier."""
+    generator = torch.Generator().manual_seed(0)
+    rows, base, novel, own = (torch.randn(shape, generator=generator) for shape in ((6, 8), (3, 8), (2, 8), (6, 3)))
+    labelled = Labelled(rows.numpy(), np.zeros(6, int), base.numpy(), own.numpy(), temperature=0.5)
+    columns = torch.tensor([0, 1, 2, -1, -1])
+    expected = mixed_logits(own, rows @ torch.cat([base, novel]).T / 0.5, columns, 1.0)
+    assert np.allclose(labelled.among(base.numpy(), novel.numpy()), expected.numpy(), atol=1e-5)

@@ -20,6 +20,7 @@ from linnet.commands.checks import check_kept, check_run
 from linnet.commands.finish import End, check_end, train_and_finish
 from linnet.commands.without_data import distill_without_data, prepare_copy
 from linnet.config import Config
+from linnet.config_files import difference
 from linnet.data.batches import FEW_SHOT_VERSION, TrainLoader, decode
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest, describe, in_two_classes, leaks
@@ -295,10 +296,10 @@ def _fine_tuned(config: Config, manifest: Manifest, teacher: ClassifierTeacher) 
     options |= {f"student.{name}": getattr(config.student, name) for name in ("crop_mode", "crop_pct", "jpeg")}
     options |= {"train.epochs": config.train.epochs}
     own, _ = settings(config.data.source, method="ce", student=name, seed=0, options=options, timed=False)
-    words = to_dict(own)
+    words = difference(Config(), own)  # a setting that is added to linnet later changes nothing
     if weights is not True:  # where they lie does not matter
-        words["student"]["pretrained"] = teacher.fingerprint()
-    key = hashlib.sha256(json.dumps((manifest.content_hash, words), sort_keys=True).encode()).hexdigest()[:16]
+        words = [*(line for line in words if not line.startswith("student.pretrained:")), teacher.fingerprint()]
+    key = hashlib.sha256(json.dumps((manifest.content_hash, words)).encode()).hexdigest()[:16]
     folder = cache_folder() / "teachers" / f"{name}-{key}"
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # several runs may need it at once
         _fine_tune(config, teacher, name, folder, options)

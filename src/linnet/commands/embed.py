@@ -95,7 +95,9 @@ def bank_for(model: Path, classes: str | Sequence[str]) -> TextBank:
 def _like_run(run: Path, infos: Sequence[ClassInfo], templates: tuple[str, ...] | None) -> TextBank:
     folder = model_folder(run)
     if not (folder / BANK).is_file():
-        raise UserError(f"{run} holds no student that takes class names as text: train one with --method openvocab")
+        raise UserError(
+            f"{run} holds no student that takes class names as text: train one with --method openvocab or dual"
+        )
     bank, tower = TextBank.load(folder / BANK), Run(run).text_tower
     if templates is not None and bank.context_PW is not None:
         raise UserError(f"the prompts of {run} were learned with its own templates: leave --templates out")

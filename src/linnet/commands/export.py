@@ -41,7 +41,9 @@ def export(
         export_onnx(student, path, opset=opset, saved=own.model)
         return path
     if student.bank is None:
-        raise UserError(f"the student of {run} has a classifier, which needs no text tower: see --method openvocab")
+        raise UserError(
+            f"the student of {run} has a classifier, which needs no text tower: see --method openvocab or dual"
+        )
     teacher = load_teacher(student.bank.teacher)
     assert isinstance(teacher, VisionLanguageTeacher)
     export_text_tower(teacher, student.bank, path, opset)

@@ -41,7 +41,7 @@ def check_end(config: Config, run: Run, student: Student, images: int) -> None:
     """
     weights = 4 * count_parameters(student)
     moments = 1 if config.train.optimizer == "sgd" else 2
-    last = (1 + moments) * weights
+    last = (1 + moments + (config.train.ema is not None)) * weights
     # at an epoch's end two checkpoints and the best student; at the run's end one, model/, model.onnx and the logits
     needed = max(2 * last + weights, last + 3 * weights + 4 * images * len(student.classes))
     there = sum(path.stat().st_size for path in run.checkpoints.glob("**/*") if path.is_file())

@@ -85,9 +85,10 @@ def export_onnx(
 
     The input ``images`` is (batch, 3, S, S) float32 in [0, 1], any batch size; normalisation is inside. The output
     is ``logits`` (batch, C). A student with an embedding head has a second input ``bank`` (C, E), whose default is the
-    bank that the student carries: give another and other classes are named. The metadata key ``linnet`` holds class
-    names, the teacher of the bank, and all that makes an input of an image, as JSON; so do the descriptions of inputs
-    and outputs in words.
+    bank that the student carries: give another and other classes are named. A dual student has a third input
+    ``columns`` (C,): the place of each row of the bank in its classifier, -1 for a new name. The metadata
+    key ``linnet`` holds class names, the teacher of the bank, and all that makes an input of an image, as JSON; so do
+    the descriptions of inputs and outputs in words.
 
     Args:
         images: evaluation images, of which the first 64 are compared; without any, random ones.
@@ -108,7 +109,7 @@ def export_onnx(
             part.inplace = False  # type: ignore[assignment]
     side = student.image_size
     inputs: dict[str, torch.Tensor] = {"images": torch.rand(2, 3, side, side)}
-    meta = {
+    meta: dict[str, Any] = {
         "image_size": side,
         "crop_mode": student.crop_mode,
         "crop_pct": student.crop_pct,
@@ -122,7 +123,7 @@ def export_onnx(
         module, inputs["bank"] = _Names(student), student.bank_CE
         if student.dual:
             inputs["columns"] = student.columns_C
-            meta["classifier"] = [info.name for info in student.classes]
+            meta["classifier"] = [(info.name, info.prompt_name) for info in student.classes]
         meta |= {"classes": list(bank.names), "teacher": bank.teacher, "teacher_hash": bank.teacher_hash}
     if saved:
         meta["model_hash"] = model_hash(saved)
@@ -130,7 +131,7 @@ def export_onnx(
     model = _to_onnx(module, inputs, axes, "logits", meta, student.name, opset)
     _describe(model, student)
     if bank:  # an input that has an initialiser may be left out
-        for name in inputs.keys() - {"images"}:
+        for name in list(inputs)[1:]:
             model.graph.initializer.append(onnx.numpy_helper.from_array(inputs[name].numpy(), name))
     batch = torch.rand(8, 3, side, side) if images is None else next(eval_batches(images, CHECKED_IMAGES))
     with evaluating(student):

@@ -180,7 +180,7 @@ class OnnxNetwork:
         self.class_names: list[str] = meta["classes"]
         self.model_hash: str | None = meta.get("model_hash")
         self._name, self._teacher_hash = str(path), meta.get("teacher_hash")
-        self._trained: list[str] | None = meta.get("classifier")
+        self._trained: list[list[str]] | None = meta.get("classifier")
         self._bank: dict[str, np.ndarray] = {}  # without one the file uses its own
 
     def check_takes_names(self) -> str:
@@ -194,7 +194,7 @@ class OnnxNetwork:
         if self._teacher_hash is None:
             raise UserError(
                 f"{self._name} has a classifier for its {len(self.class_names)} classes and cannot name others: "
-                "train one with --method openvocab"
+                "train one with --method openvocab or dual"
             )
         return self._teacher_hash
 

@@ -22,8 +22,7 @@ def choose_mix(student: Student, images: Images, labels_N: np.ndarray, device: t
     with evaluating(student):
         for batch in eval_batches(images, eval_batch_size(student.image_size, device)):
             classifier_BC, embedding_BE = student.heads(batch.to(device))
-            names_BC = torch.nn.functional.normalize(embedding_BE, dim=1) @ student.bank_CE.T / student.temperature
-            parts.append((classifier_BC, names_BC))
+            parts.append((classifier_BC, student.compared(embedding_BE, student.bank_CE)))
         classifier_NC, names_NC = (torch.cat(part) for part in zip(*parts, strict=True))
         truth_N, scores = torch.from_numpy(labels_N).to(device), []
         for weight in WEIGHTS:

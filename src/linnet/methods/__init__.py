@@ -108,7 +108,7 @@ def student_head(method: str) -> StudentHead:
 
 
 def reads_labels(method: str) -> list[str]:
-    """The parts of a method that read labels beyond the cross-entropy, and cannot do with mixed images."""
+    """The parts of a method that read labels beyond the cross-entropy, and cannot cope with mixed images."""
     return [id for id, _ in parse(method) if METHODS[id].needs.labels]
 
 

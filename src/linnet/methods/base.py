@@ -33,7 +33,7 @@ class Needs:
         False for a method that makes its own images and stands alone, not in sums. maps: whether the student tells the
         feature maps of its stages. detached: whether the gradient of its logits ends at the features, so that its last
         layer is a probe of them. labels: whether it reads the labels of a batch beyond the cross-entropy, and so cannot
-        do with mixed images.
+        cope with mixed images.
     """
 
     teacher: TeacherNeed = "any"

@@ -9,6 +9,8 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 
+from linnet.config import Config
+from linnet.errors import UserError
 from linnet.fields import Bounds, NonNegative
 from linnet.losses import divergence, embedding_error
 from linnet.methods.base import Context, Method, Needs
@@ -48,6 +50,10 @@ class DualHead(Method):
     Options = DualOptions
     needs = Needs(teacher="vlm", head="dual")
     bank_CE: torch.Tensor
+
+    def check_settings(self, config: Config) -> None:
+        if not (self.options.ce_weight or self.options.kd_weight or self.options.mse_weight):
+            raise UserError("every weight of dual is 0: there is nothing to learn")
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)

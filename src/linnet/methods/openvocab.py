@@ -106,6 +106,8 @@ class OpenVocabulary(Method):
             )
         if options.learn_prompts and config.teacher.head == "prompt":
             raise UserError("use openvocab.learn_prompts or --teacher.head prompt, not both: each learns prompts")
+        if options.learn_prompts and config.train.ema is not None:
+            raise UserError("train.ema averages the student and not the prompts that it learns: leave one of both out")
         if options.align_teacher == "learned" and not (options.learn_prompts and options.align_weight):
             raise UserError(
                 "openvocab.align_teacher learned has no effect without learn_prompts and an align_weight: add them, or "

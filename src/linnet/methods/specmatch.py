@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from linnet.config import Config
+from linnet.errors import UserError
 from linnet.fields import Bounds, NonNegative
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput, TeacherOutput
@@ -33,8 +35,9 @@ class SpecMatch(Method):
     """CE + weight * sum_k (e_k + eps)^(1/3), where e_k is the batch's mean squared error in the k-th principal
     direction of the teacher's embeddings of the training images.
 
-    A linear layer from the student's features tells the coefficients. The cube root makes a direction of little
-    variance count nearly as much as one of much: a plain squared error would leave it out.
+    The directions are those of the first view of each image, as the teacher sees it. A linear layer from the student's
+    features tells the coefficients. The cube root makes a direction of little variance count nearly as much as one of
+    much: a plain squared error would leave it out.
 
     Reference:
         Saito and Ushiku: SpecMatch, 2026.
@@ -46,7 +49,7 @@ class SpecMatch(Method):
     """
 
     summary = "features match the teacher's embedding in each principal direction (SpecMatch, 2026)"
-    use = "the same, small differences in full"
+    use = "a VLM's image embeddings, small differences in full"
     Options = SpecMatchOptions
     needs = Needs(teacher="vlm")
     mean_E: torch.Tensor
@@ -55,6 +58,13 @@ class SpecMatch(Method):
     def __init__(self, options: SpecMatchOptions | None = None):
         super().__init__(options)
         self.needs = replace(type(self).needs, detached=self.options.labels == "probe")  # type: ignore[misc]
+
+    def check_settings(self, config: Config) -> None:
+        if config.teacher.views == "online":
+            raise UserError(
+                "specmatch reads the teacher's embeddings of all training images before the training, and with "
+                "--teacher.views online they are not kept: use center or replay:4"
+            )
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)

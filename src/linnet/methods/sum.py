@@ -7,6 +7,7 @@ from torch import nn
 
 from linnet.config import Config
 from linnet.data.manifest import Manifest
+from linnet.errors import UserError
 from linnet.methods.base import Context, Method, Needs
 from linnet.step import Batch, Progress, StudentOutput
 from linnet.students.student import Student
@@ -19,14 +20,15 @@ class MethodSum(Method):
         super().__init__()
         self.parts = nn.ModuleList([part for part, _ in parts])
         self.weights = [weight for _, weight in parts]
-        maps, detached = any(part.needs.maps for part, _ in parts), parts[0][0].needs.detached
-        self.needs = Needs(maps=maps, detached=detached)  # type: ignore[misc]
+        self.needs = Needs(maps=any(part.needs.maps for part, _ in parts))  # type: ignore[misc]
 
     def prepare(self, context: Context) -> None:
         for part in self.parts:
             part.prepare(context)  # type: ignore[operator]
 
     def check_settings(self, config: Config) -> None:
+        if any(part.needs.detached for part in self.parts):  # type: ignore[union-attr]
+            raise UserError("specmatch.labels probe keeps all else from the features: it cannot be part of a sum")
         for part in self.parts:
             part.check_settings(config)  # type: ignore[operator]
 

@@ -80,7 +80,7 @@ class Student(nn.Module):
         self.crop_pct, self.jpeg = crop_pct, jpeg
         self.bank, self.temperature, self.dual, self.mix = bank, temperature, dual, mix
         outputs = (len(classes) if bank is None or dual else 0) + (0 if bank is None else bank.rows_CE.shape[1])
-        names = [info.name for info in classes] if bank is None else ()
+        names = [info.name for info in classes] if bank is None or dual else ()
         self.backbone: Any = create_network(name, outputs, image_size, pretrained, names, like)
         if bank is not None:
             self.set_bank(bank)
@@ -119,12 +119,16 @@ class Student(nn.Module):
         columns_K: torch.Tensor | None,
     ) -> torch.Tensor:
         """(B, K): logits of the names of a bank, whose places in a dual student's classifier are ``columns_K``."""
-        # linear becomes one Gemm in ONNX: a transposed bank would be copied for every image
-        names_BK = F.linear(F.normalize(embedding_BE, dim=1) / self.temperature, bank_KE)
+        names_BK = self.compared(embedding_BE, bank_KE)
         if not self.dual:
             return names_BK
         assert columns_K is not None
         return mixed_logits(classifier_BC, names_BK, columns_K, self.mix)
+
+    def compared(self, embedding_BE: torch.Tensor, bank_KE: torch.Tensor) -> torch.Tensor:
+        """(B, K): cosines of embeddings with the rows of a bank, divided by the temperature."""
+        # linear becomes one Gemm in ONNX: a transposed bank would be copied for every image
+        return F.linear(F.normalize(embedding_BE, dim=1) / self.temperature, bank_KE)
 
     def set_bank(self, bank: TextBank) -> None:
         """Name classes with this bank from now on, of the same teacher; the class table stays that of the training.
@@ -135,13 +139,13 @@ class Student(nn.Module):
         if self.bank is None:
             raise UserError(
                 f"this student ({self.name}) has a classifier for its {len(self.classes)} classes and cannot name "
-                "others: train one with --method openvocab"
+                "others: train one with --method openvocab or dual"
             )
         bank.check_teacher(self.bank.teacher_hash, f"this student ({self.name})")
         device = next(self.backbone.parameters()).device
         self.bank = bank
         self.register_buffer("bank_CE", torch.from_numpy(bank.rows_CE).to(device), persistent=False)
-        columns_C = bank.columns([info.name for info in self.classes])
+        columns_C = bank.columns([(info.name, info.prompt_name) for info in self.classes])
         self.register_buffer("columns_C", torch.from_numpy(columns_C).to(device), persistent=False)
 
     def last_parameters(self) -> list[nn.Parameter]:
@@ -200,7 +204,7 @@ class Student(nn.Module):
         outputs: dict[str, Any] = {"label_names": [info.name for info in self.classes]}
         if self.bank is not None:
             own, outputs = {**own, "temperature": self.temperature}, {}
-            own |= {"dual": True, "mix": self.mix} if self.dual else {}
+            own |= {"dual": True, "mix": self.mix, "classes": [info.name for info in self.classes]} if self.dual else {}
             self.bank.save(folder / BANK)
         with tempfile.TemporaryDirectory() as elsewhere:  # timm writes in place: a kill would leave half a file
             save_config_for_hf(
@@ -273,7 +277,7 @@ def check_start(student: Student, folder: Path, novel: Sequence[str]) -> None:
         UserError: the student in ``folder`` is another one.
     """
     earlier = Student.load(model_folder(folder))
-    if earlier.bank is None or student.bank is None:
+    if earlier.bank is None or student.bank is None or earlier.dual:
         raise UserError(
             f"the student at {folder} has a classifier: finetune one that was trained with --method openvocab"
         )

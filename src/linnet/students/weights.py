@@ -184,7 +184,8 @@ def load_weights(network: Any, path: Path, classes: Sequence[str] = (), whole: b
     """
     file = find_weights(path)
     own, state = network.state_dict(), state_for(network, read_weights(file))
-    known = settings_beside(file.parent).get("label_names")
+    beside = settings_beside(file.parent)
+    known = beside.get("label_names") or beside.get("linnet", {}).get("classes")  # of a dual student
     others = bool(classes and known) and list(classes) != known
     heads = () if whole else tuple(f"{name}." for name in classifiers(network))
     if _misfits(own, state, heads):

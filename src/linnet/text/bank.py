@@ -15,6 +15,7 @@ import numpy as np
 from linnet.errors import UserError, first_line
 from linnet.files import write_atomically
 from linnet.tensor_files import read_checked, with_checksum
+from linnet.text.classes import composed
 
 BANK = "bank.safetensors"  # beside the weights of a student with an embedding head
 
@@ -48,10 +49,14 @@ class TextBank:
                 f"learned from another one ({teacher_hash[:8]}): make the bank again with the student's own teacher"
             )
 
-    def columns(self, trained: Sequence[str]) -> np.ndarray:
-        """(C,) int64: the place of each name among ``trained``, -1 for a new one."""
-        places = {name: place for place, name in enumerate(trained)}
-        return np.array([places.get(name, -1) for name in self.names], dtype=np.int64)
+    def columns(self, trained: Sequence[Sequence[str]]) -> np.ndarray:
+        """(C,) int64: the place of each name among ``trained``, -1 for a new one.
+
+        Args:
+            trained: the words for each class of the training: its name and that in prompts (grey_heron, grey heron).
+        """
+        places = {composed(word): place for place, words in reversed(list(enumerate(trained))) for word in words}
+        return np.array([places.get(composed(name), -1) for name in self.names], dtype=np.int64)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save
