@@ -54,9 +54,11 @@ def test_small_photos_are_not_blown_up(tmp_path: Path, side: int, expected: int)
 
 def test_the_learning_rate_follows_where_the_student_starts():
     assert settings("aviary")[0].train.lr == 0.006
-    assert settings("photos")[0].train.lr == 0.001
+    assert settings("photos")[0].train.lr == 0.003
+    assert settings("photos", student="vit_tiny_patch16_224")[0].train.lr == 0.0003  # no BatchNorm
+    assert settings("photos", student="timm/none", options={"train.lr": 0.1})[0].train.lr == 0.1  # not looked up
     assert settings("photos", options={"student.pretrained": False})[0].train.lr == 0.006
-    assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.001
+    assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.003
     assert settings("aviary", options={"train.lr": 0.02})[0].train.lr == 0.02
     sgd = settings("photos", options={"train.optimizer": "sgd"})[0].train
     assert (sgd.lr, sgd.weight_decay) == (0.01, 5e-4)  # AdamW's decay would be a hundred times too much
@@ -80,6 +82,7 @@ def test_none_can_be_a_choice_and_can_be_auto():
     """The recipe "none" must not turn into "auto", which is "light"."""
     assert settings("aviary", options={"data.views": "none"})[0].data.views == "none"
     assert settings("aviary", options={"data.views": "auto"})[0].data.views == "light"
+    assert settings("photos")[0].data.views == "standard"
     assert settings("aviary", options={"train.clip_norm": "none"})[0].train.clip_norm is None
 
 

@@ -201,8 +201,8 @@ class TrainConfig:
     nesterov: bool = True
     """SGD only: Nesterov's momentum."""
     lr: Annotated[float, Bounds(1e-8, 100.0), Auto] = AUTO
-    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.001 from pretrained weights; SGD 0.05 and 0.01; few-shot
-    finetuning 0.0002 and 0.001."""
+    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.003 from pretrained weights (0.0003 for a network without
+    BatchNorm); SGD 0.05 and 0.01; few-shot finetuning 0.0002 and 0.001."""
     weight_decay: Annotated[float, Bounds(0.0), Auto] = AUTO
     """Applied to weight matrices and kernels only, not to norms and biases; auto: 0.05 for AdamW, 0.0005 for SGD."""
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"

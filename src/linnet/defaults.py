@@ -19,7 +19,7 @@ from linnet.errors import UserError
 from linnet.fields import AUTO, coerce, from_dict, to_dict
 from linnet.files import given_path
 from linnet.run import Run
-from linnet.students.network import check_name
+from linnet.students.network import check_name, has_batch_norm
 from linnet.students.precision import choose_precision
 from linnet.teachers import check_teacher, find_kind, load_teacher
 
@@ -31,6 +31,7 @@ BY_DATA: dict[str, Automatic] = {
         "student.pretrained": (False, "drawn birds are learned from scratch"),
         "student.image_size": (64, "the default size of drawn birds"),
         "train.epochs": (30, "the default length for drawn birds"),
+        "data.views": ("light", "crop and flip"),
         "data.workers": (0, ""),  # used only where images are not stored
     },
     "photos": {
@@ -38,6 +39,7 @@ BY_DATA: dict[str, Automatic] = {
         "student.pretrained": (True, "photos start from pretrained weights"),
         "student.image_size": (224, "the default size of photos"),
         "train.epochs": (60, "the default length for photos"),
+        "data.views": ("standard", "crop, flip, turn and recolour, which did better than less on photos"),
         "data.workers": (2, ""),
     },
 }
@@ -45,7 +47,6 @@ TEACHERS = {
     "drawn": ("mini-clip", "it knows drawn birds"),
     "photos": ("open_clip:ViT-B-16-SigLIP2/webli", "a strong open model (Apache-2.0)"),
 }
-VIEWS = ("light", "crop and flip")
 LAYOUT = (True, "convolutions are faster in this layout")
 METHOD_TRAINING = ("epochs", "lr", "weight_decay", "select")  # what a method without data has its own defaults for
 SAMPLE = 32  # images whose sizes decide the default input size
@@ -206,7 +207,7 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
         raise UserError(f"'{config.method}' is scored on the val and test images of its own data: leave out --eval")
     data = str(config.data.source)
     source = find_source(config.data.source)
-    automatic: Automatic = {**BY_DATA[source.defaults], "data.views": VIEWS}
+    automatic: Automatic = dict(BY_DATA[source.defaults])
     if config.student.image_size is AUTO and _is_there(data) and (side := _typical_side(source, data)):
         size = min(224, 32 * math.ceil(side / 32))
         automatic["student.image_size"] = (size, f"the shorter side of the images is about {side} pixels")
@@ -222,10 +223,10 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
         raise UserError(f"'{config.method}' reads no texts: leave --text-encoder out, or use --method vlm-kd")
     pretrained = config.student.pretrained
     scratch = not (automatic["student.pretrained"][0] if pretrained is AUTO else pretrained)
-    start, sgd = "from scratch" if scratch else "from pretrained weights", config.train.optimizer == "sgd"
-    # 0.006 is measured (docs/LOG.md); the other three are customary
-    rates = {(True, False): 0.006, (False, False): 0.001, (True, True): 0.05, (False, True): 0.01}
-    automatic["train.lr"] = (rates[scratch, sgd], f"{config.train.optimizer} {start}")
+    sgd = config.train.optimizer == "sgd"
+    if config.train.lr is AUTO:
+        name = automatic["student.name"][0] if config.student.name is AUTO else config.student.name
+        automatic["train.lr"] = _learning_rate(name, scratch, sgd)
     automatic["train.weight_decay"] = (5e-4 if sgd else 0.05, f"customary for {config.train.optimizer}")
     automatic["train.select"] = ("val", "the best epoch on val")
     automatic["train.channels_last"] = LAYOUT
@@ -240,6 +241,17 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
             "runs/NAME, or use --shots.use retrieval"
         )
     return config, reasons
+
+
+def _learning_rate(student: str, scratch: bool, sgd: bool) -> tuple[float, str]:
+    """0.006 and 0.003 are measured (docs/LOG.md), the others are customary."""
+    if scratch:
+        return (0.05, "sgd from scratch") if sgd else (0.006, "adamw from scratch")
+    if sgd:
+        return (0.01, "sgd from pretrained weights")
+    if has_batch_norm(student):
+        return (0.003, "adamw from pretrained weights")
+    return (0.0003, "adamw from pretrained weights, a network without BatchNorm")
 
 
 def _text_encoder(config: Config, default: tuple[str, str]) -> tuple[str, str]:
@@ -269,7 +281,7 @@ def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
         raise UserError(f"'{method}' keeps its last epoch, because --eval only scores: leave train.select out")
     # what still has an effect; all other settings of these groups must stay as they are
     scoring = {"test", "test_fraction", "val_fraction", "seed", "store_limit_gb"}
-    unread: Automatic = {"data.views": (VIEWS[0], ""), "data.workers": (0, "")}
+    unread: Automatic = {"data.views": (BY_DATA["drawn"]["data.views"][0], ""), "data.workers": (0, "")}
     heeded = {"data.eval", "teacher.id", "teacher.cache", *(f"data.{name}" for name in scoring if config.data.eval)}
     for group in ("data", "teacher", "prompts", "shots"):
         for name, value in vars(getattr(config, group)).items():

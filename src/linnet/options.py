@@ -48,7 +48,7 @@ RESOLVED = {
     "student.pretrained": "false for drawn birds and dfkd, true for photos",
     "student.image_size": "64 for drawn birds, 224 for photos, less where they are smaller",
     "train.epochs": "30 for drawn birds, 60 for photos, 20 for few-shot finetuning, 200 for dfkd",
-    "data.views": "light",
+    "data.views": "light for drawn birds and dfkd, standard for photos",
 }
 # settings with a short name: the main one of each group, and three more
 SHORT = {"data.eval": "eval", "student.image_size": "image-size", "teacher.text_encoder": "text-encoder"} | {

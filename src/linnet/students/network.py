@@ -4,7 +4,7 @@ Shapes: B batch, C outputs, D width of the pooled features.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +143,21 @@ def check_name(name: str) -> None:
     if name.split(".")[0] not in known:
         raise UserError(f"timm has no network '{name}'.{did_you_mean(name.split('.')[0], known)}")
     check_tag(name)
+
+
+@cache
+def has_batch_norm(name: str) -> bool:
+    """Whether a network has BatchNorm layers, without building its weights.
+
+    Raises:
+        UserError: timm knows no such network.
+    """
+    import timm
+
+    check_name(name)
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def check_tag(name: str) -> None:
