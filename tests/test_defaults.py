@@ -65,6 +65,11 @@ def test_the_learning_rate_follows_where_the_student_starts():
     assert settings("photos/")[0].data.source == "photos"
 
 
+def test_the_default_method_has_its_reason():
+    assert settings("aviary")[1][0].startswith("method = kd: above ce on val")
+    assert not any(reason.startswith("method") for reason in settings("aviary", method="kd")[1])
+
+
 def test_few_shot_finetuning_has_defaults_of_its_own():
     def train(**options: object) -> TrainConfig:
         options = {"shots.use": "finetune", "shots.count": 5, "student.pretrained": "runs/x/model", **options}
