@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -105,3 +106,35 @@ print(json.dumps([[own.part, own.ratio] for part in parts for own in part]))
 """
     rows = measuring.in_a_process(code, PYTHONPATH=str(Path(measuring.__file__).parent))
     assert {part for part, _ in rows} == set("abcdefg") and all(ratio > 0 for _, ratio in rows)
+
+
+# -------------------------------------------------------------------------------------------------------- bench/results
+
+
+@pytest.fixture
+def keep(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "bench")
+    return importlib.import_module("keep")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "bench" / "results").glob("grocery*.json")), ids=str
+)
+def test_the_tables_on_photos_are_those_that_were_kept(file: Path, keep: ModuleType):
+    """Nothing in them was typed."""
+    assert keep.table(json.loads(file.read_text())) in (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+
+
+def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
+    def over(low: float, high: float) -> dict[str, float]:
+        return {"value": 0.05, "low": low, "high": high, "p": 0.01}
+
+    row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02, "cost": None}
+    row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1)}
+    cells = [{"row": "kd", "run": "/home/me/runs/kd", "val.top1": 0.7, "test.top1": 0.6 + seed / 10} for seed in (0, 1)]
+    teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
+    kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]})
+    assert "home" not in json.dumps(kept)
+    _, _, line, of_teacher = keep.table(kept).splitlines()
+    assert line == "| `kd` | 70.0 ± 0.0 | 65.0 ± 7.1 | 60.0 70.0 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 |"
+    assert of_teacher.startswith("| *teacher: clip, probe* | 70.0 | 66.0 (60.0 to 70.0) |")

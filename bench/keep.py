@@ -1,0 +1,66 @@
+"""Keep what a comparison measured, without the folders of the machine that measured it:
+
+    linnet compare grocery-fresh bench/grocery_vlm.yaml ... --out runs/grocery-vlm
+    python bench/keep.py runs/grocery-vlm grocery_vlm
+
+writes bench/results/grocery_vlm.json and prints the table for docs/results.md, which a test compares with it.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = (
+    ("row", "val", "test", "test of each seed", "above ce", "A: images", "B: seeds", "better than ce?", "retention"),
+    ("---",) * 9,
+)
+
+
+def kept(compared: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a compare.json with the numbers of every seed, and the teachers."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for cell in compared["cells"]:
+        cells.setdefault(cell["row"], []).append(cell)
+    names = ("row", "method", "seeds", "over_images", "over_seeds", "better_than_ce", "retention", "cost")
+    rows = [
+        {name: row[name] for name in names}
+        | {part: [cell[f"{part}.top1"] for cell in cells[row["row"]]] for part in ("val", "test")}
+        for row in compared["rows"]
+    ]
+    teachers = [
+        {"name": teacher["name"].split("/")[-1], **{name: teacher[name] for name in ("val", "top1", "low", "high")}}
+        for teacher in compared["teachers"]
+    ]
+    return {"images": compared["images"], "rows": rows, "teachers": teachers}
+
+
+def table(results: dict[str, Any]) -> str:
+    """In Markdown, in per cent: mean and deviation over the seeds, intervals as `linnet compare` makes them."""
+    lines = [*HEAD]
+    for row in results["rows"]:
+        each = " ".join(f"{100 * value:.1f}" for value in row["test"])
+        both = [row["over_images"], row["over_seeds"]]
+        between = [f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}" if own else "" for own in both]
+        above = f"{100 * both[0]['value']:+.1f}" if both[0] else ""
+        told = (row["better_than_ce"] or "", f"{row['retention']:.2f}" if row["retention"] else "")
+        lines.append((f"`{row['row']}`", spread(row["val"]), spread(row["test"]), each, above, *between, *told))
+    for teacher in results["teachers"]:
+        test = f"{100 * teacher['top1']:.1f} ({100 * teacher['low']:.1f} to {100 * teacher['high']:.1f})"
+        lines.append((f"*teacher: {teacher['name']}*", f"{100 * teacher['val']:.1f}", test, *[""] * 6))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+if __name__ == "__main__":
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    results = kept(json.loads((folder / "compare.json").read_text()))
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
