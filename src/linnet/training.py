@@ -189,11 +189,8 @@ def train(
                 kept.save(run.epoch_student(epoch + 1))
             done = (epoch + 1) * len(loader)
             row = {"epoch": epoch + 1, "step": done, "lr": learning_rate(done - 1, steps, config), **terms}
-            row |= (
-                task.method.numbers()
-                | ({} if val is None else {"val.top1": val})
-                | {"seconds": round(train_seconds, 3)}
-            )
+            row |= {**task.method.numbers(), **({} if val is None else {"val.top1": val})}
+            row |= {"seconds": round(train_seconds, 3)}
             if is_moment(epoch + 1, epochs) and (images := task.method.pictures()) is not None:
                 add_row(run.gallery, run.gallery_picture, epoch + 1, images)
             run.add_metrics(row)
