@@ -396,6 +396,5 @@ def is_run(folder: Path) -> bool:
         names.update(os.listdir(folder))
     if {own.environment.name, own.config.name} <= names:
         return True
-    visible = {name for name in names if not name.startswith(".")}
-    # a run that was killed at its start has a lock alone
+    visible = {name for name in names if not name.startswith(".")}  # of one killed at its start: a lock, nothing else
     return bool(names & {".lock", own.environment.name}) and visible <= own._names

@@ -163,12 +163,11 @@ def train(
     optimizer = make_optimizer(task, config, [*task.student.last_parameters(), *task.method.parameters()])
     averaged = moving_average(task.student, config.ema) if config.ema is not None else None
     kept: Any = task.student if averaged is None else averaged.module
-    students = {task.student, kept}
     state = load_checkpoint(run.last_checkpoint, task, optimizer, averaged)
     if accelerator.is_main_process:
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
-    for student in students:
+    for student in {task.student, kept}:
         task.method.hand_over(student)
     steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
@@ -178,8 +177,7 @@ def train(
         terms = train_epoch(prepared, prepared_optimizer, loader, config, accelerator, epoch, steps, on_step, averaged)
         train_seconds = time.perf_counter() - start
         state = {**state, "epoch": epoch + 1, "seconds": state["seconds"] + train_seconds}
-        for student in students:
-            task.method.hand_over(student)
+        task.method.hand_over(kept)
         if accelerator.is_main_process:
             val = validate(kept)
             if config.select == "last" or (val is not None and val >= state["best_val"]):
