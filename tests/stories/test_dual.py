@@ -34,6 +34,7 @@ def test_it_learns_both_and_val_chooses_the_mixture(run: Run):
     assert summary["test.top1"] > 0.4  # chance is a quarter
     assert summary["val.top1"] >= max(summary["val.names.top1"], summary["val.classifier.top1"])
     assert 0 <= summary["student.mix"] <= 1
+    assert f"{summary['student.mix']:g} is the classifier's" in (run.folder / "train.log").read_text()
     assert summary["onnx.max_difference"] < 1e-3
     assert summary["id.mean_per_class"] == pytest.approx(summary["test.mean_per_class"])
 

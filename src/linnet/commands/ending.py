@@ -106,6 +106,9 @@ def _scores(config: Config, summary: Summary) -> Rows:
         yield "scores", "not scored: there are no labelled images"
     elif "test.top1" not in summary:
         yield "test", "there is no test split"
+    if "student.mix" in summary:
+        alone = (f"{head} alone {100 * summary[f'val.{head}.top1']:.1f} %" for head in ("classifier", "names"))
+        yield "heads", f"on val {', '.join(alone)}; of the mixture {summary['student.mix']:g} is the classifier's"
     if "ood.mean_per_class" in summary:
         own, *more = base_novel.in_words(summary).replace(" (teacher", "; its teacher").replace("%)", "%").split("; ")
         yield "by name", own
