@@ -167,8 +167,7 @@ def train(
     if accelerator.is_main_process:
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
-    for student in {task.student, kept}:
-        task.method.hand_over(student)
+    task.method.hand_over(task.student)
     steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
         start = time.perf_counter()

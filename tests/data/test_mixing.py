@@ -108,16 +108,13 @@ def test_what_cannot_be_mixed_is_refused(options: dict, method: str, message: st
         settings("aviary:species=3,images=4", method=method, options=options, timed=False)
 
 
-@pytest.mark.parametrize(
-    ("method", "views", "epochs", "least"),
-    [("kd", "replay:2", 12, 0.6), ("vl2lite", "online", 1, 0), ("ce", "center", 1, 0)],
-)
-def test_students_learn_from_mixed_images(method: str, views: str, epochs: int, least: float, tmp_path):
+@pytest.mark.parametrize(("method", "views"), [("ce", "center"), ("kd", "replay:2"), ("vl2lite", "online")])
+def test_students_learn_from_mixed_images(method: str, views: str, tmp_path):
     run = linnet.distill(
         "aviary:species=3,genus=1,images=32", student="test_resnet", method=method, out=tmp_path / "run",
         options={
-            "student.image_size": 32, "train.batch_size": 16, "train.epochs": epochs, "train.precision": "fp32",
+            "student.image_size": 32, "train.batch_size": 16, "train.epochs": 12, "train.precision": "fp32",
             "export": False, "data.mix": "both", "teacher.views": views,
         },
     )  # fmt: skip
-    assert run.summary()["test.top1"] > least  # chance is a third
+    assert run.summary()["test.top1"] > 0.6  # chance is a third

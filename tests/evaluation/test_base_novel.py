@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from linnet.evaluation.base_novel import Labelled, base_novel_scores, harmonic_mean, mean_scores
-from linnet.students.mixture import mixed_logits
+from linnet.students.two_heads import mixed_logits
 
 EYE = np.eye(5)
 

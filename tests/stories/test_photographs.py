@@ -58,7 +58,9 @@ def classifier(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 ])  # fmt: skip
 def test_a_cell_comes_out_as_the_table_says(grid: str, row: str, teacher: str, photos: Path, tmp_path: Path, request):
     """Within two standard deviations between the seeds (that of all rows together: three seeds know little of theirs)."""
-    results = json.loads((ROOT / "bench" / "results" / f"{grid}.json").read_text())["rows"]
+    if not (kept := ROOT / "bench" / "results" / f"{grid}.json").exists():
+        pytest.skip(f"no table of bench/{grid}.yaml is kept yet")
+    results = json.loads(kept.read_text())["rows"]
     deviation = statistics.fmean(statistics.variance(own["test"]) for own in results) ** 0.5
     told = next(own["test"] for own in results if own["row"] == row)
     options = {

@@ -5,8 +5,8 @@ import torch
 
 from linnet.data.batches import eval_batch_size, eval_batches
 from linnet.data.store import Images
-from linnet.students.mixture import mixed_logits
 from linnet.students.student import Student, evaluating
+from linnet.students.two_heads import mixed_logits
 
 WEIGHTS = tuple(i / 10 for i in range(11))
 

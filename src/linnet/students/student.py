@@ -21,8 +21,8 @@ from linnet.files import write_atomically
 from linnet.processes import seed_everything
 from linnet.run import model_folder
 from linnet.step import StudentOutput
-from linnet.students.mixture import mixed_logits
 from linnet.students.network import create_network, find_last_part, make_lowres, normalize_for, watch
+from linnet.students.two_heads import mixed_logits
 from linnet.students.weights import classifiers, normalisation
 from linnet.tensor_files import read_checked, with_checksum
 from linnet.text.bank import BANK, TextBank
@@ -37,7 +37,7 @@ class Student(nn.Module):
     With a text ``bank`` its last layer gives an embedding in the teacher's space instead of logits; logits are the
     cosines with the rows of the bank, divided by ``temperature``. The bank can be swapped: see :meth:`set_bank`. A
     ``dual`` one gives both: in training its logits are the classifier's, afterwards those of both heads, mixed with the
-    weight ``mix`` of the classifier (:func:`linnet.students.mixture.mixed_logits`).
+    weight ``mix`` of the classifier (:func:`linnet.students.two_heads.mixed_logits`).
 
     Args:
         name: timm architecture. classes: the class table. image_size: side in pixels.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from linnet.students.mixture import mixed_logits
+from linnet.students.two_heads import mixed_logits
 
 Z = torch.tensor([[2.0, 0.5, -1.0]], dtype=torch.float64)  # what the classifier says about its three classes
 NAMES = torch.tensor([[1.0, -0.5, 0.3, 2.0]], dtype=torch.float64)  # cosines with four names
