@@ -157,7 +157,7 @@ def train(
     Raises:
         UserError: the loss is no longer finite; the last good checkpoint stays.
     """
-    epochs = config.epochs
+    epochs, steps = config.epochs, config.epochs * len(loader)
     if config.sync_batch_norm:
         synchronise_batch_norm(task.student, accelerator)
     optimizer = make_optimizer(task, config, [*task.student.last_parameters(), *task.method.parameters()])
@@ -168,7 +168,6 @@ def train(
         run.cut_metrics(state["epoch"])
     prepared, prepared_optimizer = accelerator.prepare(task, optimizer)
     task.method.hand_over(task.student)
-    steps = epochs * len(loader)
     for epoch in range(state["epoch"], epochs):
         start = time.perf_counter()
         seed_everything(seed, epoch, accelerator.process_index)
