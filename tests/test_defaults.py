@@ -54,11 +54,11 @@ def test_small_photos_are_not_blown_up(tmp_path: Path, side: int, expected: int)
 
 def test_the_learning_rate_follows_where_the_student_starts():
     assert settings("aviary")[0].train.lr == 0.006
-    assert settings("photos")[0].train.lr == 0.003
+    assert settings("photos")[0].train.lr == 0.002
     assert settings("photos", student="vit_tiny_patch16_224")[0].train.lr == 0.0003  # no BatchNorm
     assert settings("photos", student="timm/none", options={"train.lr": 0.1})[0].train.lr == 0.1  # not looked up
     assert settings("photos", options={"student.pretrained": False})[0].train.lr == 0.006
-    assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.003
+    assert settings("photos", options={"student.pretrained": "a.pth"})[0].train.lr == 0.002
     assert settings("aviary", options={"train.lr": 0.02})[0].train.lr == 0.02
     sgd = settings("photos", options={"train.optimizer": "sgd"})[0].train
     assert (sgd.lr, sgd.weight_decay) == (0.01, 5e-4)  # AdamW's decay would be a hundred times too much
@@ -120,3 +120,42 @@ def test_what_was_chosen_is_told_in_one_block():
         "  train.epochs  30                  drawn birds",
         "  teacher.id    open_clip:ARCH/TAG  a strong: open model",
     ]
+
+
+class TestHeadOfTheTeacher:
+    """A probe may take the place of the class texts where nothing but the teacher's logits is read."""
+
+    @pytest.mark.parametrize(
+        ("method", "teacher", "head"),
+        [
+            ("kd", "mini-clip", "val"),
+            ("kd+dist", "mini-clip", "val"),
+            ("kd", "timm:resnet18", "zero-shot"),
+            ("ce", None, "zero-shot"),
+            ("vl2lite", "mini-clip", "zero-shot"),
+            ("kd+embedding", "mini-clip", "zero-shot"),
+            ("openvocab", "mini-clip", "zero-shot"),
+            ("dual+kd", "mini-clip", "zero-shot"),
+            ("pand", "mini-clip", "prompt"),
+        ],
+    )
+    def test_it_follows_what_the_method_reads(self, method: str, teacher: str | None, head: str):
+        config, reasons = settings("aviary", method=method, teacher=teacher)
+        assert config.teacher.head == head
+        assert any("teacher.head = val" in reason for reason in reasons) == (head == "val")
+
+    @pytest.mark.parametrize(("method", "head"), [("pand", "prompt"), ("openvocab", "zero-shot"), ("ce", "zero-shot")])
+    def test_another_method_starts_from_the_file_of_a_kd_run(self, tmp_path: Path, method: str, head: str):
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(to_dict(settings("aviary", method="kd")[0])))
+        assert settings(config=file, method=method)[0].teacher.head == head
+        assert settings(config=file, teacher="timm:resnet18")[0].teacher.head == "zero-shot"
+
+    @pytest.mark.parametrize(
+        ("method", "others"), [("pand", "zero-shot, prompt or probe"), ("openvocab", "zero-shot or prompt$")]
+    )
+    def test_val_chooses_nothing_for_a_method_that_reads_class_texts(self, method: str, others: str):
+        with pytest.raises(
+            UserError, match=f"'{method}' reads more than the teacher's logits.*use --teacher.head {others}"
+        ):
+            settings("aviary", method=method, options={"teacher.head": "val"})

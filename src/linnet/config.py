@@ -95,8 +95,9 @@ class TeacherConfig:
     """A teacher of 'linnet list teachers', as in open_clip:ViT-B-16-SigLIP2/webli, timm:NAME or run:PATH."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Sentences around a class name; their text embeddings are averaged."""
-    head: Literal["zero-shot", "prompt", "probe"] = "zero-shot"
-    """How embeddings become logits: the text bank as it is, calibrated prompts, or a linear probe on train images."""
+    head: Annotated[Literal["zero-shot", "prompt", "probe", "val"], Auto] = AUTO
+    """How embeddings become logits: the text bank as it is, calibrated prompts, a linear probe on train images, or the
+    one of text bank and probe that val prefers; auto: val where a method uses the logits alone, else zero-shot."""
     text_encoder: Annotated[str | None, Auto] = AUTO
     """What reads the texts of vlm-kd: a vision-language teacher, or another text encoder of 'linnet list teachers';
     auto: the teacher."""
@@ -201,7 +202,7 @@ class TrainConfig:
     nesterov: bool = True
     """SGD only: Nesterov's momentum."""
     lr: Annotated[float, Bounds(1e-8, 100.0), Auto] = AUTO
-    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.003 from pretrained weights (0.0003 for a network without
+    """Peak learning rate; auto: AdamW 0.006 from scratch, 0.002 from pretrained weights (0.0003 for a network without
     BatchNorm); SGD 0.05 and 0.01; few-shot finetuning 0.0002 and 0.001."""
     weight_decay: Annotated[float, Bounds(0.0), Auto] = AUTO
     """Applied to weight matrices and kernels only, not to norms and biases; auto: 0.05 for AdamW, 0.0005 for SGD."""

@@ -100,7 +100,8 @@ def settings(
         raise UserError(
             f"there is nothing in {out} to go on with, and no data are given: check --out, or give DATA too"
         )
-    given = from_dict(Config, merge(methods.defaults(chosen), _fitting(file, chosen), arguments))
+    fitting = _fitting(file, chosen, merged.get("teacher", {}).get("id"))
+    given = from_dict(Config, merge(methods.defaults(chosen), fitting, arguments))
     resolved, reasons = resolve(replace(given, options=methods.check_options(given.method, given.options)))
     if "method" not in merged:
         reasons = [f"method = {chosen}: {METHOD}", *reasons]
@@ -110,14 +111,17 @@ def settings(
     return precise, [*reasons, *more]
 
 
-def _fitting(file: Mapping[str, Any], method: str) -> dict[str, Any]:
+def _fitting(file: Mapping[str, Any], method: str, teacher: str | None) -> dict[str, Any]:
     """A file's settings without what another method read: the file of a kd run also starts its ce row."""
     fitting = dict(file)
     if isinstance(file.get("options"), Mapping):
         left_out = set(methods.METHODS) - {id for id, _ in methods.parse(method)}
         fitting["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
-    if isinstance(file.get("teacher"), Mapping) and not methods.needs_texts(method):
-        fitting["teacher"] = {name: value for name, value in file["teacher"].items() if name != "text_encoder"}
+    if isinstance(file.get("teacher"), Mapping):
+        unread = [] if methods.needs_texts(method) else ["text_encoder"]
+        if file["teacher"].get("head") == "val" and not _has_choice_of_heads(method, teacher):
+            unread.append("head")
+        fitting["teacher"] = {name: value for name, value in file["teacher"].items() if name not in unread}
     return fitting
 
 
@@ -227,6 +231,9 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
             )
     elif config.teacher.text_encoder is not AUTO:
         raise UserError(f"'{config.method}' reads no texts: leave --text-encoder out, or use --method vlm-kd")
+    automatic["teacher.head"] = ("zero-shot", "")
+    if _has_choice_of_heads(config.method, config.teacher.id, config.options):
+        automatic["teacher.head"] = ("val", "the class texts, or a probe on the embeddings if it is better on val")
     pretrained = config.student.pretrained
     scratch = not (automatic["student.pretrained"][0] if pretrained is AUTO else pretrained)
     sgd = config.train.optimizer == "sgd"
@@ -250,14 +257,19 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
 
 
 def _learning_rate(student: str, scratch: bool, sgd: bool) -> tuple[float, str]:
-    """0.006 and 0.003 are measured (docs/LOG.md), the others are customary."""
+    """0.006 and 0.002 are measured (docs/LOG.md), the others are customary."""
     if scratch:
         return (0.05, "sgd from scratch") if sgd else (0.006, "adamw from scratch")
     if sgd:
         return (0.01, "sgd from pretrained weights")
     if has_batch_norm(student):
-        return (0.003, "adamw from pretrained weights")
+        return (0.002, "adamw from pretrained weights")
     return (0.0003, "adamw from pretrained weights, a network without BatchNorm")
+
+
+def _has_choice_of_heads(method: str, teacher: str | None, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a probe may take the place of a vision-language teacher's class texts; the default teachers are such."""
+    return methods.reads_logits_alone(method, options) and (not teacher or find_kind(teacher).gives == "vlm")
 
 
 def _text_encoder(config: Config, default: tuple[str, str]) -> tuple[str, str]:
@@ -287,7 +299,8 @@ def _resolve_without_data(config: Config) -> tuple[Config, list[str]]:
         raise UserError(f"'{method}' keeps its last epoch, because --eval only scores: leave train.select out")
     # what still has an effect; all other settings of these groups must stay as they are
     scoring = {"test", "test_fraction", "val_fraction", "seed", "store_limit_gb"}
-    unread: Automatic = {"data.views": (BY_DATA["drawn"]["data.views"][0], ""), "data.workers": (0, "")}
+    views = BY_DATA["drawn"]["data.views"][0]
+    unread: Automatic = {"data.views": (views, ""), "data.workers": (0, ""), "teacher.head": ("zero-shot", "")}
     heeded = {"data.eval", "teacher.id", "teacher.cache", *(f"data.{name}" for name in scoring if config.data.eval)}
     for group in ("data", "teacher", "prompts", "shots"):
         for name, value in vars(getattr(config, group)).items():

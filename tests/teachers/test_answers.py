@@ -31,7 +31,7 @@ from linnet.teachers import answers, load_teacher, prompts
 from linnet.teachers.answers import Answers, ask, ask_together, class_head
 from linnet.teachers.base import ClassHead, Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import TeacherCache, center_pixels
-from linnet.teachers.probe import linear_probe
+from linnet.teachers.probe import enough, linear_probe, quick_probe
 from linnet.teachers.prompts import Embedded
 
 SOURCE = "aviary:species=4,images=6"
@@ -64,7 +64,7 @@ class Room:
     splits: Mapping[str, Manifest]
 
     def ask(self, teacher: Teacher, views: str = "center", **options: object) -> Answers:
-        given = {"teacher.views": views, "teacher.cache": self.folder} | {
+        given = {"teacher.views": views, "teacher.cache": self.folder, "teacher.head": "zero-shot"} | {
             key.replace("__", "."): value for key, value in options.items()
         }
         config, _ = settings(SOURCE, teacher=teacher.id, options=given)
@@ -166,7 +166,6 @@ def test_under_squash_the_teacher_looks_once_at_all_of_each_image(
         parts[part] = replace(rows, paths=tuple(paths), digests=digest_files(paths))
     asked = Room(room.folder, parts)
     said, centred = asked.ask(teacher, "squash"), asked.ask(teacher, "center")
-    assert said.is_cached
     for part, rows in parts.items():
         squashed = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in rows.paths]
         images = torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2).float() / 255
@@ -255,7 +254,7 @@ def side_by_side(room: Room, teachers: list[Teacher], views: str = "center") -> 
         return heard
 
     def work(rank: int) -> Exception | None:
-        options = {"teacher.views": views, "teacher.cache": room.folder}
+        options = {"teacher.views": views, "teacher.cache": room.folder, "teacher.head": "zero-shot"}
         config, _ = settings(SOURCE, teacher=teachers[rank].id, options=options)
         try:
             team = Team(rank, len(teachers), partial(tell, rank))
@@ -429,6 +428,51 @@ def test_a_probe_that_loses_on_val_is_said(
     assert "the probe is worse than the class texts on val" in caplog.text
 
 
+class TestQuickProbe:
+    """What decides between the class texts and a probe, and warns of texts that make little of a teacher."""
+
+    @pytest.mark.parametrize(("views", "view"), [("center", None), ("replay:2", 0)])
+    def test_it_is_fitted_to_the_view_that_is_kept(
+        self, teacher: VisionLanguageTeacher, room: Room, views: str, view: int | None
+    ):
+        said = room.ask(teacher, views)
+        train, val = room.splits["train"], room.splits["val"]
+        rows_NE = F.normalize(said.train(np.arange(len(train)), view or 0).embedding_BE, dim=1)  # type: ignore[arg-type]
+        named_N = quick_probe(Embedded(rows_NE, torch.from_numpy(train.labels)), embedded(teacher, val).rows_NE)
+        assert said.probed_N is not None
+        assert said.probed_N.shape == (len(val),)
+        assert (said.probed_N != (named_N == val.labels)).mean() < 0.1  # embeddings are kept in half precision
+
+    def test_nothing_is_probed_where_it_would_be_of_no_use_or_cost_a_pass(
+        self, teacher: VisionLanguageTeacher, classifier: Teacher, room: Room
+    ):
+        assert room.ask(teacher, teacher__head="probe").probed_N is None
+        assert room.ask(teacher, "online").probed_N is None
+        assert room.ask(classifier).probed_N is None
+
+    @pytest.mark.parametrize("views", ["center", "replay:1", "online"])
+    @pytest.mark.parametrize("texts", ["good", "bad"])
+    def test_val_chooses_the_probe_where_it_is_clearly_better(
+        self, teacher: VisionLanguageTeacher, room: Room, views: str, texts: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        bank_CE = zero_shot(teacher, room.splits).roll(int(texts == "bad"), 0)  # or the texts of other classes
+        monkeypatch.setattr(answers, "class_head", lambda *_: ClassHead(bank_CE=bank_CE, scale=teacher.logit_scale))
+        said = room.ask(teacher, views, teacher__head="val")
+        name = {"good": "zero-shot", "bad": "probe"}[texts]
+        assert said.head_name == name
+        assert list(said.val_top1) == list(dict.fromkeys(["zero-shot", name]))
+        assert (said.head.probe is None) == (said.probed_N is not None) == (texts == "good")
+        assert np.mean(said.logits["val"].argmax(axis=1) == room.splits["val"].labels) > 0.9
+        own = said.train(np.arange(24), 0)
+        assert (own.logits_BC.argmax(dim=1).numpy() == room.splits["train"].labels).mean() > 0.9
+
+    def test_it_is_fitted_to_some_images_of_each_class(self):
+        labels = np.array([1] * 70 + [0] * 3 + [-1] * 5)
+        assert enough(labels).tolist() == [*range(50), 70, 71, 72]
+        assert not len(enough(np.array([-1, -1])))
+        assert not len(enough(np.arange(5000)))  # C x C is too many for a closed form
+
+
 # --- what is refused ---
 
 
@@ -474,5 +518,5 @@ def test_equal_logits_of_a_classifier_count_as_it_names_them(splits: dict[str, M
     kept = exact.half()
     assert (kept == kept[0, 0]).all()
     rows = SimpleNamespace(rows=lambda digests: kept)
-    share = answers._val_top1(ClassHead(order_C=torch.arange(4)), rows, splits)  # type: ignore[arg-type]
+    share = answers._right(ClassHead(order_C=torch.arange(4)), rows, splits["val"]).mean()  # type: ignore[arg-type]
     assert share == (splits["val"].labels == 0).mean() > 0

@@ -195,7 +195,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     answers = _ask_teacher(config, teacher, splits, run, accelerator) if teacher else None
     judged = {}
     if answers and accelerator.is_main_process:
-        judged = judge_teacher(config, run, answers, splits["train"], splits["val"])
+        judged = judge_teacher(config, run, answers, splits["val"])
     novel = None
     if names_as_text:
         assert isinstance(teacher, VisionLanguageTeacher)

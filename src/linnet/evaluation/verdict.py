@@ -9,26 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from linnet import methods
 from linnet.config import Config
 from linnet.config_files import difference
 from linnet.data.manifest import Manifest
-from linnet.data.splits import by_class
 from linnet.errors import UserError
 from linnet.evaluation.intervals import Difference, over_images, wilson_interval
 from linnet.files import read_json, readable
 from linnet.metrics import near_chance, right
 from linnet.run import Run
 from linnet.teachers.answers import Answers
-from linnet.teachers.probe import quick_probe
-from linnet.teachers.prompts import Embedded
 
 log = logging.getLogger("linnet")
 
 FEW = 100  # images below which an interval is so wide that the log says so
-PROBED = 50  # training images of each class that a quick probe is fitted to, fewer of many classes
 # what two runs must share for their difference to be that of their methods
 EQUAL = ("student.name", "student.pretrained", "student.image_size", "train.epochs", "train.batch_size", "seed")
 BE_BETTER = "a teacher should be clearly better than the student alone"
@@ -137,7 +132,7 @@ def other_settings(alone: Run, config: Config) -> list[str]:
 # --- before training ---
 
 
-def judge_teacher(config: Config, run: Run, answers: Answers, train: Manifest, val: Manifest) -> dict[str, Any]:
+def judge_teacher(config: Config, run: Run, answers: Answers, val: Manifest) -> dict[str, Any]:
     """Warn of a teacher that is near chance, below a linear probe on its own embeddings, or no better than the labels
     alone. Nothing is asked of the teacher again.
 
@@ -150,9 +145,9 @@ def judge_teacher(config: Config, run: Run, answers: Answers, train: Manifest, v
     few = "; so few images say little" if len(val) < FEW else ""
     log.info("teacher %s: val top-1 %s (%s, %d images%s)", id, shown, interval, len(val), few)
     facts, warnings = judge_accuracy(id, answers.logits["val"], val.labels)
-    if (probed_N := _probed(answers, train, val)) is not None:
-        facts["teacher.quick_probe.val.top1"] = float(probed_N.mean())
-        above, low, *_ = over_images(probed_N, right_N)
+    if answers.probed_N is not None:
+        facts["teacher.quick_probe.val.top1"] = float(answers.probed_N.mean())
+        above, low, *_ = over_images(answers.probed_N, right_N)
         if low > 0:
             remedy = "describe the classes with --data.descriptions FILE, or choose other --teacher.templates"
             if not methods.takes_names(config.method):
@@ -196,18 +191,6 @@ def said(facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     for warning in warnings:
         log.warning("%s", warning)
     return facts | ({"teacher.warnings": warnings} if warnings else {})
-
-
-def _probed(answers: Answers, train: Manifest, val: Manifest) -> np.ndarray | None:
-    """(N,) bool, the val images that a quick probe names right; None beside a full probe, for a classifier, and for a
-    teacher whose embeddings of the training images are not kept."""
-    most = min(PROBED, 20_000_000 // len(train.classes) ** 2)  # bounds time and memory
-    if answers.val_NE is None or answers.head_name == "probe" or not answers.is_cached or not most:
-        return None
-    some = np.sort(np.concatenate([rows[:most] for label, rows in by_class(train.labels).items() if label >= 0]))
-    embedding_NE = answers.train(some, 0).embedding_BE
-    assert embedding_NE is not None
-    return quick_probe(Embedded(embedding_NE, torch.from_numpy(train.labels[some])), answers.val_NE) == val.labels
 
 
 # --- after training ---

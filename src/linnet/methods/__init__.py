@@ -86,6 +86,11 @@ def needs_teacher(method: str, options: Mapping[str, Mapping[str, Any]] | None =
     return {kind.teacher_need(kind.Options(**own)) for kind, own in parts} - {"none"}
 
 
+def reads_logits_alone(method: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> bool:
+    """Whether a method reads nothing of a teacher but its logits, wherever they come from."""
+    return needs_teacher(method, options) == {"any"} and not takes_names(method)
+
+
 def needs_texts(method: str) -> bool:
     """Whether a part of a method reads texts with a text encoder."""
     return any(METHODS[id].needs.texts for id, _ in parse(method))
@@ -164,6 +169,11 @@ def check_teacher(config: Config, kind: TeacherKind) -> None:
             )
     if needs and kind == "classifier" and head != "zero-shot":
         raise UserError(f"--teacher.head {head} needs a vision-language teacher; '{id}' is a classifier")
+    if needs and head == "val" and not reads_logits_alone(method, config.options):
+        raise UserError(
+            f"the method '{method}' reads more than the teacher's logits, so val cannot choose between its heads: use "
+            f"--teacher.head zero-shot{' or prompt' if takes_names(method) else ', prompt or probe'}"
+        )
     if takes_names(method) and head == "probe":
         raise UserError(f"the method '{method}' needs class texts, which --teacher.head probe does not use")
 
@@ -190,6 +200,7 @@ __all__ = [
     "needs_texts",
     "parse",
     "reads_labels",
+    "reads_logits_alone",
     "student_head",
     "takes_names",
 ]

@@ -21,13 +21,14 @@ from linnet.data.mixing import mixing_of
 from linnet.data.store import Images
 from linnet.environment import available_cpus
 from linnet.errors import UserError
-from linnet.metrics import top_k_accuracy
+from linnet.evaluation.intervals import over_images
+from linnet.metrics import right
 from linnet.processes import Team
 from linnet.progress import Bar
 from linnet.step import TeacherOutput
 from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import CENTER_VIEW, Pixels, TeacherCache, live_rows, still_pixels
-from linnet.teachers.probe import linear_probe
+from linnet.teachers.probe import enough, linear_probe, quick_probe
 from linnet.teachers.prompts import Embedded, calibrated_bank, prompt_templates, step_count
 from linnet.teachers.texts import text_vectors
 from linnet.text.classes import ClassInfo, first_sentences
@@ -45,7 +46,8 @@ class Answers:
         val_top1: accuracy of every head that was tried, by name.
         logits: (N, C) of each split but train. train: (rows of the training split, view number) -> outputs.
         prompts: the calibrated context and text bank; empty if they are not used.
-        val_NE: unit embeddings of the val split, None of a classifier. is_cached: whether ``train`` only looks up.
+        probed_N: whether a quick probe on the embeddings names each val image right; None with a full probe, of a
+            classifier, and where no embeddings of the training images are kept.
     """
 
     head: ClassHead
@@ -54,8 +56,7 @@ class Answers:
     logits: dict[str, np.ndarray]
     train: Callable[[np.ndarray, int], TeacherOutput]
     prompts: dict[str, torch.Tensor]
-    val_NE: torch.Tensor | None = None
-    is_cached: bool = True
+    probed_N: np.ndarray | None = None
 
     def about(self, config: Config) -> dict[str, Any]:
         """What a run's summary says about its teacher."""
@@ -80,12 +81,20 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
         _fill(look)
     cache = eyes.still
     name = "zero-shot" if teacher.kind == "vlm" else "classifier"
-    val_top1 = {name: _val_top1(head, cache, splits)}
+    right_N = _right(head, cache, splits["val"])
+    val_top1 = {name: float(right_N.mean())}
+    probed_N = _quickly_probed(eyes, splits) if teacher.kind == "vlm" and chosen != "probe" else None
+    if chosen == "val":
+        if probed_N is not None and (above := over_images(probed_N, right_N)).low > 0:
+            log.info("a quick probe is %.1f points better on val than the class texts: a probe", 100 * above.value)
+            chosen, probed_N = "probe", None
+        else:
+            _warn_of_twins(teacher, classes, head)
     if isinstance(teacher, VisionLanguageTeacher) and chosen == "prompt":
         texts = first_sentences(classes, prompt_templates(config))  # a description at most
         prompts = _calibrate(config, teacher, texts, splits, cache)
         calibrated = head._replace(bank_CE=prompts["bank_CE"])
-        val_top1["prompt"] = _val_top1(calibrated, cache, splits)
+        val_top1["prompt"] = float(_right(calibrated, cache, splits["val"]).mean())
         if val_top1["prompt"] >= val_top1["zero-shot"]:
             head, name = calibrated, "prompt"
             _warn_of_twins(teacher, classes, head)
@@ -96,15 +105,14 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     elif chosen == "probe":
         train, val = (_embedded(cache, splits[part]) for part in ("train", "val"))
         head = head._replace(probe=linear_probe(train, val, len(classes)), scale=1.0)
-        name, val_top1["probe"] = "probe", _val_top1(head, cache, splits)
+        name, val_top1["probe"] = "probe", float(_right(head, cache, splits["val"]).mean())
         if val_top1["probe"] < val_top1["zero-shot"]:
             log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
     logits = {
         part: head(cache.rows(rows.digests)).logits_BC.numpy() for part, rows in splits.items() if part != "train"
     }
     outputs = _train_outputs(teacher, head, splits["train"], eyes, device)
-    val_NE = _embedded(cache, splits["val"]).rows_NE if teacher.kind == "vlm" else None
-    return Answers(head, name, val_top1, logits, outputs, prompts, val_NE, config.teacher.views != "online")
+    return Answers(head, name, val_top1, logits, outputs, prompts, probed_N)
 
 
 def ask_together(
@@ -230,6 +238,7 @@ class Eyes:
     Attributes:
         looks: all that it has to see before training.
         still: what it said of images seen whole. replayed: the same of views that are kept, if there are any.
+        kept: where its rows of the training images lie, and of which view; None where they do not.
         live: (view, rows of the training split) -> the pixels of that view; None where the teacher sees no views.
     """
 
@@ -237,6 +246,7 @@ class Eyes:
     still: TeacherCache
     replayed: TeacherCache | None
     live: Callable[[int, Sequence[int] | np.ndarray], torch.Tensor] | None
+    kept: tuple[TeacherCache, int] | None = None
 
     @staticmethod
     def open(
@@ -248,17 +258,18 @@ class Eyes:
         """
         own, train = config.teacher, splits["train"]
         still = TeacherCache(teacher, own.still, own.cache, device, turn)
-        needed = (part for part in splits if part != "train" or own.head != "zero-shot" or own.views == own.still)
+        kept = (still, CENTER_VIEW) if own.head != "zero-shot" or own.views == own.still else None
+        needed = (part for part in splits if part != "train" or kept)
         looks = [_still_look(still, teacher, part, splits[part], own.still) for part in needed]
         if own.views == own.still:
-            return Eyes(looks, still, None, None)
+            return Eyes(looks, still, None, None, kept)
         live = _views(config, teacher, train, device)
         if own.views == "online":
-            return Eyes(looks, still, None, live)
+            return Eyes(looks, still, None, live, kept)
         replayed = TeacherCache(teacher, _replay_words(config, teacher, train.digests), own.cache, device, turn)
         for view in range(min(own.replay or 0, config.train.epochs)):
             looks.append(Look(replayed, f"teacher {teacher.id}, view {view}", train.digests, partial(live, view), view))
-        return Eyes(looks, still, replayed, live)
+        return Eyes(looks, still, replayed, live, kept or (replayed, 0))
 
 
 def _still_look(cache: TeacherCache, teacher: Teacher, part: str, images: Manifest, still: Still) -> Look:
@@ -279,13 +290,23 @@ def _fill(look: Look) -> None:
         log.info("%s: %d images in %.1f s%s", title, computed, time.perf_counter() - start, cached)
 
 
-def _val_top1(head: ClassHead, cache: TeacherCache, splits: Mapping[str, Manifest]) -> float:
-    return top_k_accuracy(head(cache.rows(splits["val"].digests)).logits_BC.numpy(), splits["val"].labels)
+def _right(head: ClassHead, cache: TeacherCache, rows: Manifest) -> np.ndarray:
+    return right(head(cache.rows(rows.digests)).logits_BC.numpy(), rows.labels)
 
 
-def _embedded(cache: TeacherCache, rows: Manifest) -> Embedded:
-    unit_NE = torch.nn.functional.normalize(cache.rows(rows.digests).float(), dim=1)
+def _embedded(cache: TeacherCache, rows: Manifest, view: int = CENTER_VIEW) -> Embedded:
+    unit_NE = torch.nn.functional.normalize(cache.rows(rows.digests, view).float(), dim=1)
     return Embedded(unit_NE, torch.from_numpy(rows.labels))
+
+
+def _quickly_probed(eyes: Eyes, splits: Mapping[str, Manifest]) -> np.ndarray | None:
+    """(N,) bool, the val images that a quick probe names right."""
+    train, val = splits["train"], splits["val"]
+    some = enough(train.labels)
+    if eyes.kept is None or not len(some):
+        return None
+    cache, view = eyes.kept
+    return quick_probe(_embedded(cache, train.take(some), view), _embedded(eyes.still, val).rows_NE) == val.labels
 
 
 def _calibrate(

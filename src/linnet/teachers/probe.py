@@ -5,9 +5,17 @@ import warnings
 import numpy as np
 import torch
 
+from linnet.data.splits import by_class
 from linnet.teachers.prompts import Embedded
 
 STRENGTHS = tuple(10.0**power for power in (-1, 0, 1, 2, 3))  # inverse regularisation, for unit embeddings
+
+
+def enough(labels_N: np.ndarray) -> np.ndarray:
+    """The images that a quick probe is fitted to: at most 50 of each class, fewer of many, and none of far too many."""
+    most = min(50, 20_000_000 // (int(labels_N.max(initial=0)) + 1) ** 2)  # bounds time and memory
+    some = [rows[:most] for label, rows in by_class(labels_N).items() if label >= 0]
+    return np.sort(np.concatenate(some)) if some else np.array([], dtype=np.int64)
 
 
 def quick_probe(train: Embedded, rows_NE: torch.Tensor) -> np.ndarray:
