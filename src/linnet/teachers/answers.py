@@ -86,7 +86,10 @@ def ask(config: Config, teacher: Teacher, splits: Mapping[str, Manifest], device
     probed_N = _quickly_probed(eyes, splits) if teacher.kind == "vlm" and chosen != "probe" else None
     if chosen == "val":
         if probed_N is not None and (above := over_images(probed_N, right_N)).low > 0:
-            log.info("a quick probe is %.1f points better on val than the class texts: a probe", 100 * above.value)
+            log.info(
+                "a quick probe is %.1f points better on val than the class texts: a probe takes their place",
+                100 * above.value,
+            )
             chosen, probed_N = "probe", None
         else:
             _warn_of_twins(teacher, classes, head)
