@@ -47,7 +47,8 @@ def classifier(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         photos, student="tf_efficientnet_lite2", method="ce", out=tmp_path_factory.mktemp("runs") / "teacher",
         options={
             "student.pretrained": SHARED / "weights" / "tf_efficientnet_lite2", "student.image_size": 192,
-            "train.epochs": 15, "train.precision": "fp32", "export": False,
+            "train.epochs": 15, "train.lr": 0.003, "train.precision": "fp32", "data.views": "standard",
+            "data.test": "none", "export": False,
         },
     )  # fmt: skip
     return f"run:{run.folder}"
