@@ -14,7 +14,7 @@ HOUSE = ROOT / "src" / "linnet"
 # From the ground up. A module may import what lies on a lower floor, or in its own folder; the longest name counts.
 FLOORS = [
     "errors",
-    "step losses metrics evaluation.intervals timing processes",
+    "step losses metrics timing processes",
     "files progress hub tensor_files",
     "fields text environment report.gallery",
     "config",

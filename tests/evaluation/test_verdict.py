@@ -15,7 +15,6 @@ import linnet
 from linnet.config import DataConfig, TeacherConfig
 from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
-from linnet.evaluation.intervals import Difference
 from linnet.evaluation.predictions import write_predictions
 from linnet.evaluation.verdict import (
     find_baseline,
@@ -27,6 +26,7 @@ from linnet.evaluation.verdict import (
     read_named,
     verdict,
 )
+from linnet.metrics.intervals import Difference
 from linnet.run import Run
 from linnet.step import TeacherOutput
 from linnet.teachers.answers import Answers

@@ -12,10 +12,10 @@ from linnet.deploy.latency import image_ms
 from linnet.errors import UserError
 from linnet.evaluation import base_novel
 from linnet.evaluation.confusion import confused_pairs
-from linnet.evaluation.intervals import Difference, more_seeds, wilson_interval
 from linnet.evaluation.score import Seen
 from linnet.evaluation.verdict import BE_BETTER, Baseline, find_baseline, in_words, other_settings, read_named
 from linnet.files import cache_folder, on_one_line
+from linnet.metrics.intervals import Difference, more_seeds, wilson_interval
 from linnet.progress import WIDTH
 from linnet.run import Run
 from linnet.timing import duration

@@ -16,9 +16,9 @@ from linnet.data.images import CropMode, Jpeg, decode_in_order
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
 from linnet.evaluation.confusion import confused_pairs
-from linnet.evaluation.intervals import mcnemar, mean_per_class_interval, over_images, wilson_interval
 from linnet.files import readable
 from linnet.metrics import calibration_error, right, softmax
+from linnet.metrics.intervals import mcnemar, mean_per_class_interval, over_images, wilson_interval
 from linnet.progress import Bar
 from linnet.text.classes import composed
 

@@ -15,9 +15,9 @@ from linnet.config import Config
 from linnet.config_files import difference
 from linnet.data.manifest import Manifest
 from linnet.errors import UserError
-from linnet.evaluation.intervals import Difference, over_images, wilson_interval
 from linnet.files import read_json, readable
 from linnet.metrics import near_chance, right
+from linnet.metrics.intervals import Difference, over_images, wilson_interval
 from linnet.run import Run
 from linnet.teachers.answers import Answers
 

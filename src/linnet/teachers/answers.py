@@ -21,8 +21,8 @@ from linnet.data.mixing import mixing_of
 from linnet.data.store import Images
 from linnet.environment import available_cpus
 from linnet.errors import UserError
-from linnet.evaluation.intervals import over_images
 from linnet.metrics import right
+from linnet.metrics.intervals import over_images
 from linnet.processes import Team
 from linnet.progress import Bar
 from linnet.step import TeacherOutput

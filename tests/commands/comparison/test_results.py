@@ -15,7 +15,7 @@ from linnet.commands.comparison.grid import check_fair
 from linnet.commands.comparison.results import Report, report
 from linnet.commands.comparison.table import as_markdown, print_table, remarks, write_files
 from linnet.errors import UserError
-from linnet.evaluation.intervals import holm, over_images, over_seeds
+from linnet.metrics.intervals import holm, over_images, over_seeds
 
 N = 200
 

@@ -15,8 +15,8 @@ from linnet.commands.comparison.cells import Summary
 from linnet.commands.comparison.costs import Cost, cost_key
 from linnet.commands.comparison.grid import Row, baselines_of, unequal
 from linnet.errors import UserError
-from linnet.evaluation.intervals import Difference, holm, more_seeds, over_images, over_seeds, wilson_interval
 from linnet.evaluation.verdict import read_named
+from linnet.metrics.intervals import Difference, holm, more_seeds, over_images, over_seeds, wilson_interval
 from linnet.run import Run
 
 SURE = 0.05

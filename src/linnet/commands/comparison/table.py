@@ -14,9 +14,9 @@ from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result,
 from linnet.commands.comparison.workers import in_groups
 from linnet.environment import environment
 from linnet.errors import UserError
-from linnet.evaluation.intervals import Difference
 from linnet.fields import to_dict
 from linnet.files import new_file, readable, write_atomically
+from linnet.metrics.intervals import Difference
 from linnet.progress import WIDTH
 from linnet.timing import duration
 

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.multitest import multipletests
 
-from linnet.evaluation.intervals import (
+from linnet.metrics.intervals import (
     Difference,
     holm,
     mcnemar,
