@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
                 manifest = replace(manifest, classes=classes)
             splits = {part: manifest.take(manifest.rows(part)) for part in ("train", "val", "test")}
             answers = ask(config, load_teacher(config.teacher.id), splits, torch.device("cpu"))
-            scores["before"].append(100 * answers.val_top1[head])
+            scores["before"].append(100 * answers.settled.val_top1[head])
             for part in ("val", "test"):
                 scores[part].append(100 * top_k_accuracy(answers.logits[part], splits[part].labels))
         print(f"| {head} | {' | '.join(map(mean_sd, scores.values()))} |", flush=True)

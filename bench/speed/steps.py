@@ -19,7 +19,7 @@ from linnet.methods.base import Context
 from linnet.step import Batch, Progress
 from linnet.students.student import Student
 from linnet.teachers import load_teacher
-from linnet.teachers.answers import class_head
+from linnet.teachers.heads import class_head
 from linnet.text.classes import class_table
 from linnet.training import Task
 

@@ -19,9 +19,8 @@ from linnet.data.batches import cut_views
 from linnet.environment import freed_memory_kept
 from linnet.files import cache_folder
 from linnet.teachers import load_teacher
-from linnet.teachers.answers import still_pixels
 from linnet.teachers.base import Teacher
-from linnet.teachers.cache import TeacherCache, live_rows
+from linnet.teachers.cache import TeacherCache, live_rows, still_pixels
 
 ARCHITECTURE = "ViT-B-32"
 EPOCHS, BATCH, SIZE, STUDENT = 30, 64, 224, "mobilenetv3_small_100"

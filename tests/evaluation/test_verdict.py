@@ -31,6 +31,7 @@ from linnet.run import Run
 from linnet.step import TeacherOutput
 from linnet.teachers.answers import Answers
 from linnet.teachers.base import ClassHead
+from linnet.teachers.heads import Settled
 
 
 def answers(right: int, val: Manifest, probed: int | None = None) -> Answers:
@@ -41,7 +42,8 @@ def answers(right: int, val: Manifest, probed: int | None = None) -> Answers:
 
     told = None if probed is None else np.arange(len(val)) < probed
     logits = {"val": logits_with(right, val)}
-    return Answers(ClassHead(), "zero-shot", {"zero-shot": right / len(val)}, logits, look, {}, told)
+    settled = Settled(ClassHead(), "zero-shot", {"zero-shot": right / len(val)}, {}, told)
+    return Answers(settled, logits, look)
 
 
 @pytest.fixture

@@ -27,10 +27,11 @@ from linnet.defaults import settings
 from linnet.errors import UserError
 from linnet.processes import Team
 from linnet.students.student import Student
-from linnet.teachers import answers, load_teacher, prompts
-from linnet.teachers.answers import Answers, ask, ask_together, class_head
+from linnet.teachers import answers, heads, load_teacher, prompts
+from linnet.teachers.answers import Answers, ask, ask_together
 from linnet.teachers.base import ClassHead, Teacher, VisionLanguageTeacher
 from linnet.teachers.cache import TeacherCache, center_pixels
+from linnet.teachers.heads import class_head
 from linnet.teachers.probe import enough, linear_probe, quick_probe
 from linnet.teachers.prompts import Embedded
 
@@ -108,7 +109,7 @@ def test_under_center_every_view_has_the_teachers_own_look_at_the_image(
         out = said.train(rows, view)
         assert out.embedding_BE is not None
         assert torch.allclose(out.embedding_BE, live, atol=1e-3)
-        assert torch.allclose(out.logits_BC, said.head(live).logits_BC, atol=0.05)
+        assert torch.allclose(out.logits_BC, said.settled.head(live).logits_BC, atol=0.05)
     assert not torch.allclose(said.train(rows[:1], 0).logits_BC, said.train(rows[1:2], 0).logits_BC, atol=0.05)
 
 
@@ -133,7 +134,7 @@ def test_replay_shows_the_teacher_the_very_pixels_that_the_student_is_shown(
             live, other = teacher.embed_images(batch.images), teacher.embed_images(there[batch.index])
             assert F.cosine_similarity(batch.teacher.embedding_BE, live).min() > 0.999
             assert F.cosine_similarity(batch.teacher.embedding_BE, other).min() < 0.999
-            assert torch.allclose(batch.teacher.logits_BC, said.head(live).logits_BC, atol=0.05)
+            assert torch.allclose(batch.teacher.logits_BC, said.settled.head(live).logits_BC, atol=0.05)
 
 
 def test_online_says_what_replay_says_of_the_same_view(
@@ -169,7 +170,7 @@ def test_under_squash_the_teacher_looks_once_at_all_of_each_image(
     for part, rows in parts.items():
         squashed = [Image.open(path).resize((32, 32), Image.Resampling.BICUBIC) for path in rows.paths]
         images = torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2).float() / 255
-        expected = said.head(teacher.embed_images(images)).logits_BC.numpy()
+        expected = said.settled.head(teacher.embed_images(images)).logits_BC.numpy()
         index = np.arange(len(rows))
         seen, other = (
             a.train(index, 7).logits_BC.numpy() if part == "train" else a.logits[part] for a in (said, centred)
@@ -349,23 +350,23 @@ def accuracy(logits: np.ndarray, rows: Manifest) -> float:
 @pytest.mark.parametrize("head", ["zero-shot", "prompt", "probe"])
 def test_accuracies_and_logits_are_those_of_the_head_in_use(teacher: VisionLanguageTeacher, room: Room, head: str):
     said = room.ask(teacher, teacher__head=head, prompts__max_steps=3, prompts__vectors=2)
-    assert list(said.val_top1) == list(dict.fromkeys(["zero-shot", head]))
+    assert list(said.settled.val_top1) == list(dict.fromkeys(["zero-shot", head]))
     assert set(said.logits) == {"val", "test"}
     texts = zero_shot(teacher, room.splits)
     for part in ("val", "test"):
         rows = room.splits[part]
         live = embedded(teacher, rows)
-        assert np.allclose(said.logits[part], said.head(live.rows_NE).logits_BC.numpy(), atol=0.1)
+        assert np.allclose(said.logits[part], said.settled.head(live.rows_NE).logits_BC.numpy(), atol=0.1)
         if part == "val":
             by_texts = (live.rows_NE @ texts.T).numpy()
-            assert said.val_top1["zero-shot"] == pytest.approx(accuracy(by_texts, rows))
-            in_use = said.val_top1["probe"] if head == "probe" else max(said.val_top1.values())
+            assert said.settled.val_top1["zero-shot"] == pytest.approx(accuracy(by_texts, rows))
+            in_use = said.settled.val_top1["probe"] if head == "probe" else max(said.settled.val_top1.values())
             assert in_use == pytest.approx(accuracy(said.logits["val"], rows))
-    assert set(said.prompts) == ({"context_PW", "bank_CE"} if said.head_name == "prompt" else set())
-    assert (said.head.probe is not None) == (head == "probe")
-    assert said.head.bank_CE is not None  # methods that need texts find them under every head
+    assert set(said.settled.prompts) == ({"context_PW", "bank_CE"} if said.settled.name == "prompt" else set())
+    assert (said.settled.head.probe is not None) == (head == "probe")
+    assert said.settled.head.bank_CE is not None  # methods that need texts find them under every head
     if head == "zero-shot":
-        assert torch.equal(said.head.bank_CE, texts)
+        assert torch.equal(said.settled.head.bank_CE, texts)
 
 
 def test_a_probe_is_fitted_on_the_training_images(teacher: VisionLanguageTeacher, room: Room):
@@ -374,7 +375,7 @@ def test_a_probe_is_fitted_on_the_training_images(teacher: VisionLanguageTeacher
     weights_CE, biases_C = linear_probe(train, val, 4)
     expected = val.rows_NE @ weights_CE.T + biases_C
     assert np.allclose(said.logits["val"], expected.numpy(), rtol=0.02, atol=0.1)
-    assert said.val_top1["probe"] == pytest.approx(accuracy(expected.numpy(), room.splits["val"]))
+    assert said.settled.val_top1["probe"] == pytest.approx(accuracy(expected.numpy(), room.splits["val"]))
 
 
 def test_a_prompt_is_calibrated_on_the_class_texts_and_the_training_images(
@@ -387,7 +388,7 @@ def test_a_prompt_is_calibrated_on_the_class_texts_and_the_training_images(
         assert torch.allclose(train.rows_NE.norm(dim=1), torch.ones(24), atol=1e-5)
         return {"context_PW": torch.zeros(1, 128), "bank_CE": zero_shot(teacher, room.splits)}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answers, "calibrated_bank", calibrated)
+    monkeypatch.setattr(heads, "calibrated_bank", calibrated)
     room.ask(teacher, teacher__head="prompt", teacher__templates=["one {} here", "unused {}"])
     room.ask(teacher, teacher__head="prompt", prompts__text="name")
     names = [info.prompt_name for info in room.splits["train"].classes]
@@ -406,13 +407,13 @@ def test_prompts_that_lose_on_val_are_not_used(
     """With few images a calibration can be worse than the texts that it starts from; the teacher must not be."""
     texts = zero_shot(teacher, room.splits)
     bank = F.normalize(texts + 1e-3 * texts.roll(1, 1), dim=1) if good else texts.roll(1, 0)
-    monkeypatch.setattr(answers, "calibrated_bank", lambda *_: {"context_PW": torch.zeros(1, 128), "bank_CE": bank})
+    monkeypatch.setattr(heads, "calibrated_bank", lambda *_: {"context_PW": torch.zeros(1, 128), "bank_CE": bank})
     with caplog.at_level(logging.WARNING):
         said = room.ask(teacher, teacher__head="prompt")
-    assert said.head.bank_CE is not None
-    assert torch.equal(said.head.bank_CE, bank if good else texts)
+    assert said.settled.head.bank_CE is not None
+    assert torch.equal(said.settled.head.bank_CE, bank if good else texts)
     assert ("worse than the class texts on val" in caplog.text) != good
-    assert (said.val_top1["prompt"] >= said.val_top1["zero-shot"]) == good
+    assert (said.settled.val_top1["prompt"] >= said.settled.val_top1["zero-shot"]) == good
     live = embedded(teacher, room.splits["val"]).rows_NE
     expected = teacher.logit_scale * live @ (bank if good else texts).T
     assert np.allclose(said.logits["val"], expected.numpy(), atol=0.1)
@@ -421,10 +422,10 @@ def test_prompts_that_lose_on_val_are_not_used(
 def test_a_probe_that_loses_on_val_is_said(
     teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(answers, "linear_probe", lambda *_: (torch.zeros(4, 192), -torch.arange(4.0)))
+    monkeypatch.setattr(heads, "linear_probe", lambda *_: (torch.zeros(4, 192), -torch.arange(4.0)))
     with caplog.at_level(logging.WARNING):
         said = room.ask(teacher, teacher__head="probe")
-    assert said.val_top1["probe"] == 0.25 < said.val_top1["zero-shot"]
+    assert said.settled.val_top1["probe"] == 0.25 < said.settled.val_top1["zero-shot"]
     assert "the probe is worse than the class texts on val" in caplog.text
 
 
@@ -439,16 +440,16 @@ class TestQuickProbe:
         train, val = room.splits["train"], room.splits["val"]
         rows_NE = F.normalize(said.train(np.arange(len(train)), view or 0).embedding_BE, dim=1)  # type: ignore[arg-type]
         named_N = quick_probe(Embedded(rows_NE, torch.from_numpy(train.labels)), embedded(teacher, val).rows_NE)
-        assert said.probed_N is not None
-        assert said.probed_N.shape == (len(val),)
-        assert (said.probed_N != (named_N == val.labels)).mean() < 0.1  # embeddings are kept in half precision
+        assert said.settled.probed_N is not None
+        assert said.settled.probed_N.shape == (len(val),)
+        assert (said.settled.probed_N != (named_N == val.labels)).mean() < 0.1  # embeddings are kept in half precision
 
     def test_nothing_is_probed_where_it_would_be_of_no_use_or_cost_a_pass(
         self, teacher: VisionLanguageTeacher, classifier: Teacher, room: Room
     ):
-        assert room.ask(teacher, teacher__head="probe").probed_N is None
-        assert room.ask(teacher, "online").probed_N is None
-        assert room.ask(classifier).probed_N is None
+        assert room.ask(teacher, teacher__head="probe").settled.probed_N is None
+        assert room.ask(teacher, "online").settled.probed_N is None
+        assert room.ask(classifier).settled.probed_N is None
 
     @pytest.mark.parametrize("views", ["center", "replay:1", "online"])
     @pytest.mark.parametrize("texts", ["good", "bad"])
@@ -459,9 +460,9 @@ class TestQuickProbe:
         monkeypatch.setattr(answers, "class_head", lambda *_: ClassHead(bank_CE=bank_CE, scale=teacher.logit_scale))
         said = room.ask(teacher, views, teacher__head="val")
         name = {"good": "zero-shot", "bad": "probe"}[texts]
-        assert said.head_name == name
-        assert list(said.val_top1) == list(dict.fromkeys(["zero-shot", name]))
-        assert (said.head.probe is None) == (said.probed_N is not None) == (texts == "good")
+        assert said.settled.name == name
+        assert list(said.settled.val_top1) == list(dict.fromkeys(["zero-shot", name]))
+        assert (said.settled.head.probe is None) == (said.settled.probed_N is not None) == (texts == "good")
         assert np.mean(said.logits["val"].argmax(axis=1) == room.splits["val"].labels) > 0.6
         own = said.train(np.arange(24), 0)
         assert (own.logits_BC.argmax(dim=1).numpy() == room.splits["train"].labels).mean() > 0.6
@@ -485,7 +486,7 @@ def classifier(tmp_path: Path, splits: dict[str, Manifest]) -> Teacher:
 
 def test_a_classifier_answers_with_its_own_logits(classifier: Teacher, room: Room):
     said = room.ask(classifier, "replay:1")
-    assert list(said.val_top1) == ["classifier"]
+    assert list(said.settled.val_top1) == ["classifier"]
     assert said.logits["val"].shape == (20, 4)
     assert said.train(np.arange(3), 0).embedding_BE is None
 
@@ -518,5 +519,5 @@ def test_equal_logits_of_a_classifier_count_as_it_names_them(splits: dict[str, M
     kept = exact.half()
     assert (kept == kept[0, 0]).all()
     rows = SimpleNamespace(rows=lambda digests: kept)
-    share = answers._right(ClassHead(order_C=torch.arange(4)), rows, splits["val"]).mean()  # type: ignore[arg-type]
+    share = heads.right_ones(ClassHead(order_C=torch.arange(4)), rows, splits["val"]).mean()  # type: ignore[arg-type]
     assert share == (splits["val"].labels == 0).mean() > 0

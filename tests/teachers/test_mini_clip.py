@@ -8,8 +8,8 @@ from linnet.config import DataConfig
 from linnet.data.load import load_manifest
 from linnet.metrics import top_k_accuracy
 from linnet.teachers import load_teacher, mini_clip
-from linnet.teachers.answers import class_head
 from linnet.teachers.cache import TeacherCache, center_pixels
+from linnet.teachers.heads import class_head
 
 WEIGHTS = Path(mini_clip.__file__).with_name("open_clip_model.safetensors")
 

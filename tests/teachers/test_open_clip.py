@@ -8,8 +8,8 @@ from PIL import Image
 
 from linnet.errors import UserError
 from linnet.teachers import check_teacher, load_teacher, open_clip_texts
-from linnet.teachers.answers import class_head
 from linnet.teachers.base import VisionLanguageTeacher
+from linnet.teachers.heads import class_head
 from linnet.teachers.open_clip import OpenClipTeacher
 from linnet.teachers.texts import text_vectors
 from linnet.text.classes import ClassInfo

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from linnet.errors import UserError
 from linnet.teachers import load_teacher
-from linnet.teachers.answers import class_head
 from linnet.teachers.base import ClassifierTeacher
+from linnet.teachers.heads import class_head
 from linnet.text.classes import ClassInfo
 
 

@@ -42,8 +42,9 @@ from linnet.processes import make_accelerator, said_by_the_first, seed_everythin
 from linnet.run import Run
 from linnet.students.student import Student, check_start, student_of
 from linnet.teachers import find_kind, load_teacher, load_text_encoder
-from linnet.teachers.answers import Answers, ask, ask_together, class_head
+from linnet.teachers.answers import Answers, ask, ask_together
 from linnet.teachers.base import ClassifierTeacher, Teacher, TextEncoder, VisionLanguageTeacher
+from linnet.teachers.heads import class_head
 from linnet.teachers.precision import settled_precision
 from linnet.teachers.prompts import class_templates, prompt_templates, with_room
 from linnet.teachers.texts import check_class_texts, text_bank
@@ -200,14 +201,14 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     if names_as_text:
         assert isinstance(teacher, VisionLanguageTeacher)
         assert answers is not None
-        if answers.prompts:
-            context_PW = answers.prompts["context_PW"].to(device)
+        if answers.settled.prompts:
+            context_PW = answers.settled.prompts["context_PW"].to(device)
             student.set_bank(text_bank(teacher, rows.classes, prompt_templates(config), context_PW))
         if unseen and accelerator.is_main_process:
             assert student.bank is not None
             novel = NovelTest(config, unseen, teacher, student.bank, device)
     seed_everything(config.seed)
-    train, head = splits["train"], answers.head if answers else None
+    train, head = splits["train"], answers.settled.head if answers else None
     answer = answers.train if answers else None
     given = (config, student.classes, student.width, teacher, head, train.texts, train.labels, encoder)
     method.prepare(Context(*given, answers=answer))
@@ -338,6 +339,6 @@ def _ask_teacher(
     ask_together(config, teacher, splits, device, team_around(accelerator))
     with accelerator.local_main_process_first():  # what is left, such as learned prompts, is done by one
         answers = ask(config, teacher, splits, device)
-    if accelerator.is_main_process and answers.prompts:
-        run.write_prompts(answers.prompts)
+    if accelerator.is_main_process and answers.settled.prompts:
+        run.write_prompts(answers.settled.prompts)
     return answers

@@ -140,14 +140,14 @@ def judge_teacher(config: Config, run: Run, answers: Answers, val: Manifest) -> 
         What the summary says about it.
     """
     id, right_N = str(config.teacher.id), right(answers.logits["val"], val.labels)
-    shown = ", ".join(f"{name} {_percent(value)} %" for name, value in answers.val_top1.items())
+    shown = ", ".join(f"{name} {_percent(value)} %" for name, value in answers.settled.val_top1.items())
     interval = _interval(*wilson_interval(int(right_N.sum()), len(val)))
     few = "; so few images say little" if len(val) < FEW else ""
     log.info("teacher %s: val top-1 %s (%s, %d images%s)", id, shown, interval, len(val), few)
     facts, warnings = judge_accuracy(id, answers.logits["val"], val.labels)
-    if answers.probed_N is not None:
-        facts["teacher.quick_probe.val.top1"] = float(answers.probed_N.mean())
-        above, low, *_ = over_images(answers.probed_N, right_N)
+    if answers.settled.probed_N is not None:
+        facts["teacher.quick_probe.val.top1"] = float(answers.settled.probed_N.mean())
+        above, low, *_ = over_images(answers.settled.probed_N, right_N)
         if low > 0:
             remedy = "describe the classes with --data.descriptions FILE, or choose other --teacher.templates"
             if not methods.takes_names(config.method):
