@@ -15,8 +15,8 @@ from linnet.step import Batch, Progress, StudentOutput
 
 @dataclass(frozen=True)
 class KDOptions:
-    temperature: Annotated[float, Bounds(0.01, 1000.0)] | None = None
-    """Softens both distributions; auto: 4 with a classifier teacher, 2 with a vision-language teacher."""
+    temperature: Annotated[float, Bounds(0.01, 1000.0)] = 4.0
+    """Softens both distributions."""
     alpha: Annotated[float, Bounds(0.0, 1.0)] | None = None
     """Weight of the distillation term; auto: 0.9 with a classifier teacher, 0.5 with a vision-language teacher."""
     weight: NonNegative | None = None
@@ -40,7 +40,7 @@ class KnowledgeDistillation(Method):
         released code has ``deviation: sample``, T 2 and ``weight`` 9.
 
     Deviation:
-        Defaults for a vision-language teacher (T 2, alpha 0.5) are linnet's own, and so is ``deviation: population``.
+        alpha 0.5 for a vision-language teacher is linnet's own, and so is ``deviation: population``.
 
     Raises:
         UserError: both ``alpha`` and ``weight``, or a ``deviation`` without ``standardize``.
@@ -59,9 +59,8 @@ class KnowledgeDistillation(Method):
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         assert context.teacher is not None
-        vlm = context.teacher.kind == "vlm"
-        self.temperature = self.options.temperature if self.options.temperature is not None else (2.0 if vlm else 4.0)
-        self.alpha = self.options.alpha if self.options.alpha is not None else (0.5 if vlm else 0.9)
+        usual = 0.5 if context.teacher.kind == "vlm" else 0.9
+        self.alpha = self.options.alpha if self.options.alpha is not None else usual
 
     def forward(self, batch: Batch, student: StudentOutput, progress: Progress) -> dict[str, torch.Tensor]:
         assert batch.teacher is not None
@@ -69,7 +68,10 @@ class KnowledgeDistillation(Method):
         if self.options.standardize:
             correction = 1 if self.options.deviation == "sample" else 0
             student_BC, teacher_BC = standardize(student_BC, correction), standardize(teacher_BC, correction)
-        divergence, entropy = softened_kl(student_BC, teacher_BC, self.temperature), self.cross_entropy(batch, student)
+        divergence, entropy = (
+            softened_kl(student_BC, teacher_BC, self.options.temperature),
+            self.cross_entropy(batch, student),
+        )
         if self.options.weight is not None:
             return {"ce": entropy, "kd": self.options.weight * divergence}
         return {"ce": (1 - self.alpha) * entropy, "kd": self.alpha * divergence}

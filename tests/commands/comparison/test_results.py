@@ -203,7 +203,7 @@ def test_runs_of_other_settings_are_other_rows(tmp_path: Path):
         kd_hot=[{"right": right(100), "options": {"kd.temperature": 9}}],
         ce=[{"right": right(100)}],
     )
-    assert [own.name for own in told.results] == ["ce", "kd kd.temperature=auto", "kd kd.temperature=9.0"]
+    assert [own.name for own in told.results] == ["ce", "kd kd.temperature=4.0", "kd kd.temperature=9.0"]
     assert sorted(len(own.seeds) for own in told.results) == [1, 1, 2]
 
 
