@@ -3,7 +3,8 @@
     linnet compare grocery-fresh bench/grocery_vlm.yaml ... --out runs/grocery-vlm
     python bench/keep.py runs/grocery-vlm grocery_vlm
 
-writes bench/results/grocery_vlm.json and prints the table for docs/results.md, which a test compares with it.
+writes bench/results/grocery_vlm.json and prints the table for docs/results.md and the rows for the README; a test
+compares both with it.
 """
 
 import json
@@ -42,14 +43,39 @@ def table(results: dict[str, Any]) -> str:
     lines = [*HEAD]
     for row in results["rows"]:
         each = " ".join(f"{100 * value:.1f}" for value in row["test"])
-        both = [row["over_images"], row["over_seeds"]]
-        between = [f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}" if own else "" for own in both]
-        above = f"{100 * both[0]['value']:+.1f}" if both[0] else ""
-        told = (row["better_than_ce"] or "", f"{row['retention']:.2f}" if row["retention"] else "")
-        lines.append((f"`{row['row']}`", spread(row["val"]), spread(row["test"]), each, above, *between, *told))
+        lines.append((f"`{row['row']}`", spread(row["val"]), spread(row["test"]), each, *gained(row), retained(row)))
     for teacher in results["teachers"]:
-        test = f"{100 * teacher['top1']:.1f} ({100 * teacher['low']:.1f} to {100 * teacher['high']:.1f})"
-        lines.append((f"*teacher: {teacher['name']}*", f"{100 * teacher['val']:.1f}", test, *[""] * 6))
+        lines.append((f"*teacher: {teacher['name']}*", f"{100 * teacher['val']:.1f}", of_teacher(teacher), *[""] * 6))
+    return as_markdown(lines)
+
+
+def brief(results: dict[str, Any]) -> str:
+    """The rows of the README's table: no val, no single seeds; number of seeds and cost of the student instead."""
+    lines = [(f"*teacher: {own['name']}*", "", of_teacher(own), *[""] * 6) for own in results["teachers"]]
+    for row in results["rows"]:
+        parameters, megabytes, milliseconds, *_ = row["cost"]
+        cost = f"{parameters / 1e6:.1f} M, {megabytes:.1f} MB, {milliseconds:.1f} ms"
+        seeds = str(len(row["test"]))
+        lines.append((f"`{row['row']}`", seeds, spread(row["test"]), *gained(row), retained(row), cost))
+    return as_markdown(lines)
+
+
+def gained(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Difference to ce, both intervals, and whether it is real."""
+    both = [row["over_images"], row["over_seeds"]]
+    between = [f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}" if own else "" for own in both]
+    return f"{100 * both[0]['value']:+.1f}" if both[0] else "", *between, row["better_than_ce"] or ""
+
+
+def retained(row: dict[str, Any]) -> str:
+    return f"{row['retention']:.2f}" if row["retention"] else ""
+
+
+def of_teacher(teacher: dict[str, Any]) -> str:
+    return f"{100 * teacher['top1']:.1f} ({100 * teacher['low']:.1f} to {100 * teacher['high']:.1f})"
+
+
+def as_markdown(lines: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -63,4 +89,4 @@ if __name__ == "__main__":
     folder, name = Path(sys.argv[1]), sys.argv[2]
     results = kept(json.loads((folder / "compare.json").read_text()))
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+    print(table(results), brief(results), sep="\n\n")

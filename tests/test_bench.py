@@ -122,15 +122,20 @@ def keep(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 )
 def test_the_tables_on_photos_are_those_that_were_kept(file: Path, keep: ModuleType):
     """Nothing in them was typed."""
-    assert keep.table(json.loads(file.read_text())) in (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    results, root = json.loads(file.read_text()), Path(__file__).parents[1]
+    assert keep.table(results) in (root / "docs" / "results.md").read_text()
+    readme = (root / "README.md").read_text()
+    told = [line for line in keep.brief(results).splitlines() if line in readme]  # some of the rows
+    assert len(told) >= 3 and any("`ce`" in line for line in told)
 
 
 def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     def over(low: float, high: float) -> dict[str, float]:
         return {"value": 0.05, "low": low, "high": high, "p": 0.01}
 
-    row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02, "cost": None}
+    row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02}
     row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1)}
+    row["cost"] = [4_060_000, 16.24, 5.04, "ONNX Runtime"]
     cells = [{"row": "kd", "run": "/home/me/runs/kd", "val.top1": 0.7, "test.top1": 0.6 + seed / 10} for seed in (0, 1)]
     teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
     kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]})
@@ -138,3 +143,7 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     _, _, line, of_teacher = keep.table(kept).splitlines()
     assert line == "| `kd` | 70.0 ± 0.0 | 65.0 ± 7.1 | 60.0 70.0 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 |"
     assert of_teacher.startswith("| *teacher: clip, probe* | 70.0 | 66.0 (60.0 to 70.0) |")
+    of_teacher, line = keep.brief(kept).splitlines()
+    assert of_teacher.startswith("| *teacher: clip, probe* |  | 66.0 (60.0 to 70.0) |")
+    cost = "4.1 M, 16.2 MB, 5.0 ms"
+    assert line == f"| `kd` | 2 | 65.0 ± 7.1 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 | {cost} |"
