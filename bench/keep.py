@@ -53,8 +53,8 @@ def brief(results: dict[str, Any]) -> str:
     """The rows of the README's table: no val, no single seeds; number of seeds and cost of the student instead."""
     lines = [(f"*teacher: {own['name']}*", "", of_teacher(own), *[""] * 6) for own in results["teachers"]]
     for row in results["rows"]:
-        parameters, megabytes, milliseconds, *_ = row["cost"]
-        cost = f"{parameters / 1e6:.1f} M, {megabytes:.1f} MB, {milliseconds:.1f} ms"
+        own = row["cost"]
+        cost = f"{own['parameters'] / 1e6:.1f} M, {own['megabytes']:.1f} MB, {own['milliseconds']:.1f} ms"
         seeds = str(len(row["test"]))
         lines.append((f"`{row['row']}`", seeds, spread(row["test"]), *gained(row), retained(row), cost))
     return as_markdown(lines)

@@ -135,7 +135,7 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
 
     row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02}
     row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1)}
-    row["cost"] = [4_060_000, 16.24, 5.04, "ONNX Runtime"]
+    row["cost"] = {"parameters": 4_060_000, "megabytes": 16.24, "milliseconds": 5.04, "runtime": "ONNX Runtime"}
     cells = [{"row": "kd", "run": "/home/me/runs/kd", "val.top1": 0.7, "test.top1": 0.6 + seed / 10} for seed in (0, 1)]
     teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
     kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]})
