@@ -15,7 +15,7 @@ from linnet.config import DataConfig
 from linnet.data.load import load_manifest
 from linnet.run import Run
 from linnet.students.student import Student
-from linnet.teachers import answers, load_teacher
+from linnet.teachers import heads, load_teacher
 from linnet.teachers.base import Teacher
 
 OPTIONS = {"student.image_size": 32, "train.batch_size": 16, "train.epochs": 4}
@@ -189,7 +189,7 @@ def test_pand_without_prompts_and_neighbours_is_vl2lite_at_its_weights(tmp_path:
 
 def test_prompts_that_lose_on_val_are_not_used_and_the_summary_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bad = {"bank_CE": torch.ones(4, 192) / 192**0.5, "context_PW": torch.zeros(1, 128)}
-    monkeypatch.setattr(answers, "calibrated_bank", lambda *arguments: bad)
+    monkeypatch.setattr(heads, "calibrated_bank", lambda *arguments: bad)
     run = linnet.distill(
         DATA, student="test_resnet", method="pand", out=tmp_path / "r",
         options={**OPTIONS, "train.epochs": 1, "export": False},
