@@ -68,10 +68,8 @@ class KnowledgeDistillation(Method):
         if self.options.standardize:
             correction = 1 if self.options.deviation == "sample" else 0
             student_BC, teacher_BC = standardize(student_BC, correction), standardize(teacher_BC, correction)
-        divergence, entropy = (
-            softened_kl(student_BC, teacher_BC, self.options.temperature),
-            self.cross_entropy(batch, student),
-        )
+        divergence = softened_kl(student_BC, teacher_BC, self.options.temperature)
+        entropy = self.cross_entropy(batch, student)
         if self.options.weight is not None:
             return {"ce": entropy, "kd": self.options.weight * divergence}
         return {"ce": (1 - self.alpha) * entropy, "kd": self.alpha * divergence}

@@ -1,6 +1,5 @@
 """All that a run asks of its teacher: logits on val and test, outputs for training views, and the head in between."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from linnet.teachers.base import ClassHead, ClassifierTeacher, Teacher, VisionLa
 from linnet.teachers.cache import TeacherCache, live_rows
 from linnet.teachers.heads import Settled, class_head, embedded, settle, warn_of_twin_classes
 from linnet.teachers.looks import Eyes, still_look
-
-log = logging.getLogger("linnet")
 
 
 @dataclass(frozen=True)
