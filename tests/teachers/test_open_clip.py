@@ -4,6 +4,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from hub_models import save_bert
 from PIL import Image
 
 from linnet.errors import UserError
@@ -335,3 +336,26 @@ def test_many_texts_give_the_values_and_gradients_of_few(teacher: OpenClipTeache
     assert not teacher.text_tower.token_embedding._forward_hooks
     with torch.no_grad():
         assert torch.allclose(teacher.embed_texts(texts, pieces), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_last_hidden_state_pooler"])
+def test_a_tower_of_transformers_reads_no_padding(open_clip_folder: Callable[..., Path], tmp_path: Path, pooler: str):
+    """It masks it, so nothing is lost; a tower of BiomedCLIP would read 256 tokens for "a photo of a wren"."""
+    bert = str(save_bert(tmp_path / "clip-0-True"))  # where open_clip looks for the tokenizer, beside its own files
+    text = {"hf_model_name": bert, "hf_tokenizer_name": bert, "hf_model_pretrained": False}
+    text |= {"hf_pooler_type": pooler, "hf_proj_type": "linear"}
+    teacher = load(open_clip_folder(custom_text=True, context_length=32, text=text))
+    read = list[int]()
+    teacher.text_tower.tower.transformer.register_forward_hook(
+        lambda module, inputs, output: read.append(output.last_hidden_state.shape[1])
+    )
+    context = some_context(teacher, 4)
+    longest = 32 - teacher.room(TEXTS)
+    short = teacher.embed_texts(TEXTS), teacher.embed_texts(TEXTS, context)
+    teacher.text_tower.masked_token = None
+    whole = teacher.embed_texts(TEXTS), teacher.embed_texts(TEXTS, context)
+    assert read == [longest, longest + 4, 32, 32]
+    for one, other in zip(short, whole, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    gradients = [torch.autograd.grad(rows[1][:, 0].sum(), context)[0] for rows in (short, whole)]
+    assert torch.allclose(*gradients, atol=1e-5) and gradients[0].norm() > 1e-3

@@ -69,9 +69,9 @@ class OpenClipTeacher(VisionLanguageTeacher):
         tokens = self.tokenize(texts).to(self.normalize.mean.device)
         if context_PW is None:
             with torch.no_grad():
-                parts = [self.network.encode_text(part) for part in tokens.split(PART)]
+                parts = [self.network.encode_text(part) for part in self.text_tower.trimmed(tokens).split(PART)]
         else:
-            tokens = self._make_room(tokens, len(context_PW))
+            tokens = self.text_tower.trimmed(self._make_room(tokens, len(context_PW)))
             encode, before = self.text_tower.encode, self._start + len(context_PW)
             if len(tokens) > PART:  # the activations of thousands of prompts would fill the memory
                 encode = partial(checkpoint, encode, use_reentrant=False)
