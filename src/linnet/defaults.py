@@ -119,7 +119,7 @@ def _fitting(file: Mapping[str, Any], method: str, teacher: str | None) -> dict[
         fitting["options"] = {id: own for id, own in file["options"].items() if id not in left_out}
     if isinstance(file.get("teacher"), Mapping):
         unread = [] if methods.needs_texts(method) else ["text_encoder"]
-        if file["teacher"].get("head") == "val" and not _has_choice_of_heads(method, teacher):
+        if file["teacher"].get("head") == "val" and not has_choice_of_heads(method, teacher):
             unread.append("head")
         fitting["teacher"] = {name: value for name, value in file["teacher"].items() if name not in unread}
     return fitting
@@ -232,7 +232,7 @@ def _resolve_with_data(config: Config) -> tuple[Config, list[str]]:
     elif config.teacher.text_encoder is not AUTO:
         raise UserError(f"'{config.method}' reads no texts: leave --text-encoder out, or use --method vlm-kd")
     automatic["teacher.head"] = ("zero-shot", "")
-    if _has_choice_of_heads(config.method, config.teacher.id, config.options):
+    if has_choice_of_heads(config.method, config.teacher.id, config.options):
         automatic["teacher.head"] = ("val", "the class texts, or a probe on the embeddings if it is better on val")
     pretrained = config.student.pretrained
     scratch = not (automatic["student.pretrained"][0] if pretrained is AUTO else pretrained)
@@ -267,7 +267,7 @@ def _learning_rate(student: str, scratch: bool, sgd: bool) -> tuple[float, str]:
     return (0.0003, "adamw from pretrained weights, a network without BatchNorm")
 
 
-def _has_choice_of_heads(method: str, teacher: str | None, options: Mapping[str, Any] | None = None) -> bool:
+def has_choice_of_heads(method: str, teacher: str | None, options: Mapping[str, Any] | None = None) -> bool:
     """Whether a probe may take the place of a vision-language teacher's class texts; the default teachers are such."""
     return methods.reads_logits_alone(method, options) and (not teacher or find_kind(teacher).gives == "vlm")
 

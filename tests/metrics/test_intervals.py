@@ -124,22 +124,33 @@ def test_the_interval_over_images_covers_the_difference(seeds: int, images: int)
 
 def test_a_difference_over_seeds_is_students_t():
     values = [0.02, 0.05, 0.01, 0.04]
-    ours, expected = over_seeds(values), stats.ttest_1samp(values, 0.0)
+    ours, expected = over_seeds(values, 100), stats.ttest_1samp(values, 0.0)
     assert ours is not None
     ends = expected.confidence_interval(0.95)
     assert ours == pytest.approx((np.mean(values), ends.low, ends.high, expected.pvalue))
 
 
 def test_one_seed_says_nothing_about_others_and_equal_seeds_are_not_apart():
-    assert over_seeds([]) is None and over_seeds([0.1]) is None
-    assert over_seeds([0.0, 0.0]) == Difference(0.0, 0.0, 0.0, 1.0)
-    assert over_seeds([0.1, 0.1]) == pytest.approx((0.1, 0.1, 0.1, 0.0))
+    assert over_seeds([], 100) is None and over_seeds([0.1], 100) is None
+    none = over_seeds([0.0, 0.0], 100)
+    assert none is not None and none.value == 0 and none.low < 0 < none.high and none.p == 1
+
+
+@pytest.mark.parametrize("images", [50, 200])
+def test_seeds_that_come_out_alike_by_rounding_are_not_certain(images: int):
+    """Two seeds, a deviation of 2 points, no difference: accuracies of few images are often equally far apart."""
+    rng = np.random.default_rng(7)
+    drawn = np.round(rng.normal(0, 0.02, (3000, 2)) * images) / images
+    told = [over_seeds(row.tolist(), images) for row in drawn]
+    assert np.mean([own.p < 0.05 for own in told if own]) < 0.065
+    alike = over_seeds([1 / images, 1 / images], images)
+    assert alike is not None and 0.05 < alike.p < 1
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_interval_over_seeds_covers_the_difference(seeds: int):
     rng = np.random.default_rng(5)
-    ours = [over_seeds(rng.normal(0.03, 0.012, seeds).tolist()) for _ in range(1500)]
+    ours = [over_seeds(rng.normal(0.03, 0.012, seeds).tolist(), 10_000) for _ in range(1500)]
     assert 0.93 < np.mean([covered(each.low, 0.03, each.high) for each in ours if each]) < 0.97
 
 
@@ -161,9 +172,22 @@ def test_holm_is_that_of_statsmodels():
     assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
 
 
-def test_more_seeds_would_resolve_a_difference_that_stays():
-    assert more_seeds(Difference(0.02, -0.01, 0.05, 0.2), 3) == 4  # (0.03 / 0.02)^2 * 3 = 6.75
-    assert more_seeds(Difference(-0.02, -0.05, 0.01, 0.2), 3) == 4
-    assert more_seeds(Difference(0.02, 0.01, 0.03, 0.01), 3) == 1, "what is asked for more seeds gets at least one"
+@pytest.mark.parametrize("tests", [1, 4])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_more_seeds_would_resolve_a_difference_that_stays(seeds: int, tests: int):
+    """More seeds of the same mean and deviation, one by one, until Student's t, corrected, says so."""
+
+    def with_deviation(count: int, mean: float) -> np.ndarray:
+        apart = np.linspace(-1, 1, count)
+        return mean + 0.01 * apart / np.std(apart, ddof=1)
+
+    for mean in (0.006, -0.009, 0.02):
+        ours = over_seeds(with_deviation(seeds, mean).tolist(), 10_000)
+        assert ours is not None
+        p_values = ((n, stats.ttest_1samp(with_deviation(n, mean), 0.0).pvalue) for n in range(seeds + 1, 51))
+        assert more_seeds(ours, seeds, tests) == next(n - seeds for n, p in p_values if tests * p < 0.05)
+
+
+def test_what_no_number_of_seeds_would_resolve():
     assert more_seeds(Difference(0.001, -0.05, 0.05, 0.9), 3) is None
     assert more_seeds(Difference(0.0, -0.05, 0.05, 1.0), 3) is None

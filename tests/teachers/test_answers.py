@@ -25,6 +25,7 @@ from linnet.data.manifest import Manifest
 from linnet.data.store import Images
 from linnet.defaults import settings
 from linnet.errors import UserError
+from linnet.metrics.intervals import Difference
 from linnet.processes import Team
 from linnet.students.student import Student
 from linnet.teachers import answers, heads, load_teacher, prompts
@@ -427,6 +428,19 @@ def test_a_probe_that_loses_on_val_is_said(
         said = room.ask(teacher, teacher__head="probe")
     assert said.settled.val_top1["probe"] == 0.25 < said.settled.val_top1["zero-shot"]
     assert "the probe is worse than the class texts on val" in caplog.text
+
+
+def test_where_val_chooses_a_whole_probe_that_loses_gives_way_to_the_class_texts(
+    teacher: VisionLanguageTeacher, room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """The quick one, which was better, is not what a student would learn from."""
+    monkeypatch.setattr(heads, "over_images", lambda *_: Difference(0.2, 0.1, 0.3, 0.001))
+    monkeypatch.setattr(heads, "linear_probe", lambda *_: (torch.zeros(4, 192), -torch.arange(4.0)))
+    with caplog.at_level(logging.WARNING):
+        said = room.ask(teacher, teacher__head="val")
+    assert (said.settled.name, said.settled.head.probe) == ("zero-shot", None)
+    assert said.settled.val_top1["probe"] == 0.25 < said.settled.val_top1["zero-shot"]
+    assert "the class texts are used" in caplog.text
 
 
 class TestQuickProbe:

@@ -14,7 +14,6 @@ from linnet.commands.comparison.cells import Cell, check_folders, data_hash, fol
 from linnet.commands.comparison.costs import measure
 from linnet.commands.comparison.finished import read_runs
 from linnet.commands.comparison.grid import (
-    METHODS,
     Compared,
     Request,
     build,
@@ -25,12 +24,11 @@ from linnet.commands.comparison.grid import (
     flat,
 )
 from linnet.commands.comparison.live import Watch
-from linnet.commands.comparison.results import Done, Report, report
+from linnet.commands.comparison.results import Done, Report, in_groups, report
 from linnet.commands.comparison.table import print_report, write_files
 from linnet.commands.comparison.workers import (
     failure_of,
     forget_failures,
-    in_groups,
     refuse_circles,
     train_here,
     train_on_cluster,
@@ -41,7 +39,6 @@ from linnet.config_files import read_yaml
 from linnet.data.sources import as_written
 from linnet.errors import UserError
 from linnet.files import check_out, given_path, readable
-from linnet.methods import parse
 from linnet.run import is_run
 
 
@@ -186,7 +183,6 @@ def asked(question: Question) -> Compared:
         raise UserError("nothing to compare: give DATA, a YAML grid, or finished runs")
     if data and (inside := sorted(own for own in Path(data[0]).glob("*") if is_run(own))):
         raise UserError(f"{data[0]} holds runs, such as {inside[0]}: name the runs, as in {Path(data[0]) / '*'}/")
-    shared = _of_file(question) if question.config is not None else {}
     request = Request(
         as_written(data[0]) if data else None,
         files[0] if files else None,
@@ -195,19 +191,11 @@ def asked(question: Question) -> Compared:
         tuple(question.teachers),
         tuple(question.seeds),
         None if question.out is None else given_path(question.out, "out"),
-        {"export": False, **shared, **question.options},
+        dict(question.options),
+        base={"export": False, **({} if question.config is None else read_yaml(given_path(question.config, "config")))},
         only=tuple(question.rows),
     )
     return build(request)
-
-
-def _of_file(question: Question) -> dict[str, Any]:
-    """The settings of --config, without its method, its seed, and the options of methods that are not compared."""
-    shared = read_yaml(given_path(question.config or "", "config"))
-    ids = {id for method in question.methods or METHODS for id, _ in parse(method)}
-    options = shared.get("options") or {}
-    kept = {id: own for id, own in options.items() if id in ids} if isinstance(options, Mapping) else options
-    return {**{key: value for key, value in shared.items() if key not in ("method", "seed")}, "options": kept}
 
 
 def planned(compared: Compared, work: Work, time: str | None, write: bool = True) -> tuple[Compared, int]:

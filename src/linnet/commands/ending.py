@@ -1,5 +1,6 @@
 """The end of every run: a block that a person can decide from, on the terminal and in train.log."""
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from linnet.evaluation.confusion import confused_pairs
 from linnet.evaluation.score import Seen
 from linnet.evaluation.verdict import BE_BETTER, Baseline, find_baseline, in_words, other_settings, read_named
 from linnet.files import cache_folder, on_one_line
-from linnet.metrics.intervals import Difference, more_seeds, wilson_interval
+from linnet.metrics.intervals import MOST_SEEDS, Difference, wilson_interval
 from linnet.progress import WIDTH
 from linnet.run import Run
 from linnet.timing import duration
@@ -141,7 +142,7 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
         return [f"not known: {name} was scored on other images"]
     if is_resolved(apart):
         words = "resolved for this seed; one seed says nothing about other seeds"
-    elif more := more_seeds(apart, 1):
+    elif more := _seeds_at_least(apart):
         words = f"not resolved: at least {more} more seed{'s' if more != 1 else ''} would be needed"
     else:
         words = "not resolved: too small a difference for seeds to show"
@@ -149,6 +150,14 @@ def _over_ce(config: Config, part: str, baseline: Baseline | None) -> list[str]:
     also = [f"other settings than there: {', '.join(others)}"] if others else []
     interval = f"95 % interval {100 * apart.low:+.1f} to {100 * apart.high:+.1f}"
     return [f"on {part} {100 * apart.value:+.1f} points ({interval}) against {name}", words, *also]
+
+
+def _seeds_at_least(apart: Difference) -> int | None:
+    """Seeds more that would show a difference over images, if it stays as it is: at best, where students of several
+    seeds err on other images each, its interval falls with the root of their number. None: more than MOST_SEEDS."""
+    half = (apart.high - apart.low) / 2
+    needed = math.ceil((half / abs(apart.value)) ** 2) if apart.value else MOST_SEEDS + 1
+    return max(1, needed - 1) if needed <= MOST_SEEDS else None
 
 
 def _places(run: Run, summary: Summary) -> Rows:

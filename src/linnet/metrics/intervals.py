@@ -11,7 +11,7 @@ import numpy as np
 
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 DRAWS = 10_000  # of a bootstrap: its ends differ by about 1 % of the interval's width from those of infinitely many
-MOST_SEEDS = 50  # a difference that needs more of them than this is too small to be shown by seeds
+MOST_SEEDS = 50  # what needs more of them than this is too small a difference to be shown by seeds
 
 
 class Difference(NamedTuple):
@@ -70,17 +70,23 @@ def over_images(first: np.ndarray, second: np.ndarray) -> Difference:
     return Difference(float(apart_N.mean()), float(low), float(high), float(min(1.0, 2 * max(beyond, 1 / DRAWS))))
 
 
-def over_seeds(differences: Sequence[float]) -> Difference | None:
+def over_seeds(differences: Sequence[float], images: int) -> Difference | None:
     """The same for other seeds, given these images: Student's t over the differences of each seed; None of fewer than
-    two. Differences that are all equal give an interval without width."""
+    two.
+
+    Accuracies of N images are multiples of 1/N, so seeds may come out alike by chance alone: their deviation counts
+    as no less than that of a number that was rounded so, 1/(N √12).
+
+    Args:
+        images: N, that each accuracy is the share of.
+    """
     from scipy import stats
 
     count = len(differences)
     if count < 2:
         return None
-    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(count)
-    if error < 1e-12:
-        return Difference(mean, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0)
+    mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    error = max(deviation, 1 / (images * math.sqrt(12))) / math.sqrt(count)
     half = float(stats.t.ppf(0.975, count - 1)) * error
     return Difference(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, count - 1)))
 
@@ -103,11 +109,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def more_seeds(difference: Difference, seeds: int) -> int | None:
-    """About how many seeds more would keep 0 out of an interval, if the difference stays as it is: the interval's half
-    width falls with the root of their number. None where it would take more than MOST_SEEDS."""
+def more_seeds(difference: Difference, seeds: int, tests: int = 1) -> int | None:
+    """How many seeds more would show a difference of :func:`over_seeds`, if mean and deviation stay as they are. None
+    where more than MOST_SEEDS would be needed.
+
+    Args:
+        tests: how many differences are tested with it; it is corrected as if it were the least sure of them.
+    """
+    from scipy import stats
+
     half = (difference.high - difference.low) / 2
-    if not difference.value:
-        return None
-    needed = math.ceil(seeds * (half / abs(difference.value)) ** 2)
-    return max(1, needed - seeds) if needed <= MOST_SEEDS else None
+    deviation = half / stats.t.ppf(0.975, seeds - 1) * math.sqrt(seeds)
+    counts = np.arange(seeds + 1, MOST_SEEDS + 1)
+    p_values = tests * 2 * stats.t.sf(abs(difference.value) * np.sqrt(counts) / deviation, counts - 1)
+    enough = counts[p_values < 0.05]
+    return int(enough[0]) - seeds if len(enough) else None

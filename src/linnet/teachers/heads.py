@@ -84,7 +84,14 @@ def settle(config: Config, teacher: Teacher, head: ClassHead, eyes: Eyes, splits
         log.info("a quick probe is %.1f points better on val than the class texts: a probe takes their place", points)
         chosen = "probe"
     if chosen == "probe":
-        return _probed(given, eyes.still, splits)
+        probed = _probed(given, eyes.still, splits)
+        is_worse = probed.val_top1["probe"] < probed.val_top1["zero-shot"]
+        if is_worse and config.teacher.head == "probe":
+            log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
+        if not is_worse or config.teacher.head == "probe":
+            return probed
+        log.warning("fitted with care, the probe is worse than the class texts on val: the class texts are used")
+        given = replace(given, val_top1=probed.val_top1)
     if chosen == "prompt":
         given = _prompted(given, config, teacher, eyes.still, splits)
     if chosen != "zero-shot":  # or it was said before the teacher looked
@@ -121,10 +128,7 @@ def _probed(given: Settled, cache: TeacherCache, splits: Mapping[str, Manifest])
     train, val = splits["train"], splits["val"]
     probe = linear_probe(embedded(cache, train), embedded(cache, val), len(train.classes))
     head = given.head._replace(probe=probe, scale=1.0)
-    val_top1 = given.val_top1 | {"probe": float(right_ones(head, cache, val).mean())}
-    if val_top1["probe"] < val_top1["zero-shot"]:
-        log.warning("the probe is worse than the class texts on val: consider --teacher.head zero-shot")
-    return Settled(head, "probe", val_top1, {})
+    return Settled(head, "probe", given.val_top1 | {"probe": float(right_ones(head, cache, val).mean())}, {})
 
 
 def _prompted(

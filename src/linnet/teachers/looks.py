@@ -70,7 +70,8 @@ class Eyes:
     Attributes:
         looks: all that it has to see before training.
         still: what it said of images seen whole. replayed: the same of views that are kept, if there are any.
-        kept: where its rows of the training images lie, and of which view; None where they do not.
+        kept: where its rows of the training images lie, and of which view; None where they do not, or are of mixed
+            images.
         live: (view, rows of the training split) -> the pixels of that view; None where the teacher sees no views.
     """
 
@@ -101,7 +102,7 @@ class Eyes:
         replayed = TeacherCache(teacher, _replay_words(config, teacher, train.digests), own.cache, device, turn)
         for view in range(min(own.replay or 0, config.train.epochs)):
             looks.append(Look(replayed, f"teacher {teacher.id}, view {view}", train.digests, partial(live, view), view))
-        return Eyes(looks, still, replayed, live, kept or (replayed, 0))
+        return Eyes(looks, still, replayed, live, kept or ((replayed, 0) if config.data.mix == "none" else None))
 
 
 def still_look(cache: TeacherCache, teacher: Teacher, part: str, images: Manifest, still: Still) -> Look:

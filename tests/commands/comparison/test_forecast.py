@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,10 +6,12 @@ from hand_made_runs import DATA, TINY
 
 from linnet.commands.compare import Question, Work, planned, predict
 from linnet.commands.compare import asked as asked_for
+from linnet.commands.comparison import plan as plan_module
 from linnet.commands.comparison.cells import Grid
 from linnet.commands.comparison.forecast import Choice, Forecast, RowForecast, fit, seconds_of
 from linnet.commands.comparison.grid import Compared
-from linnet.commands.comparison.plan import decide, follow, keep, read_plan
+from linnet.commands.comparison.plan import decide, follow, keep, read_plan, with_time
+from linnet.config import Config
 from linnet.errors import UserError
 
 # 10 epochs of 10 s and 0 s beside: 100 s a cell
@@ -98,16 +101,34 @@ def test_the_choice_of_a_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_threads_and_precision_are_those_of_the_first_command(tmp_path: Path):
     compared = asked_for(question(tmp_path))
-    plan = keep(tmp_path, decide(compared, jobs=1, threads=3))
-    assert read_plan(tmp_path) == plan == {"threads": 3, "precision": "fp32"}
-    assert keep(tmp_path, {"threads": 1, "precision": "bf16"}) == plan  # another process was first
+    left_open = {key: value for key, value in compared.grid.shared.items() if key != "train.precision"}
+    compared = replace(compared, grid=replace(compared.grid, shared=left_open))
+    assert decide(compared, jobs=1, threads=3) == {"threads": 3, "precision": "fp32"}
+    plan = keep(tmp_path, {"threads": 3, "precision": "bf16"})
+    assert read_plan(tmp_path) == plan
+    assert keep(tmp_path, {"threads": 1, "precision": "fp32"}) == plan  # another process was first
     assert decide(compared, jobs=2, threads=None) == plan
-    assert {cell.options["train.precision"] for cell in follow(compared, plan).grid.cells()} == {"fp32"}
+    assert {cell.options["train.precision"] for cell in follow(compared, plan).grid.cells()} == {"bf16"}
     with pytest.raises(UserError, match="trained with 3 threads each"):
         decide(compared, jobs=1, threads=2)
 
 
 def test_a_plan_that_was_typed_stays(tmp_path: Path):
-    grid = Grid(tmp_path, {"data.source": DATA, "train.precision": "bf16", **TINY}, {"ce": {"method": "ce"}}, (0,))
-    shared = follow(Compared(grid, ()), {"threads": 1, "precision": "fp32"}).grid.shared
-    assert shared["train.precision"] == TINY["train.precision"]
+    grid = Grid(tmp_path, {"data.source": DATA, **TINY, "train.precision": "bf16"}, {"ce": {"method": "ce"}}, (0,))
+    followed = follow(Compared(grid, ()), {"threads": 1, "precision": "fp32"})
+    assert [row.config.train.precision for row in followed.rows] == ["bf16"]
+
+
+def test_what_fits_is_decided_anew_for_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another student takes another time."""
+    told = list[float]()
+    monkeypatch.setattr(plan_module, "measure", lambda *_: told.append(1.0) or FORECAST)
+    own = asked_for(question(tmp_path))
+    larger = replace(own, rows=tuple(replace(row, config=_at_64(row.config)) for row in own.rows))
+    plan = with_time(own, {"threads": 1, "precision": "fp32"}, "1h", 1)
+    assert with_time(own, plan, "1h", 1) == plan and len(told) == 1
+    assert with_time(larger, plan, "1h", 1)["asked"] != plan["asked"] and len(told) == 2
+
+
+def _at_64(config: Config) -> Config:
+    return replace(config, student=replace(config.student, image_size=64))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hand_made_runs import DATA, TINY
 
-from linnet.commands.comparison.grid import Request, build, check_all, check_fair, unequal
+from linnet.commands.comparison.grid import Request, baselines_of, build, check_all, check_fair, unequal
 from linnet.errors import UserError
 
 
@@ -125,3 +125,32 @@ def test_rows_are_checked_before_a_cell_begins(tmp_path: Path):
     compared = asked(tmp_path, "rows: {a: {method: kd, teacher.id: run:nowhere}}")
     with pytest.raises(UserError, match="row 'a': .*nowhere"):
         check_all(compared)
+
+
+def test_a_runs_settings_start_a_grid_that_its_rows_and_words_override(tmp_path: Path):
+    """Those of its method and of methods that no row has are left out; a choice of heads, where there is none, too."""
+    base = {
+        "method": "dkd", "seed": 7, "train": {"lr": 0.1, "epochs": 9}, "teacher": {"head": "val"},
+        "options": {"dkd": {"beta": 3.0}, "kd": {"temperature": 7.0}, "figkd": {"weight": 3.0}},
+    }  # fmt: skip
+    grid = "{shared: {train.epochs: 4}, rows: {ce: {method: ce}, kd: {method: kd}, sum: {method: kd+figkd}, pand: {method: pand}}}"  # fmt: skip
+    by_name = {row.name: row.config for row in asked(tmp_path, grid, base=base).rows}
+    assert {(own.train.lr, own.train.epochs) for own in by_name.values()} == {(0.1, 4)}
+    assert by_name["kd"].options["kd"]["temperature"] == 7.0
+    assert (by_name["sum"].options["figkd"]["weight"], by_name["sum"].options["kd"]["temperature"]) == (3.0, 7.0)
+    assert [by_name[name].teacher.head for name in ("kd", "sum", "pand")] == ["val", "val", "prompt"]
+
+
+def test_a_row_is_measured_against_the_ce_of_its_size(tmp_path: Path):
+    grid = """
+        rows:
+          ce: {method: ce}
+          kd: {method: kd}
+          ce small: {method: ce, student.image_size: 64}
+          kd small: {method: kd, student.image_size: 64}
+          kd smaller: {method: kd, student.image_size: 40}
+        """
+    found = asked(tmp_path, grid).rows
+    counted = {row.name: [own.name for own in baselines_of(row, found)] for row in found}
+    assert counted["kd"] == ["ce"] and counted["kd small"] == ["ce small"]
+    assert counted["kd smaller"] == ["ce", "ce small"]  # none at its size: unequal, and said to be

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from hand_made_runs import DATA, write_run
 from rich.console import Console
+from scipy import stats
 
 from linnet.commands.comparison.finished import read_runs
 from linnet.commands.comparison.grid import check_fair
@@ -46,7 +47,7 @@ def test_means_differences_and_both_intervals(tmp_path: Path):
     assert (kd.reference, ce.reference) == ("ce", None)
     first, second = (np.array([right(count) for count in counts]) for counts in ((140, 138, 142), (100, 104, 96)))
     assert kd.images == over_images(first, second)
-    assert kd.over_seeds == over_seeds([0.7 - 0.5, 0.69 - 0.52, 0.71 - 0.48])
+    assert kd.over_seeds == over_seeds([0.7 - 0.5, 0.69 - 0.52, 0.71 - 0.48], N)
     assert kd.images.value == pytest.approx(0.2) and kd.over_seeds.value == pytest.approx(0.2)
     assert kd.p == max(kd.images.p, kd.over_seeds.p) and kd.words == "yes"
     assert kd.retention == pytest.approx(0.7 / 0.8)
@@ -67,9 +68,36 @@ def test_holm_over_the_rows(tmp_path: Path):
 
 def test_what_would_resolve_a_difference(tmp_path: Path):
     """Seeds that disagree need more seeds; seeds that agree on too few images need more images."""
-    told = made(tmp_path, ce=three(100, 100, 100), kd=three(100, 130, 145), dist=three(103, 103, 104))
-    assert re.fullmatch(r"not resolved \(\+\d+ seeds?\)", told.result("kd").words)
+    others = [{"right": right(count, start=10)} for count in (106, 106, 107)]
+    told = made(tmp_path, ce=three(100, 100, 100), kd=three(100, 130, 145), dist=others)
+    mean, deviation = 0.125, np.std([0.0, 0.15, 0.225], ddof=1)
+    p_values = {n: 2 * stats.t.sf(mean * n**0.5 / deviation, n - 1) for n in range(4, 51)}
+    needed = min(n for n, p in p_values.items() if 2 * p < 0.05)  # corrected for two rows
+    assert told.result("kd").words == f"not resolved (+{needed - 3} seeds)"
     assert told.result("dist").words == "not resolved (+images)"
+    both = made(tmp_path / "both", ce=three(100, 100, 100), kd=three(100, 104, 106), dist=three(99, 100, 101))
+    assert re.fullmatch(r"not resolved \(\+\d+ seeds?, \+images\)", both.result("kd").words)
+    assert both.result("dist").words == "not resolved (too small for seeds, +images)"
+
+
+def test_a_ce_row_without_all_seeds_is_not_what_others_are_measured_against(tmp_path: Path):
+    """A cell that failed must not take the verdict from all rows: the other one on the same student has every seed."""
+    ce = [{"right": right(100), "val": val} for val in (0.6, 0.5, 0.4)]
+    replayed = [{"right": right(100), "val": 0.59, "options": {"teacher.views": "replay:2"}}]
+    told = made(tmp_path, ce=ce, ce_replayed=replayed, kd=three(150, 148, 149))
+    assert told.counted["kd"] == "ce teacher.views=center"
+    assert told.result("kd").words == "yes"
+    assert told.result("ce teacher.views=replay:2").words == "incomplete: 1 of 3 seeds"
+
+
+def test_ce_with_a_remedy_is_a_row_like_others(tmp_path: Path):
+    """As in the grid that it may come from."""
+    remedy = [{**own, "val": 0.9, "options": {"train.logit_adjustment": 1.0}} for own in three(170, 172, 174)]
+    told = made(tmp_path, ce=three(100, 104, 96), ce_balanced=remedy, kd=three(140, 138, 142))
+    plain, balanced = "ce train.logit_adjustment=0.0", "ce train.logit_adjustment=1.0"
+    assert told.counted == dict.fromkeys((plain, balanced, "kd"), plain)
+    assert (told.result(plain).baseline, told.result(balanced).baseline) == (True, False)
+    assert [told.result(name).words for name in (balanced, "kd")] == ["yes", "yes"]
 
 
 def test_one_seed_says_nothing_about_others(tmp_path: Path):

@@ -11,7 +11,7 @@ from linnet import methods
 from linnet.commands.distill import distill
 from linnet.config import Config
 from linnet.config_files import difference, nest
-from linnet.defaults import settings
+from linnet.defaults import has_choice_of_heads, settings
 from linnet.errors import UserError
 from linnet.files import read_json
 from linnet.run import Run
@@ -81,14 +81,16 @@ def folder_name(row: str) -> str:
 
 def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
     """Those of the shared settings that a row has a use for: ``ce`` has no teacher and none of kd's options."""
-    method = str({**shared, **own}.get("method", Config.method))
+    both = {**shared, **own}
+    method, teacher = str(both.get("method", Config.method)), both.get("teacher.id")
     ids = [id for id, _ in methods.parse(method)]
-    options = nest({**shared, **own}).get("options", {})
+    options = nest(both).get("options", {})
     try:
         options = methods.check_options(method, {id: options[id] for id in ids if id in options})
         has_teacher = bool(methods.needs_teacher(method, options) or methods.needs_texts(method))
+        has_choice = has_choice_of_heads(method, teacher, options)
     except UserError:  # bad options: resolving them says so
-        has_teacher = True
+        has_teacher = has_choice = True
 
     def is_used(key: str) -> bool:
         group = key.partition(".")[0]
@@ -96,6 +98,8 @@ def fitting(shared: Settings, own: Settings) -> dict[str, Any]:
             return group in ids
         if key == "teacher.text_encoder":
             return methods.needs_texts(method)
+        if key == "teacher.head" and shared[key] == "val":
+            return has_choice
         if group in ("teacher", "prompts"):
             return has_teacher
         return group != "shots" or methods.takes_names(method)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from linnet.commands.comparison.cells import UNIMPORTANT, data_hash
-from linnet.commands.comparison.grid import Row
+from linnet.commands.comparison.grid import APART, Row
 from linnet.commands.comparison.results import Done
 from linnet.config import Config
 from linnet.config_files import difference
@@ -43,10 +43,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
             f"none of these runs is ce, which gains are measured against: {_how_to_train_ce(runs[0], configs[0])}"
         )
     groups.sort(key=lambda group: group[0].method != "ce")
+    baselines = _baselines([config for config, _ in groups])
     rows, done = [], list[Done]()
     for config, own in groups:
         name = _name(config, [other for other, _ in groups if other.method == config.method])
-        rows.append(Row(name, config, config.method == "ce"))
+        rows.append(Row(name, config, config in baselines))
         for run in own:
             seed = run.settings().seed
             if twice := [cell for cell in done if cell.row == name and cell.seed == seed]:
@@ -56,6 +57,24 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
             done.append(Done(name, seed, run, run.summary()))
     notes = [f"unequal: the runs are of {len(data)} different data sets"] if len(data) > 1 else []
     return rows, done, notes
+
+
+def _baselines(configs: Sequence[Config]) -> list[Config]:
+    """The ``ce`` rows that others are measured against, as in a grid, where ``ce`` with a setting of its own, such as a
+    remedy for a long tail, is a row like others: of each student those trained as other methods are, or all, and of
+    these those with the fewest settings of their own."""
+    others, found = [config for config in configs if config.method != "ce"], list[Config]()
+    for student in {config.student.name for config in configs}:
+        ce = [config for config in configs if config.method == "ce" and config.student.name == student]
+        alike = [config for config in ce if any(not _own(config, other) for other in others)] or ce
+        own = [len(_own(Config(), config)) for config in alike]
+        found += [config for config, count in zip(alike, own, strict=True) if count == min(own)]
+    return found
+
+
+def _own(first: Config, second: Config) -> list[str]:
+    """In what the second differs that methods do not differ in."""
+    return [line for line in difference(first, second) if not line.startswith(APART)]
 
 
 def _apart(first: Config, second: Config) -> list[str]:

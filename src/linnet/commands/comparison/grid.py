@@ -1,5 +1,6 @@
 """What is compared: from words, a YAML grid and settings to rows that are trained alike, with their ``ce`` rows."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for; what is empty, a grid or the defaults say. ``only``: these rows of the grid."""
+    """What somebody asks for; what is empty, a grid or the defaults say. ``base``: the settings of a run, of which
+    those are left out that no row has a use for. ``only``: these rows of the grid."""
 
     data: str | None = None
     file: Path | None = None
@@ -44,6 +46,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     out: Path | None = None
     options: Settings = field(default_factory=dict)
+    base: Settings = field(default_factory=dict)
     rows: Mapping[str, Settings] = field(default_factory=dict)
     only: tuple[str, ...] = ()
 
@@ -81,9 +84,9 @@ def build(request: Request) -> Compared:
         UserError: settings that are not understood or contradict one another, rows that would share a folder.
     """
     request = _with_file(request)
-    shared = flat(request.options)
-    shared |= {"data.source": request.data} if request.data is not None else {}
     rows = request.rows or rows_of(request.methods or METHODS, request.students, request.teachers)
+    shared = {**_of_use(flat(request.base), rows), **flat(request.options)}
+    shared |= {"data.source": request.data} if request.data is not None else {}
     if any("seed" in own for own in (shared, *rows.values())):
         raise UserError("the seeds of a comparison are given as --seeds 0,1,2")
     if odd := [name for name in rows if not folder_name(name) or not name.isprintable()]:
@@ -97,6 +100,13 @@ def build(request: Request) -> Compared:
     if len({folder_name(row) for row in grid.rows}) < len(grid.rows):
         raise UserError(f"two of the rows {', '.join(grid.rows)} would share a folder: rename one")
     return Compared(grid, tuple(resolved(grid)), tuple(notes))
+
+
+def _of_use(base: Settings, rows: Mapping[str, Settings]) -> dict[str, Any]:
+    """A run's settings without its method, its seed and the options of methods that no row has."""
+    said = " ".join(str(own.get("method", Config.method)) for own in rows.values())
+    unused = {"method", "seed", *(set(methods.METHODS) - set(re.findall(r"[a-z][\w-]*", said)))}
+    return {key: value for key, value in base.items() if key.partition(".")[0] not in unused}
 
 
 def _refuse_unused(grid: Grid) -> None:
@@ -250,9 +260,11 @@ def check_data(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def baselines_of(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """The ``ce`` rows that a row is compared with: those of its student, or, where there is none, of another one."""
-    all_of_them = [other for other in rows if other.is_baseline]
-    return [other for other in all_of_them if other.config.student.name == row.config.student.name] or all_of_them
+    """The ``ce`` rows that a row is compared with: those of its student, if there are any at its size, or else, where
+    there is none, of another one."""
+    own, there = row.config.student, [other for other in rows if other.is_baseline]
+    same = [other for other in there if other.config.student == own]
+    return same or [other for other in there if other.config.student.name == own.name] or there
 
 
 def unequal(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,6 +1,7 @@
 """What the first command on a folder decides for all that follow: threads and precision of every cell, and what fits
 into a given time."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from linnet.commands.comparison.grid import Compared, Row, resolved
 from linnet.defaults import with_precision
 from linnet.environment import available_cpus
 from linnet.errors import UserError
+from linnet.fields import to_dict
 from linnet.files import damaged, in_turn, read_json, write_atomically
 
 Plan = Mapping[str, Any]
@@ -73,8 +75,11 @@ def keep(out: Path, plan: Plan) -> dict[str, Any]:
 def with_time(compared: Compared, plan: Plan, words: str, jobs: int) -> dict[str, Any]:
     """The plan with what fits into a time: as it was decided before in this folder for the same question, or now."""
     grid = compared.grid
-    epochs = sorted({str(row.config.train.epochs) for row in compared.rows})
-    asked = [words, list(grid.seeds), list(grid.rows), epochs, jobs]
+    configs = [
+        replace(row.config, data=replace(row.config.data, source=None)) for row in compared.rows
+    ]  # lies anywhere
+    settings = json.dumps([to_dict(config) for config in configs], default=str)
+    asked = [words, list(grid.seeds), list(grid.rows), hashlib.sha256(settings.encode()).hexdigest(), jobs]
     if plan.get("asked") == asked:
         return dict(plan)
     budget, forecast = seconds_of(words), measure(follow(compared, {**plan, "choice": None}), plan["threads"])

@@ -119,7 +119,7 @@ def report(
     if not all(f"{part}.top1" in cell.summary for cell in done):
         raise UserError("a comparison needs runs that were scored on test or val, and some of these were on neither")
     of_row = {row.name: [cell for cell in done if cell.row == row.name] for row in rows}
-    counted = _counted(rows, of_row)
+    counted = _counted(rows, of_row, seeds)
     results = []
     for row in rows:
         if own := of_row[row.name]:
@@ -141,16 +141,18 @@ def report(
     )
 
 
-def _counted(rows: Sequence[Row], of_row: Mapping[str, Sequence[Done]]) -> dict[str, str | None]:
-    """Row -> the ``ce`` row that it is compared with: of those of its student the best by mean val."""
+def _counted(rows: Sequence[Row], of_row: Mapping[str, Sequence[Done]], seeds: Sequence[int]) -> dict[str, str | None]:
+    """Row -> the ``ce`` row that it is compared with: of those of its student that have most of the seeds, the best by
+    mean val."""
 
-    def val(row: Row) -> float:
-        return statistics.fmean([cell.summary.get("val.top1", 0.0) for cell in of_row[row.name]])
+    def merit(row: Row) -> tuple[int, float]:
+        own = [cell for cell in of_row[row.name] if cell.seed in seeds]
+        return len(own), statistics.fmean([cell.summary.get("val.top1", 0.0) for cell in own]) if own else 0.0
 
     counted: dict[str, str | None] = {}
     for row in rows:
         there = [other for other in baselines_of(row, rows) if of_row[other.name]]
-        counted[row.name] = max(there, key=val).name if there else None
+        counted[row.name] = max(there, key=merit).name if there else None
     return counted
 
 
@@ -190,7 +192,7 @@ def _compared(
         return replace(result, words="not comparable: other images")
     key = f"{part}.top1"
     images = over_images(first[1], second[1])
-    by_seed = over_seeds([mine[seed].summary[key] - theirs[seed].summary[key] for seed in both])
+    by_seed = over_seeds([mine[seed].summary[key] - theirs[seed].summary[key] for seed in both], len(first[0]))
     result = replace(result, images=images, over_seeds=by_seed)
     if set(both) != set(seeds):
         return replace(result, words=f"incomplete: {len(both)} of {len(seeds)} seeds")
@@ -216,30 +218,32 @@ def _corrected(results: Sequence[Result], unfair: Container[str]) -> list[Result
     judged = []
     for result in results:
         if result.p is not None:
-            result = _judged(replace(result, p_holm=next(corrected)), len(result.seeds))
+            result = _judged(replace(result, p_holm=next(corrected)), len(tested))
             result = replace(result, words=f"{result.words}, unequal") if result.name in unfair else result
         judged.append(result)
     return judged
 
 
-def _judged(result: Result, seeds: int) -> Result:
+def _judged(result: Result, tests: int) -> Result:
     assert result.images is not None
     assert result.p_holm is not None
-    value = result.images.value
     if result.p_holm < SURE:
-        return replace(result, words="yes" if value > 0 else "no, worse")
-    return replace(result, words=f"not resolved{_remedy(result.images, result.over_seeds, seeds)}")
+        return replace(result, words="yes" if result.images.value > 0 else "no, worse")
+    return replace(result, words=f"not resolved{_remedy(result.images, result.over_seeds, len(result.seeds), tests)}")
 
 
-def _remedy(images: Difference, by_seed: Difference | None, seeds: int) -> str:
+def _remedy(images: Difference, by_seed: Difference | None, seeds: int, tests: int) -> str:
     """What would show a difference of this size. More seeds make the interval over seeds narrower; the one over images
     is as wide as the test split is small."""
     if by_seed is None:
         return " (one seed)"
-    if by_seed.low <= 0 <= by_seed.high or not images.low <= 0 <= images.high:
-        more = more_seeds(by_seed, seeds)
-        return f" (+{more} seed{'s' if more > 1 else ''})" if more else ""
-    return " (+images)"
+    remedies = []
+    if tests * by_seed.p >= SURE:
+        more = more_seeds(by_seed, seeds, tests)
+        remedies.append(f"+{more} seed{'s' if more > 1 else ''}" if more else "too small for seeds")
+    if tests * images.p >= SURE:
+        remedies.append("+images")
+    return f" ({', '.join(remedies)})"
 
 
 def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> list[TeacherResult]:
@@ -266,3 +270,11 @@ def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> lis
 def numbers_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a summary that fit into a table: no lists."""
     return {key: value for key, value in summary.items() if isinstance(value, int | float | str) or value is None}
+
+
+def in_groups(failures: Mapping[str, str]) -> list[str]:
+    """``kd-s0, kd-s1: why`` for each different reason."""
+    names: dict[str, list[str]] = {}
+    for name, failure in failures.items():
+        names.setdefault(failure, []).append(name)
+    return [f"{', '.join(own)}: {failure}" for failure, own in names.items()]

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result, TeacherResult, numbers_of
-from linnet.commands.comparison.workers import in_groups
+from linnet.commands.comparison.results import BY_NAME, FURTHER, Report, Result, TeacherResult, in_groups, numbers_of
 from linnet.environment import environment
 from linnet.errors import UserError
 from linnet.fields import to_dict

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -41,14 +41,6 @@ def failure_of(cell: Cell) -> str | None:
     with suppress(OSError):
         return _beside(cell, "failed").read_text(encoding="utf-8")
     return None
-
-
-def in_groups(failures: Mapping[str, str]) -> list[str]:
-    """``kd-s0, kd-s1: why`` for each different reason."""
-    names: dict[str, list[str]] = {}
-    for name, failure in failures.items():
-        names.setdefault(failure, []).append(name)
-    return [f"{', '.join(own)}: {failure}" for failure, own in names.items()]
 
 
 def forget_failures(cells: Sequence[Cell]) -> None:
