@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 
@@ -36,3 +36,8 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"'{module}' is needed for this and is not installed: pip install 'linnet[{extra}]'") from error
+
+
+def some_of(names: Collection[str], most: int = 5) -> str:
+    """``a, b, c, d, e, ...`` for a message."""
+    return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")

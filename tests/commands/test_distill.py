@@ -161,3 +161,15 @@ def test_what_is_wrong_with_the_data_is_said_counted_and_listed(make_folder: Cal
         "1 made by Synology (@eaDir), 1 not images (.txt)", "1 not images (.txt), 1 made by Synology (@eaDir)"
     )
     assert str(leak) in told and str(two_classes) in told and str(short) in told
+
+
+def test_classes_that_no_image_judges_are_named(make_folder: Callable[..., Path], tmp_path: Path):
+    """Their absence raises the mean of the classes, and nothing else in a run's story would tell."""
+    data, out = make_folder(images=5, splits=("train", "val", "test")), tmp_path / "run"
+    first = sorted(path.name for path in (data / "train").iterdir())[0]
+    shutil.rmtree(data / "test" / first)
+    options = {"train.epochs": 1, "student.pretrained": False, "student.image_size": 32, "export": False}
+    summary = linnet.distill(data, method="ce", student="test_resnet", out=out, options=options).summary()
+    total = len(list((data / "train").iterdir()))
+    assert f"test has no image of 1 of {total} classes: {first}\n" in (out / "train.log").read_text()
+    assert summary["classes.without_images.test"] == [first] and "classes.without_images.val" not in summary

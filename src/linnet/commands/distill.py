@@ -30,7 +30,7 @@ from linnet.data.problems import as_csv, counts, report
 from linnet.data.views import RECIPES
 from linnet.defaults import default_folder, in_a_block, settings, with_precision
 from linnet.deploy.export import check_opset
-from linnet.errors import UserError
+from linnet.errors import UserError, some_of
 from linnet.evaluation.base_novel import NovelTest
 from linnet.evaluation.long_tail import score_groups
 from linnet.evaluation.score import Evaluation
@@ -164,6 +164,15 @@ def precise(config: Config, resumed: Run | None, accelerator: Any) -> tuple[Conf
     return replace(config, train=replace(config.train, precision=precision)), reasons
 
 
+def _tell_unscored(splits: Mapping[str, Manifest], config: Config) -> None:
+    for part in ("val", "test"):
+        names = splits[part].classes_without_images if part in splits else []
+        if names and (part == "test" or config.shots.use != "finetune"):  # of novel classes val has none
+            log.warning(
+                "%s has no image of %d of %d classes: %s", part, len(names), len(splits[part].classes), some_of(names)
+            )
+
+
 def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end: End) -> None:
     device = accelerator.device
     log.info("data: %s", describe(manifest))
@@ -173,6 +182,7 @@ def _distill(manifest: Manifest, config: Config, run: Run, accelerator: Any, end
     if accelerator.is_main_process:
         run.write_problems(as_csv(problems) if problems else None)
     splits = {part: rows.take(rows.rows(part)) for part in ("train", "val", "test") if len(rows.rows(part))}
+    _tell_unscored(splits, config)
     names_as_text = methods.takes_names(config.method)
     if manifest.novel and not names_as_text:
         log.info("novel classes are left out: '%s' trains a classifier, which cannot name them", config.method)

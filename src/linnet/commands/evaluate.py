@@ -232,9 +232,8 @@ def _about(models: Sequence[_Model], images: LabelledImages) -> dict[str, Any]:
     if len(models) > 1:
         facts |= {"against": readable(models[1].path), "against.hash": models[1].hash}
     facts |= {"data.source": readable(images.source), "data.hash": images.content_hash, "split": images.split}
-    absent = np.setdiff1d(np.arange(len(rows.classes)), rows.labels)
     facts |= {"images": len(rows), "classes": len(rows.classes)}
-    facts |= {"classes.without_images": [rows.class_names[i] for i in absent]}
+    facts |= {"classes.without_images": rows.classes_without_images}
     skipped = sum(len(rows.problems_of(kind)) for kind in LEFT_OUT)
     notes = [f"{skipped:,} image(s) of the data could not be read and are left out"] if skipped else []
     return facts | {"images.left_out": dict(images.left_out), "notes": [*images.notes, *notes]}

@@ -151,6 +151,8 @@ def _finish(
     }
     counts = {f"images.{part}": len(rows) for part, rows in evaluation.splits.items()}
     summary |= {"classes": len(student.classes), **counts}
+    unscored = {part: rows.classes_without_images for part, rows in evaluation.splits.items()}
+    summary |= {f"classes.without_images.{part}": names for part, names in unscored.items() if names}
     seen = look_at_splits(student, evaluation, device)
     summary |= score(seen, evaluation, run) | mixed
     if novel:

@@ -49,6 +49,10 @@ class Manifest:
     def class_names(self) -> list[str]:
         return [info.name for info in self.classes]
 
+    @property
+    def classes_without_images(self) -> list[str]:
+        return [self.class_names[i] for i in np.setdiff1d(np.arange(len(self.classes)), self.labels)]
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split, ascending."""
         return np.flatnonzero(self.splits == split)

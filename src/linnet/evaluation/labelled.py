@@ -22,7 +22,7 @@ from linnet.data.load import load_manifest
 from linnet.data.manifest import Manifest
 from linnet.data.novel import training_part
 from linnet.data.sources import as_written, find_source
-from linnet.errors import UserError
+from linnet.errors import UserError, some_of
 from linnet.files import read_json
 from linnet.run import Run
 from linnet.text.classes import ClassInfo, composed
@@ -32,7 +32,6 @@ log = logging.getLogger("linnet")
 Split = Literal["test", "val", "train", "all"]
 Reader = Callable[[DataConfig, bool], Manifest]
 SPLITS = ("train", "val", "test")
-NAMED = 5  # classes in an error
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,13 @@ class LabelledImages:
         strange = {name: n for name, n in zip(own, counts, strict=True) if n and name not in known}
         if strange and len(strange) == sum(n > 0 for n in counts):
             raise UserError(
-                f"{self.source} and the model have no class in common: {_some(strange)} here, {_some(names)} there; "
-                "classes are compared by name"
+                f"{self.source} and the model have no class in common: {some_of(strange)} here, {some_of(names)} there;"
+                " classes are compared by name"
             )
         if strange and not common:
             raise UserError(
-                f"{self.source} has {len(strange)} class(es) that the model does not know: {_some(strange)}; to leave "
-                "their images out, give --classes common"
+                f"{self.source} has {len(strange)} class(es) that the model does not know: {some_of(strange)}; to "
+                "leave their images out, give --classes common"
             )
         rows = self.rows.take(np.flatnonzero(number[self.rows.labels] >= 0))
         table = tuple(ClassInfo(name, name) for name in names)
@@ -221,8 +220,3 @@ def trained_on(rows: Manifest, own: OwnData | None) -> int | None:
         return sum(digest in own.trained for digest in as_bytes(rows.digests))
     except UserError:
         return None
-
-
-def _some(names: Sequence[str] | dict[str, int]) -> str:
-    shown = list(names)[:NAMED]
-    return ", ".join(shown) + (", ..." if len(names) > NAMED else "")

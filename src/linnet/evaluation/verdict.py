@@ -253,4 +253,4 @@ def _interval(low: float, high: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"{100 * share:z.1f}"  # no -0.0
