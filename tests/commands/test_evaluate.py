@@ -240,11 +240,23 @@ def test_data_without_splits_are_scored_whole_and_training_images_are_told_of(
     assert (done.numbers["looks"], done.numbers["looks.in_training"]) == (1, False)
     assert (done.numbers["split"], done.numbers["images"], done.numbers["images.trained_on"]) == ("all", 18, 0)
     assert "has no test split of its own: all of its images are scored" in done.numbers["notes"][0]
-    assert "TRAINED ON" not in caplog.text
+    assert "TRAINED ON" not in caplog.text and done.numbers["looks.at_part"] == 0
     shutil.copy(photos / "train" / "red_bird" / "000.jpg", photos / "val" / "red_bird" / "copy.jpg")
     done = linnet.evaluate(run.folder, photos / "val", overwrite=True)
     assert done.numbers["images.trained_on"] == 1
     assert "was TRAINED ON 1 of these 19 images" in caplog.text
+
+
+def test_a_test_split_among_other_images_was_looked_at_before(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As a set they are new; the test images in it are not."""
+    together = shutil.copytree(photos / "test", tmp_path / "together")
+    shutil.copy(photos / "val" / "red_bird" / "000.jpg", together / "red_bird" / "more.jpg")
+    count = len(list((photos / "test").rglob("*.jpg")))
+    main(["evaluate", str(run.folder), str(together)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"looked at once, now; {count} of them are test images of the run, which were looked at before" in told
 
 
 def test_training_data_that_are_gone_are_no_hindrance(run: Run, photos: Path, caplog: pytest.LogCaptureFixture):

@@ -19,7 +19,7 @@ from linnet.data.sources import find_source
 from linnet.deploy.predictor import load
 from linnet.environment import version
 from linnet.errors import UserError
-from linnet.evaluation.labelled import LabelledImages, OwnData, Reader, Split, given_images, reader, trained_on
+from linnet.evaluation.labelled import LabelledImages, OwnData, Reader, Split, given_images, reader, shared_with
 from linnet.evaluation.looks import count_looks, note_look
 from linnet.evaluation.measure import (
     Network,
@@ -115,7 +115,7 @@ def evaluate(
     _check_folder(folder, facts, overwrite)
     own = [problem for kind in LEFT_OUT for problem in images.rows.problems_of(kind)]
     report(own if images.is_own else images.rows.problems)  # the run has told the others
-    trained = [trained_on(images.rows, one.own) for one in models]
+    trained = [shared_with(images.rows, one.own, "train") for one in models]
     _warn(models, images, trained)
     outcomes = [
         name_images(one.network, images.rows, f"{one.path.absolute().name} on {images.split}") for one in models
@@ -329,6 +329,7 @@ def _note_looks(models: Sequence[_Model], images: LabelledImages, outcomes: Sequ
         looks = noted.get(folder) or count_looks(model.run, images.content_hash, first)
         if not (images.is_own and images.split in ("train", "val")):  # those were looked at in every epoch
             facts |= {f"{prefix}looks": looks, f"{prefix}looks.in_training": first}
+            facts |= {f"{prefix}looks.at_part": 0 if first else shared_with(images.rows, model.own, "test") or 0}
         if folder in noted:
             continue
         noted[folder] = looks

@@ -153,12 +153,11 @@ class OwnData:
             not self.without_training and noted.get("data", self._manifest.content_hash) != self._manifest.content_hash
         )
 
-    @cached_property
-    def trained(self) -> set[bytes]:
-        """Digests of the images that it was trained on."""
-        if self.without_training:
+    def digests(self, split: str) -> set[bytes]:
+        """Of the images that it was trained or tested on."""
+        if self.without_training and split == "train":
             return set()
-        return set(as_bytes(self.rows.digests[self.rows.rows("train")]))
+        return set(as_bytes(self.rows.digests[self.rows.rows(split)]))
 
     def hash_of(self, split: str) -> str:
         return content_hash(self.rows.take(self.rows.rows(split)))
@@ -212,11 +211,12 @@ def content_hash(rows: Manifest) -> str:
     return hashlib.sha256(repr(table).encode()).hexdigest()
 
 
-def trained_on(rows: Manifest, own: OwnData | None) -> int | None:
-    """How many of the images a run was trained on, byte for byte; None where its data are not there any more."""
+def shared_with(rows: Manifest, own: OwnData | None, split: str) -> int | None:
+    """How many of the images are in a split of a run, byte for byte; None where its data are not there any more."""
     if own is None:
         return None
     try:
-        return sum(digest in own.trained for digest in as_bytes(rows.digests))
+        digests = own.digests(split)
     except UserError:
         return None
+    return sum(digest in digests for digest in as_bytes(rows.digests))

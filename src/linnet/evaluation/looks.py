@@ -51,6 +51,12 @@ def note_look(run: Run, data_hash: str, split: str, model_hash: str, top1: float
         raise cannot_write(run.evaluations, error) from error
 
 
-def in_words(looks: int, scored_in_training: bool) -> str:
+def in_words(looks: int, scored_in_training: bool, at_part: int = 0) -> str:
+    """
+    Args:
+        at_part: how many of the images are in the run's own test split, which was another, earlier look.
+    """
     times = {1: "once, now", 2: "twice"}.get(looks, f"{looks} times")
-    return f"these images have been looked at {times}" + (f" ({FIRST})" if scored_in_training else "")
+    first = f" ({FIRST})" if scored_in_training else ""
+    part = f"; {at_part:,} of them are test images of the run, which were looked at before" if at_part else ""
+    return f"these images have been looked at {times}{first}{part}"

@@ -148,7 +148,9 @@ def _agreement(numbers: Mapping[str, Any]) -> str:
 
 
 def _looks(numbers: Mapping[str, Any]) -> str:
-    return in_words(numbers["looks"], numbers["looks.in_training"]) if "looks" in numbers else ""
+    if "looks" not in numbers:
+        return ""
+    return in_words(numbers["looks"], numbers["looks.in_training"], numbers["looks.at_part"])
 
 
 def _table(*columns: Column) -> Table:
