@@ -139,6 +139,8 @@ def test_a_runs_settings_start_a_grid_that_its_rows_and_words_override(tmp_path:
     assert by_name["kd"].options["kd"]["temperature"] == 7.0
     assert (by_name["sum"].options["figkd"]["weight"], by_name["sum"].options["kd"]["temperature"]) == (3.0, 7.0)
     assert [by_name[name].teacher.head for name in ("kd", "sum", "pand")] == ["val", "val", "prompt"]
+    shared = "{shared: {method: figkd}, rows: {ce: {method: ce}, own: {}}}"
+    assert asked(tmp_path, shared, base={"figkd.weight": 3.0}).rows[1].config.options["figkd"]["weight"] == 3.0
 
 
 def test_a_row_is_measured_against_the_ce_of_its_size(tmp_path: Path):

@@ -85,7 +85,8 @@ def build(request: Request) -> Compared:
     """
     request = _with_file(request)
     rows = request.rows or rows_of(request.methods or METHODS, request.students, request.teachers)
-    shared = {**_of_use(flat(request.base), rows), **flat(request.options)}
+    shared = flat(request.options)
+    shared = {**_of_use(flat(request.base), shared, rows), **shared}
     shared |= {"data.source": request.data} if request.data is not None else {}
     if any("seed" in own for own in (shared, *rows.values())):
         raise UserError("the seeds of a comparison are given as --seeds 0,1,2")
@@ -102,9 +103,9 @@ def build(request: Request) -> Compared:
     return Compared(grid, tuple(resolved(grid)), tuple(notes))
 
 
-def _of_use(base: Settings, rows: Mapping[str, Settings]) -> dict[str, Any]:
+def _of_use(base: Settings, shared: Settings, rows: Mapping[str, Settings]) -> dict[str, Any]:
     """A run's settings without its method, its seed and the options of methods that no row has."""
-    said = " ".join(str(own.get("method", Config.method)) for own in rows.values())
+    said = " ".join(str({**shared, **own}.get("method", Config.method)) for own in rows.values())
     unused = {"method", "seed", *(set(methods.METHODS) - set(re.findall(r"[a-z][\w-]*", said)))}
     return {key: value for key, value in base.items() if key.partition(".")[0] not in unused}
 

@@ -75,10 +75,8 @@ def keep(out: Path, plan: Plan) -> dict[str, Any]:
 def with_time(compared: Compared, plan: Plan, words: str, jobs: int) -> dict[str, Any]:
     """The plan with what fits into a time: as it was decided before in this folder for the same question, or now."""
     grid = compared.grid
-    configs = [
-        replace(row.config, data=replace(row.config.data, source=None)) for row in compared.rows
-    ]  # lies anywhere
-    settings = json.dumps([to_dict(config) for config in configs], default=str)
+    anywhere = [replace(row.config, data=replace(row.config.data, source=None)) for row in compared.rows]
+    settings = json.dumps([to_dict(config) for config in anywhere], default=str)
     asked = [words, list(grid.seeds), list(grid.rows), hashlib.sha256(settings.encode()).hexdigest(), jobs]
     if plan.get("asked") == asked:
         return dict(plan)

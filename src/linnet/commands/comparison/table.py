@@ -72,8 +72,8 @@ def remarks(report: Report) -> list[str]:
         both = "both intervals' p-values" if count > 1 else "the p-value of A"
         if tested:
             lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested > 1 else ''}")
-        if any("(+" in result.words for result in report.results):
-            lines.append("(+N seeds), (+images): about so many more seeds, or more test images, would resolve it")
+        if any("+" in result.words for result in report.results):
+            lines.append("(+N seeds), (+images): what would resolve it, if more seeds come out as these did")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
     lines += _counted_as_ce(report)
