@@ -329,7 +329,7 @@ def _note_looks(models: Sequence[_Model], images: LabelledImages, outcomes: Sequ
         looks = noted.get(folder) or count_looks(model.run, images.content_hash, first)
         if not (images.is_own and images.split in ("train", "val")):  # those were looked at in every epoch
             facts |= {f"{prefix}looks": looks, f"{prefix}looks.in_training": first}
-            facts |= {f"{prefix}looks.at_part": 0 if first else shared_with(images.rows, model.own, "test") or 0}
+            facts |= {f"{prefix}looks.at_part": 0 if first else shared_with(images.rows, model.own, "test")}
         if folder in noted:
             continue
         noted[folder] = looks

@@ -51,10 +51,10 @@ def note_look(run: Run, data_hash: str, split: str, model_hash: str, top1: float
         raise cannot_write(run.evaluations, error) from error
 
 
-def in_words(looks: int, scored_in_training: bool, at_part: int = 0) -> str:
+def in_words(looks: int, scored_in_training: bool, at_part: int | None = 0) -> str:
     """
     Args:
-        at_part: how many of the images are in the run's own test split, which was another, earlier look.
+        at_part: how many of the images are in the run's own test split, an earlier look; None: not known.
     """
     times = {1: "once, now", 2: "twice"}.get(looks, f"{looks} times")
     first = f" ({FIRST})" if scored_in_training else ""

@@ -69,9 +69,9 @@ class OpenClipTeacher(VisionLanguageTeacher):
         tokens = self.tokenize(texts).to(self.normalize.mean.device)
         if context_PW is None:
             with torch.no_grad():
-                parts = [self.network.encode_text(part) for part in self.text_tower.trimmed(tokens).split(PART)]
+                parts = [self.network.encode_text(part) for part in self._without_padding(tokens).split(PART)]
         else:
-            tokens = self.text_tower.trimmed(self._make_room(tokens, len(context_PW)))
+            tokens = self._without_padding(self._make_room(tokens, len(context_PW)))
             encode, before = self.text_tower.encode, self._start + len(context_PW)
             if len(tokens) > PART:  # the activations of thousands of prompts would fill the memory
                 encode = partial(checkpoint, encode, use_reentrant=False)
@@ -105,6 +105,11 @@ class OpenClipTeacher(VisionLanguageTeacher):
                 f"{vectors} context vectors do not fit before the texts: the end of one would be cut; shorten it"
             )
         return kept
+
+    def _without_padding(self, tokens_NL: torch.Tensor) -> torch.Tensor:
+        """As long as the longest text, where the tower masks what follows."""
+        masked = self.text_tower.masked_token == self._padding
+        return tokens_NL[:, : self._longest(tokens_NL)] if masked else tokens_NL
 
     def _longest(self, tokens_NL: torch.Tensor) -> int:
         """Tokens of the longest text, without the padding at its end (in CLIP, "!" has the same number)."""

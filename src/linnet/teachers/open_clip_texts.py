@@ -36,7 +36,7 @@ class TextTower:
 
     Attributes:
         can_be_cut: whether that is so.
-        masked_token: the padding of a tower that masks it; None with other towers.
+        masked_token: what a tower of transformers masks; None with other towers.
     """
 
     def __init__(self, network: Any):
@@ -49,12 +49,6 @@ class TextTower:
         causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
         self.can_be_cut = causal and self.pooling in ("argmax", "eos")
         self.masked_token: int | None = getattr(getattr(tower, "config", None), "pad_token_id", None)
-
-    def trimmed(self, tokens_nL: torch.Tensor) -> torch.Tensor:
-        """As long as the longest of the texts, if the tower is one of transformers, which masks its padding."""
-        if self.masked_token is None:
-            return tokens_nL
-        return tokens_nL[:, : int((tokens_nL != self.masked_token).any(dim=0).nonzero().max()) + 1]
 
     def parts(self, tokens_nL: torch.Tensor, context: int) -> Sequence[torch.Tensor]:
         """The texts, as many at a time as :meth:`encode` should be given.

@@ -1,6 +1,5 @@
 """What is compared: from words, a YAML grid and settings to rows that are trained alike, with their ``ce`` rows."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ class Row:
 @dataclass(frozen=True)
 class Request:
     """What somebody asks for; what is empty, a grid or the defaults say. ``base``: the settings of a run, of which
-    those are left out that no row has a use for. ``only``: these rows of the grid."""
+    each row takes what it has a use for. ``only``: these rows of the grid."""
 
     data: str | None = None
     file: Path | None = None
@@ -85,8 +84,8 @@ def build(request: Request) -> Compared:
     """
     request = _with_file(request)
     rows = request.rows or rows_of(request.methods or METHODS, request.students, request.teachers)
-    shared = flat(request.options)
-    shared = {**_of_use(flat(request.base), shared, rows), **shared}
+    base = {key: value for key, value in flat(request.base).items() if key not in ("method", "seed")}
+    shared = {**base, **flat(request.options)}
     shared |= {"data.source": request.data} if request.data is not None else {}
     if any("seed" in own for own in (shared, *rows.values())):
         raise UserError("the seeds of a comparison are given as --seeds 0,1,2")
@@ -97,26 +96,19 @@ def build(request: Request) -> Compared:
         raise UserError(f"a seed is named twice: {', '.join(map(str, seeds))}")
     grid = Grid(request.out or default_out(shared.get("data.source"), request.file), shared, rows, seeds)
     grid, notes = _with_baselines(grid)
-    _refuse_unused(grid)
+    _refuse_unused(grid, flat(request.options))
     if len({folder_name(row) for row in grid.rows}) < len(grid.rows):
         raise UserError(f"two of the rows {', '.join(grid.rows)} would share a folder: rename one")
     return Compared(grid, tuple(resolved(grid)), tuple(notes))
 
 
-def _of_use(base: Settings, shared: Settings, rows: Mapping[str, Settings]) -> dict[str, Any]:
-    """A run's settings without its method, its seed and the options of methods that no row has."""
-    said = " ".join(str({**shared, **own}.get("method", Config.method)) for own in rows.values())
-    unused = {"method", "seed", *(set(methods.METHODS) - set(re.findall(r"[a-z][\w-]*", said)))}
-    return {key: value for key, value in base.items() if key.partition(".")[0] not in unused}
-
-
-def _refuse_unused(grid: Grid) -> None:
+def _refuse_unused(grid: Grid, said: Settings) -> None:
     """
     Raises:
-        UserError: options of a method that no row has.
+        UserError: somebody said options of a method that no row has.
     """
     used = {key for own in grid.rows.values() for key in fitting(grid.shared, own)}
-    for key in grid.shared:
+    for key in said:
         if key.partition(".")[0] in methods.METHODS and key not in used:
             raise UserError(f"'{key}' has no effect: no row's method is {key.partition('.')[0]}")
 
