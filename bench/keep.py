@@ -18,6 +18,21 @@ HEAD = (
     ("row", "val", "test", "test of each seed", "above ce", "A: images", "B: seeds", "better than ce?", "retention"),
     ("---",) * 9,
 )
+BY_NAME = (
+    (
+        "row",
+        "trained classes",
+        "novel classes",
+        "novel, each seed",
+        "harmonic mean",
+        "above teacher",
+        "A: images",
+        "B: seeds",
+    ),
+    ("---",) * 8,
+)
+KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic")
+OF_TEACHERS = ("val", "top1", "low", "high", "by_name")
 
 
 def kept(compared: dict[str, Any]) -> dict[str, Any]:
@@ -29,10 +44,11 @@ def kept(compared: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {name: row[name] for name in names}
         | {part: [cell[f"{part}.top1"] for cell in cells[row["row"]]] for part in ("val", "test")}
+        | ({name: row[name] for name in ("values", "novel_over_teacher")} if row["novel_over_teacher"] else {})
         for row in compared["rows"]
     ]
     teachers = [
-        {"name": teacher["name"].split("/")[-1], **{name: teacher[name] for name in ("val", "top1", "low", "high")}}
+        {"name": teacher["name"].split("/")[-1]} | {name: teacher[name] for name in OF_TEACHERS}
         for teacher in compared["teachers"]
     ]
     return {"images": compared["images"], "rows": rows, "teachers": teachers}
@@ -49,6 +65,20 @@ def table(results: dict[str, Any]) -> str:
     return as_markdown(lines)
 
 
+def by_name(results: dict[str, Any]) -> str:
+    """Students with a text bank: trained and novel classes, and how far they are above the teacher on the latter."""
+    lines = [*BY_NAME]
+    for row in (own for own in results["rows"] if "novel_over_teacher" in own):
+        trained, novel, harmonic = (row["values"][key] for key in KEYS)
+        each = " ".join(f"{100 * value:.1f}" for value in novel)
+        above = over(*row["novel_over_teacher"])
+        lines.append((f"`{row['row']}`", spread(trained), spread(novel), each, spread(harmonic), *above))
+    for teacher in (own for own in results["teachers"] if own["by_name"]):
+        trained, novel, harmonic = (f"{100 * teacher['by_name'][key]:.1f}" for key in KEYS)
+        lines.append((f"*teacher: {teacher['name']}*", trained, novel, "", harmonic, "", "", ""))
+    return as_markdown(lines)
+
+
 def brief(results: dict[str, Any]) -> str:
     """The rows of the README's table: no val, no single seeds; number of seeds and cost of the student instead."""
     lines = [(f"*teacher: {own['name']}*", "", of_teacher(own), *[""] * 6) for own in results["teachers"]]
@@ -62,9 +92,13 @@ def brief(results: dict[str, Any]) -> str:
 
 def gained(row: dict[str, Any]) -> tuple[str, str, str, str]:
     """Difference to ce, both intervals, and whether it is real."""
-    both = [row["over_images"], row["over_seeds"]]
-    between = [f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}" if own else "" for own in both]
-    return f"{100 * both[0]['value']:+.1f}" if both[0] else "", *between, row["better_than_ce"] or ""
+    return *over(row["over_images"], row["over_seeds"]), row["better_than_ce"] or ""
+
+
+def over(*both: dict[str, float] | None) -> tuple[str, str, str]:
+    """A difference, with its interval over images and over seeds."""
+    images, seeds = (f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}" if own else "" for own in both)
+    return f"{100 * both[0]['value']:+.1f}" if both[0] else "", images, seeds
 
 
 def retained(row: dict[str, Any]) -> str:
@@ -89,4 +123,4 @@ if __name__ == "__main__":
     folder, name = Path(sys.argv[1]), sys.argv[2]
     results = kept(json.loads((folder / "compare.json").read_text()))
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results), brief(results), sep="\n\n")
+    print(table(results), by_name(results), brief(results), sep="\n\n")

@@ -26,8 +26,9 @@ def write_run(
     options: Mapping[str, Any] = {},
     summary: Mapping[str, Any] = {},
     data: str = "hash",
+    novel: tuple[Sequence[bool], Sequence[bool]] | None = None,
 ) -> Run:
-    """``right``: of each test image."""
+    """``right``: of each test image. ``novel``: of each image of a novel class, by the student and by its teacher."""
     config, _ = settings(DATA, method=method, seed=seed, options={**TINY, **options})
     run = Run(folder)
     folder.mkdir(parents=True)
@@ -47,13 +48,17 @@ def write_run(
     if len(right_N):
         own["test.top1"] = float(right_N.mean())
         write_predictions(run.predictions_of("test"), right_N)
+    if novel:
+        write_predictions(run.predictions_of("ood"), *(np.array(own, dtype=bool) for own in novel))
     run.summary_file.write_text(json.dumps(own | dict(summary)))
     return run
 
 
-def write_predictions(file: Path, right_N: np.ndarray) -> None:
+def write_predictions(file: Path, right_N: np.ndarray, by_teacher_N: np.ndarray | None = None) -> None:
     count = len(right_N)
-    named = np.where(right_N, "a", "b").tolist()
     file.parent.mkdir(exist_ok=True)
-    table = {"path": [f"{i}.jpg" for i in range(count)], "label": ["a"] * count, "prediction": named}
+    table = {"path": [f"{i}.jpg" for i in range(count)], "label": ["a"] * count}
+    for column, named_N in {"prediction": right_N, "teacher_prediction": by_teacher_N}.items():
+        if named_N is not None:
+            table[column] = np.where(named_N, "a", "b").tolist()
     pyarrow.parquet.write_table(pyarrow.table(table), file)

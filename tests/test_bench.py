@@ -121,7 +121,9 @@ def test_the_tables_on_photos_are_those_that_were_kept(keep: ModuleType):
     """Nothing in them was typed."""
     root = Path(__file__).parents[1]
     kept = [json.loads(file.read_text()) for file in (root / "bench" / "results").glob("grocery*.json")]
-    assert kept and all(keep.table(results) in (root / "docs" / "results.md").read_text() for results in kept)
+    page = (root / "docs" / "results.md").read_text()
+    assert kept and all(keep.table(results) in page for results in kept)
+    assert all(keep.by_name(results) in page for results in kept if "novel_over_teacher" in results["rows"][-1])
     lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
     heads = [i for i, line in enumerate(lines) if line.startswith("| **")]
     measured = {line for results in kept for line in keep.brief(results).splitlines()}
@@ -137,10 +139,11 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
         return {"value": 0.05, "low": low, "high": high, "p": 0.01}
 
     row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02}
-    row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1)}
+    row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1), "novel_over_teacher": None}
     row["cost"] = {"parameters": 4_060_000, "megabytes": 16.24, "milliseconds": 5.04, "runtime": "ONNX Runtime"}
     cells = [{"row": "kd", "run": "/home/me/runs/kd", "val.top1": 0.7, "test.top1": 0.6 + seed / 10} for seed in (0, 1)]
     teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
+    teacher["by_name"] = dict.fromkeys(keep.KEYS, 0.9)
     kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]})
     assert "home" not in json.dumps(kept)
     _, _, line, of_teacher = keep.table(kept).splitlines()
@@ -150,3 +153,12 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     assert of_teacher.startswith("| *teacher: clip, probe* |  | 66.0 (60.0 to 70.0) |")
     cost = "4.1 M, 16.2 MB, 5.0 ms"
     assert line == f"| `kd` | 2 | 65.0 ± 7.1 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 | {cost} |"
+    row |= {
+        "novel_over_teacher": [over(-0.061, -0.04), over(-0.1, 0.001)],
+        "values": {key: [0.3, 0.4] for key in keep.KEYS},
+    }
+    kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [teacher]})
+    _, _, line, of_teacher = keep.by_name(kept).splitlines()
+    both = "35.0 ± 7.1"
+    assert line == f"| `kd` | {both} | {both} | 30.0 40.0 | {both} | +5.0 | -6.1 to -4.0 | -10.0 to +0.1 |"
+    assert of_teacher == "| *teacher: clip, probe* | 90.0 | 90.0 |  | 90.0 |  |  |  |"

@@ -221,6 +221,38 @@ def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
     assert table[0]["harmonic"] is None and "teacher.val.top1_interval" not in table[0]
 
 
+def test_novel_classes_are_compared_with_the_teacher(tmp_path: Path):
+    """``ce`` cannot name them."""
+    named = {"id.mean_per_class": 0.8, "ood.mean_per_class": 0.4, "harmonic": 0.533, "generalised.harmonic": 0.3}
+    scores = named | {f"teacher.{key}": 0.9 for key in named}
+    by_teacher = right(150)
+    cells = [{"right": right(150), "summary": scores, "novel": (right(count), by_teacher)} for count in (80, 84, 82)]
+    told = made(tmp_path, ce=three(100, 104, 96), openvocab=cells)
+    students_SN = np.array([right(count) for count in (80, 84, 82)])
+    images, by_seed = told.result("openvocab").novel
+    assert images == over_images(students_SN, np.array([by_teacher] * 3)) and images.value == pytest.approx(-0.34)
+    assert by_seed == over_seeds([-0.35, -0.33, -0.34], N)
+    assert told.result("ce").novel is None and told.teachers[0].by_name["ood.mean_per_class"] == pytest.approx(0.9)
+    console = Console(width=100, record=True)
+    print_table(told, console)
+    printed = console.export_text()
+    row = next(line for line in printed.splitlines() if line.startswith("openvocab") and "40.0 ± 0.0" in line)
+    assert "80.0 ± 0.0  40.0 ± 0.0  53.3 ± 0.0      -34.0" in row
+    assert row.endswith(f"{100 * images.low:+.1f} to {100 * images.high:+.1f}  -36.5 to -31.5")
+    assert "- teacher: top-1 on images of novel classes" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in as_markdown(told).splitlines()]
+    teacher = next(own for own in rows if own[1].startswith("teacher"))
+    assert teacher[header.index("ood.mean_per_class")] == "90.00" and len(teacher) == len(header)
+
+
+def test_novel_classes_without_predictions_have_no_interval(tmp_path: Path):
+    scores = {"id.mean_per_class": 0.8, "ood.mean_per_class": 0.4, "harmonic": 0.533}
+    told = made(tmp_path, ce=three(100, 104, 96), openvocab=[{"right": right(9), "summary": scores}] * 1)
+    assert told.result("openvocab").novel is None
+    print_table(told, Console(width=100, record=True))
+
+
 # --- rows of finished runs ---
 
 

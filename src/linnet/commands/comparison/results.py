@@ -46,6 +46,8 @@ class Result:
         baseline: whether it is a ``ce`` row. reference: the row that it is compared with, None for that row itself.
         images, over_seeds: the difference to the reference with its interval over images (A) and seeds (B).
         p, p_holm: of the difference, before and after Holm's correction. words: what they say.
+        novel: of students with a text bank: how far their top-1 on images of novel classes is above their teacher's,
+            with both intervals; there is no ``ce`` to compare with, which cannot name these.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Result:
     over_seeds: Difference | None = None
     p: float | None = None
     p_holm: float | None = None
+    novel: tuple[Difference, Difference | None] | None = None
     words: str = ""
     retention: float | None = None
     seconds: float = 0.0
@@ -67,7 +70,7 @@ class Result:
 
 
 class TeacherResult(NamedTuple):
-    """A teacher as the cells saw it, with the interval of its accuracy (Wilson)."""
+    """A teacher as the cells saw it, with the interval of its accuracy (Wilson); ``by_name``: its :data:`BY_NAME`."""
 
     name: str
     val: float | None
@@ -75,6 +78,7 @@ class TeacherResult(NamedTuple):
     low: float
     high: float
     parameters: int | None
+    by_name: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,21 @@ def _alone(row: Row, own: Sequence[Done], part: str, costs: Mapping[str, Cost]) 
         row.is_baseline,
         tuple(cell.seed for cell in own),
         values,
+        novel=_novel(own) if "ood.mean_per_class" in values else None,
         retention=statistics.fmean(kept) if kept else None,
         seconds=statistics.fmean([cell.summary["train.seconds"] for cell in own]),
         parameters=own[0].summary.get("student.params"),
         cost=costs.get(cost_key(own[0].run, own[0].summary)),
     )
+
+
+def _novel(own: Sequence[Done]) -> tuple[Difference, Difference | None] | None:
+    """The students above their teacher on images of novel classes; None where the predictions are not known."""
+    students, teachers = (_right_SN(own, "ood", column) for column in ("prediction", "teacher_prediction"))
+    if students is None or teachers is None:
+        return None
+    by_seed = [float(mine.mean() - its.mean()) for mine, its in zip(students[1], teachers[1], strict=True)]
+    return over_images(students[1], teachers[1]), over_seeds(by_seed, len(students[0]))
 
 
 def _compared(
@@ -201,10 +215,12 @@ def _compared(
     return replace(result, p=max(images.p, by_seed.p) if by_seed else images.p)
 
 
-def _right_SN(cells: Sequence[Done], part: str) -> tuple[list[tuple[str, str]], np.ndarray] | None:
+def _right_SN(
+    cells: Sequence[Done], part: str, column: str = "prediction"
+) -> tuple[list[tuple[str, str]], np.ndarray] | None:
     """The images of some runs of one row, and which of them each run names right; None if that is not known, or the
     images are not the same."""
-    named = [read_named(cell.run.predictions_of(part)) for cell in cells]
+    named = [read_named(cell.run.predictions_of(part), column) for cell in cells]
     known = [own for own in named if own is not None]
     if not known or len(known) < len(named) or any(own.images != known[0].images for own in known):
         return None
@@ -261,9 +277,10 @@ def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> lis
         count = summaries[0].get(f"images.{part}", 0)
         low, high = wilson_interval(round(top1 * count), count)
         cost = costs.get(str(summaries[0]["teacher.id"]))
-        rows.append(
-            TeacherResult(name, statistics.fmean(val) if val else None, top1, low, high, cost and cost.parameters)
-        )
+        of_val, parameters = statistics.fmean(val) if val else None, cost and cost.parameters
+        named = [key for key in BY_NAME if all(f"teacher.{key}" in own for own in summaries)]
+        by_name = {key: statistics.fmean([own[f"teacher.{key}"] for own in summaries]) for key in named}
+        rows.append(TeacherResult(name, of_val, top1, low, high, parameters, by_name))
     return rows
 
 

@@ -51,6 +51,10 @@ def shows_claims(report: Report) -> bool:
     return any(result.images is not None for result in report.results)
 
 
+def shows_names(report: Report) -> bool:
+    return any("ood.mean_per_class" in result.values for result in report.results)
+
+
 # --- what is said under a table ---
 
 
@@ -74,6 +78,9 @@ def remarks(report: Report) -> list[str]:
             lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested > 1 else ''}")
         if any("+" in result.words for result in report.results):
             lines.append("(+N seeds), (+images): what would resolve it, if more seeds come out as these did")
+    if shows_names(report):
+        lines.append("trained, novel: mean per-class accuracy of their images among their names; harmonic: of both")
+        lines.append("- teacher: top-1 on images of novel classes, with A and B as above")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
     lines += _counted_as_ce(report)
@@ -105,11 +112,11 @@ def _counted_as_ce(report: Report) -> list[str]:
 
 
 def print_table(report: Report, console: Console | None = None) -> None:
-    """In two blocks of at most 100 columns: what was gained, and what it costs."""
+    """In blocks of at most 100 columns: what was gained, how novel classes are named, and what it costs."""
     if console is None:
         console = Console()
         console.width = console.width if console.is_terminal else WIDTH
-    for table in (_gains(report), _costs(report)):
+    for table in (_gains(report), *([_names(report)] if shows_names(report) else []), _costs(report)):
         console.print(table)
         console.print()
     for line in remarks(report):
@@ -146,6 +153,23 @@ def _gains(report: Report) -> Table:
     for teacher in report.teachers:
         interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
         table.add_row(escape(_short(teacher)), f"{100 * teacher.top1:.1f}", *interval, style="dim")
+    return table
+
+
+def _names(report: Report) -> Table:
+    """Of students with a text bank: classes that they were trained on, and that they were not."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", min_width=12, max_width=26)
+    for name in ("trained", "novel", "harmonic", "- teacher", "A: images", "B: seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    keys = BY_NAME[:3]
+    for result in (own for own in report.results if keys[1] in own.values):
+        images, by_seed = result.novel or (None, None)
+        above = "" if images is None else f"{100 * images.value:+.1f}"
+        own = [_percent(result, key, 1) for key in keys]
+        table.add_row(escape(result.name), *own, above, _interval(images, 1), _interval(by_seed, 1))
+    for teacher in (own for own in report.teachers if own.by_name):
+        table.add_row(escape(_short(teacher)), *(f"{100 * teacher.by_name[key]:.1f}" for key in keys), style="dim")
     return table
 
 
@@ -232,8 +256,9 @@ def as_markdown(report: Report) -> str:
         lines.append([*cells, _words(result, report), *_cost_cells(result)])
     for teacher in report.teachers:
         val = [f"{100 * teacher.val:.2f}" if teacher.val is not None else ""] if report.part != "val" else []
-        own = [_named(teacher), *val, f"{100 * teacher.top1:.2f} ({_wilson(teacher, 2)})", *[""] * (len(further) + 7)]
-        lines.append([*own, _millions(teacher.parameters), "", ""])
+        own = [_named(teacher), *val, f"{100 * teacher.top1:.2f} ({_wilson(teacher, 2)})"]
+        own += [f"{100 * teacher.by_name[key]:.2f}" if key in teacher.by_name else "" for key in further]
+        lines.append([*own, *[""] * 7, _millions(teacher.parameters), "", ""])
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"{table}\n\n" + "\n".join(f"* {line}" for line in remarks(report)) + "\n"
 
@@ -253,6 +278,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "compared_with": result.reference,
             "over_images": result.images and result.images._asdict(),
             "over_seeds": result.over_seeds and result.over_seeds._asdict(),
+            "novel_over_teacher": result.novel and [own and own._asdict() for own in result.novel],
             "p": result.p,
             "p_holm": result.p_holm,
             "better_than_ce": result.words or None,
