@@ -41,12 +41,12 @@ def draw_gains(axes: plt.Axes, table: dict[str, Any]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def main(out: Path = Path("docs/demo.png")) -> None:
+def main(table: Path = TABLE, out: Path = Path("docs/demo.png")) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), width_ratios=(1, 1.15))
     left.imshow(birds())
     left.set_title("six species of one genus, a row each", fontsize=10)
     left.axis("off")
-    draw_gains(right, json.loads(TABLE.read_text()))
+    draw_gains(right, json.loads(table.read_text()))
     figure.tight_layout()
     figure.savefig(out, dpi=110)
 

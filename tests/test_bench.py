@@ -164,3 +164,23 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     both = "35.0 ± 7.1"
     assert line == f"| `kd` | {both} | {both} | 30.0 40.0 | {both} | +5.0 | -6.1 to -4.0 | -10.0 to +0.1 |"
     assert of_teacher == "| *teacher: clip, probe* | 90.0 | 90.0 |  | 90.0 |  |  |  |"
+
+
+def test_the_picture_shows_every_row_of_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "bench")
+    picture = importlib.import_module("picture")
+    over = {"value": 0.043, "low": 0.021, "high": 0.065}
+    rows = [{"row": "ce", "values": {"test.top1": [0.7, 0.76]}}]
+    rows += [
+        {"row": name, "over_images": over, "over_seeds": over, "better_than_ce": words}
+        for name, words in {"kd": "not resolved (+9 seeds)", "pand": "yes"}.items()
+    ]
+    _, axes = picture.plt.subplots()
+    picture.draw_gains(axes, {"rows": rows, "seeds": [0, 1]})
+    assert [text.get_text() for text in axes.texts] == ["+4.3: better", "+4.3: not resolved"]  # from below
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["pand", "kd"] and "73.0 %" in axes.get_title()
+    (tmp_path / "compare.json").write_text(json.dumps({"rows": rows, "seeds": [0, 1]}))
+    picture.main(tmp_path / "compare.json", tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+    picture.plt.close("all")
