@@ -19,19 +19,10 @@ HEAD = (
     ("---",) * 9,
 )
 BY_NAME = (
-    (
-        "row",
-        "trained classes",
-        "novel classes",
-        "novel, each seed",
-        "harmonic mean",
-        "above teacher",
-        "A: images",
-        "B: seeds",
-    ),
-    ("---",) * 8,
+    ("row", "trained classes", "novel classes", "each seed", "harmonic", "among all names", "above teacher", "A", "B"),
+    ("---",) * 9,
 )
-KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic")
+KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic", "generalised.harmonic")
 OF_TEACHERS = ("val", "top1", "low", "high", "by_name")
 
 
@@ -69,14 +60,13 @@ def by_name(results: dict[str, Any]) -> str:
     """Students with a text bank: trained and novel classes, and how far they are above the teacher on the latter."""
     lines = [*BY_NAME]
     for row in (own for own in results["rows"] if "novel_over_teacher" in own):
-        trained, novel, harmonic = (row["values"][key] for key in KEYS)
-        each = " ".join(f"{100 * value:.1f}" for value in novel)
-        above = over(*row["novel_over_teacher"])
-        lines.append((f"`{row['row']}`", spread(trained), spread(novel), each, spread(harmonic), *above))
+        trained, novel, *harmonic = (spread(row["values"][key]) for key in KEYS)
+        each = " ".join(f"{100 * value:.1f}" for value in row["values"][KEYS[1]])
+        lines.append((f"`{row['row']}`", trained, novel, each, *harmonic, *over(*row["novel_over_teacher"])))
     for teacher in (own for own in results["teachers"] if own["by_name"]):
-        trained, novel, harmonic = (f"{100 * teacher['by_name'][key]:.1f}" for key in KEYS)
-        lines.append((f"*teacher: {teacher['name']}*", trained, novel, "", harmonic, "", "", ""))
-    return as_markdown(lines)
+        trained, novel, *harmonic = (f"{100 * teacher['by_name'][key]:.1f}" for key in KEYS)
+        lines.append((f"*teacher: {teacher['name']}*", trained, novel, "", *harmonic, "", "", ""))
+    return as_markdown(lines) if len(lines) > len(BY_NAME) else ""
 
 
 def brief(results: dict[str, Any]) -> str:
