@@ -113,4 +113,4 @@ if __name__ == "__main__":
     folder, name = Path(sys.argv[1]), sys.argv[2]
     results = kept(json.loads((folder / "compare.json").read_text()))
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results), by_name(results), brief(results), sep="\n\n")
+    print(*filter(None, (table(results), by_name(results), brief(results))), sep="\n\n")
