@@ -18,11 +18,11 @@ HEAD = (
     ("row", "val", "test", "test of each seed", "above ce", "A: images", "B: seeds", "better than ce?", "retention"),
     ("---",) * 9,
 )
-BY_NAME = (
-    ("row", "trained classes", "novel classes", "each seed", "harmonic", "among all names", "above teacher", "A", "B"),
+HEAD_BY_NAME = (
+    ("row", "trained", "novel", "novel, each seed", "harmonic", "novel, in one list", "minus teacher", "A", "B"),
     ("---",) * 9,
 )
-KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic", "generalised.harmonic")
+KEYS = ("id.mean_per_class", "ood.mean_per_class", "harmonic", "generalised.ood")
 OF_TEACHERS = ("val", "top1", "low", "high", "by_name")
 
 
@@ -35,7 +35,7 @@ def kept(compared: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {name: row[name] for name in names}
         | {part: [cell[f"{part}.top1"] for cell in cells[row["row"]]] for part in ("val", "test")}
-        | ({name: row[name] for name in ("values", "novel_over_teacher")} if row["novel_over_teacher"] else {})
+        | ({"novel": named_by(row)} if KEYS[1] in row["values"] else {})
         for row in compared["rows"]
     ]
     teachers = [
@@ -43,6 +43,12 @@ def kept(compared: dict[str, Any]) -> dict[str, Any]:
         for teacher in compared["teachers"]
     ]
     return {"images": compared["images"], "rows": rows, "teachers": teachers}
+
+
+def named_by(row: dict[str, Any]) -> dict[str, Any]:
+    """The scores of every seed with class texts, and the difference to the teacher on novel classes."""
+    scores = {key: row["values"][key] for key in KEYS}
+    return scores | {name: row[f"novel_{name}"] for name in ("over_images", "over_seeds")}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -58,15 +64,18 @@ def table(results: dict[str, Any]) -> str:
 
 def by_name(results: dict[str, Any]) -> str:
     """Students with a text bank: trained and novel classes, and how far they are above the teacher on the latter."""
-    lines = [*BY_NAME]
-    for row in (own for own in results["rows"] if "novel_over_teacher" in own):
-        trained, novel, *harmonic = (spread(row["values"][key]) for key in KEYS)
-        each = " ".join(f"{100 * value:.1f}" for value in row["values"][KEYS[1]])
-        lines.append((f"`{row['row']}`", trained, novel, each, *harmonic, *over(*row["novel_over_teacher"])))
+    lines = [*HEAD_BY_NAME]
+    for row in (own for own in results["rows"] if "novel" in own):
+        novel = row["novel"]
+        trained, of_novel, *more = (spread(novel[key]) for key in KEYS)
+        each = " ".join(f"{100 * value:.1f}" for value in novel[KEYS[1]])
+        lines.append(
+            (f"`{row['row']}`", trained, of_novel, each, *more, *over(novel["over_images"], novel["over_seeds"]))
+        )
     for teacher in (own for own in results["teachers"] if own["by_name"]):
         trained, novel, *harmonic = (f"{100 * teacher['by_name'][key]:.1f}" for key in KEYS)
         lines.append((f"*teacher: {teacher['name']}*", trained, novel, "", *harmonic, "", "", ""))
-    return as_markdown(lines) if len(lines) > len(BY_NAME) else ""
+    return as_markdown(lines) if len(lines) > len(HEAD_BY_NAME) else ""
 
 
 def brief(results: dict[str, Any]) -> str:

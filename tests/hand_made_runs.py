@@ -26,9 +26,9 @@ def write_run(
     options: Mapping[str, Any] = {},
     summary: Mapping[str, Any] = {},
     data: str = "hash",
-    novel: tuple[Sequence[bool], Sequence[bool]] | None = None,
+    novel: tuple[Sequence[bool], Sequence[bool], Sequence[str]] | None = None,
 ) -> Run:
-    """``right``: of each test image. ``novel``: of each image of a novel class, by the student and by its teacher."""
+    """``right``: of each test image. ``novel``: of each image of a novel class, by the student and by its teacher; its class."""
     config, _ = settings(DATA, method=method, seed=seed, options={**TINY, **options})
     run = Run(folder)
     folder.mkdir(parents=True)
@@ -49,16 +49,18 @@ def write_run(
         own["test.top1"] = float(right_N.mean())
         write_predictions(run.predictions_of("test"), right_N)
     if novel:
-        write_predictions(run.predictions_of("ood"), *(np.array(own, dtype=bool) for own in novel))
+        write_predictions(run.predictions_of("ood"), *(np.array(own) for own in novel))
     run.summary_file.write_text(json.dumps(own | dict(summary)))
     return run
 
 
-def write_predictions(file: Path, right_N: np.ndarray, by_teacher_N: np.ndarray | None = None) -> None:
-    count = len(right_N)
+def write_predictions(
+    file: Path, right_N: np.ndarray, by_teacher_N: np.ndarray | None = None, labels_N: np.ndarray | None = None
+) -> None:
+    labels_N = np.full(len(right_N), "a") if labels_N is None else labels_N
     file.parent.mkdir(exist_ok=True)
-    table = {"path": [f"{i}.jpg" for i in range(count)], "label": ["a"] * count}
+    table = {"path": [f"{i}.jpg" for i in range(len(right_N))], "label": labels_N.tolist()}
     for column, named_N in {"prediction": right_N, "teacher_prediction": by_teacher_N}.items():
         if named_N is not None:
-            table[column] = np.where(named_N, "a", "b").tolist()
+            table[column] = np.where(named_N, labels_N, "none of them").tolist()
     pyarrow.parquet.write_table(pyarrow.table(table), file)

@@ -57,7 +57,8 @@ def over_images(first: np.ndarray, second: np.ndarray) -> Difference:
     is drawn is how often each difference occurs.
 
     Args:
-        first, second: (N,) or (S, N) bool, which images each names right; of several seeds the mean counts.
+        first, second: (N,) or (S, N) bool, which images each names right, or these times a weight of each image, of
+            mean 1; of several seeds the mean counts.
     """
     apart_N = np.atleast_2d(first).mean(axis=0) - np.atleast_2d(second).mean(axis=0)
     if not len(apart_N):

@@ -13,7 +13,7 @@ from scipy import stats
 
 from linnet.commands.comparison.finished import read_runs
 from linnet.commands.comparison.grid import check_fair
-from linnet.commands.comparison.results import Report, report
+from linnet.commands.comparison.results import BY_NAME, Report, report
 from linnet.commands.comparison.table import as_markdown, print_table, remarks, write_files
 from linnet.errors import UserError
 from linnet.metrics.intervals import holm, over_images, over_seeds
@@ -173,7 +173,7 @@ def test_val_takes_the_place_of_a_missing_test(tmp_path: Path):
 
 
 def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
-    groups = {"test.few": 0.25, "harmonic": 0.5}
+    groups = {"test.few": 0.25}
     cells = [
         {"right": right(count), "summary": {**groups, "teacher.val.top1_interval": [0, 1]}} for count in (140, 142)
     ]
@@ -198,10 +198,9 @@ def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
     assert page == as_markdown(told)
     header, _, ce, kd, *_ = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     assert dict(zip(header, kd, strict=True))["test.few"] == "25.00 ± 0.00"
-    assert dict(zip(header, kd, strict=True))["harmonic"] == "50.00 ± 0.00"
     assert (
         dict(zip(header, ce, strict=True))["test"] == "51.00 ± 1.41"
-        and dict(zip(header, ce, strict=True))["harmonic"] == ""
+        and dict(zip(header, ce, strict=True))["test.few"] == ""
     )
     said = json.loads((tmp_path / "compare.json").read_text())
     assert (
@@ -218,39 +217,48 @@ def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
         ("kd", 0, 0.7),
         ("kd", 1, 0.71),
     ]
-    assert table[0]["harmonic"] is None and "teacher.val.top1_interval" not in table[0]
+    assert table[0]["test.few"] is None and "teacher.val.top1_interval" not in table[0]
 
 
 def test_novel_classes_are_compared_with_the_teacher(tmp_path: Path):
-    """``ce`` cannot name them."""
-    named = {"id.mean_per_class": 0.8, "ood.mean_per_class": 0.4, "harmonic": 0.533, "generalised.harmonic": 0.3}
-    scores = named | {f"teacher.{key}": 0.9 for key in named}
-    by_teacher = right(150)
-    cells = [{"right": right(150), "summary": scores, "novel": (right(count), by_teacher)} for count in (80, 84, 82)]
-    told = made(tmp_path, ce=three(100, 104, 96), openvocab=cells)
-    students_SN = np.array([right(count) for count in (80, 84, 82)])
+    """``ce`` cannot name them; a kd row of the same teacher asks it for nothing about them. Each class counts the same."""
+    named = dict.fromkeys(BY_NAME, 0.4) | {"generalised.ood": 0.1}
+    scores = named | {f"teacher.{key}": 0.9 for key in BY_NAME}
+    labels = ["a"] * 150 + ["b"] * 50
+    by_teacher = right(175)
+    cells = [
+        {"right": right(150), "summary": scores, "novel": (right(count), by_teacher, labels)} for count in (80, 84, 82)
+    ]
+    told = made(tmp_path, ce=three(100, 104, 96), kd=three(140, 141, 142), openvocab=cells)
     images, by_seed = told.result("openvocab").novel
-    assert images == over_images(students_SN, np.array([by_teacher] * 3)) and images.value == pytest.approx(-0.34)
-    assert by_seed == over_seeds([-0.35, -0.33, -0.34], N)
+    per_class = [(count / 150 + 0) / 2 - (1 + 25 / 50) / 2 for count in (80, 84, 82)]
+    assert images.value == pytest.approx(np.mean(per_class)) and images.low < images.value < images.high < -0.3
+    assert by_seed.value == pytest.approx(np.mean(per_class))
+    assert by_seed.high - by_seed.value == pytest.approx(stats.t.ppf(0.975, 2) * np.std(per_class, ddof=1) / 3**0.5)
     assert told.result("ce").novel is None and told.teachers[0].by_name["ood.mean_per_class"] == pytest.approx(0.9)
     console = Console(width=100, record=True)
     print_table(told, console)
     printed = console.export_text()
     row = next(line for line in printed.splitlines() if line.startswith("openvocab") and "40.0 ± 0.0" in line)
-    assert "80.0 ± 0.0  40.0 ± 0.0  53.3 ± 0.0      -34.0" in row
-    assert row.endswith(f"{100 * images.low:+.1f} to {100 * images.high:+.1f}  -36.5 to -31.5")
-    assert "- teacher: top-1 on images of novel classes" in printed
+    assert f"40.0 ± 0.0  40.0 ± 0.0   10.0 ± 0.0      {100 * images.value:+.1f}" in row
+    assert row.endswith(f"{100 * by_seed.low:+.1f} to {100 * by_seed.high:+.1f}")
+    assert "in one list: images of novel classes among all names" in printed
     assert max(map(len, printed.splitlines())) <= 100
-    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in as_markdown(told).splitlines()]
-    teacher = next(own for own in rows if own[1].startswith("teacher"))
-    assert teacher[header.index("ood.mean_per_class")] == "90.00" and len(teacher) == len(header)
+    _, names, _ = as_markdown(told).split("\n\n")
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in names.splitlines()]
+    assert [own[1] for own in rows] == ["openvocab", "teacher mini-clip"]
+    assert dict(zip(header, rows[0], strict=True))["harmonic"] == "40.00 ± 0.00"
+    assert rows[1][header.index("novel")] == "90.00"
 
 
 def test_novel_classes_without_predictions_have_no_interval(tmp_path: Path):
-    scores = {"id.mean_per_class": 0.8, "ood.mean_per_class": 0.4, "harmonic": 0.533}
-    told = made(tmp_path, ce=three(100, 104, 96), openvocab=[{"right": right(9), "summary": scores}] * 1)
+    told = made(
+        tmp_path, ce=[{"right": right(100)}], openvocab=[{"right": right(120), "summary": dict.fromkeys(BY_NAME, 0.4)}]
+    )
     assert told.result("openvocab").novel is None
-    print_table(told, Console(width=100, record=True))
+    console = Console(width=100, record=True)
+    print_table(told, console)
+    assert ["openvocab", "40.0", "40.0", "40.0"] in [line.split() for line in console.export_text().splitlines()]
 
 
 # --- rows of finished runs ---

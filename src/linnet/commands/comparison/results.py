@@ -21,12 +21,14 @@ from linnet.run import Run
 
 SURE = 0.05
 FURTHER = ("few", "medium", "many")  # of the classes of a long tail
-BY_NAME = (
+BY_NAME = (  # of students with a text bank
     "id.mean_per_class",
     "ood.mean_per_class",
     "harmonic",
+    "generalised.id",
+    "generalised.ood",
     "generalised.harmonic",
-)  # of students with a text bank
+)
 
 
 class Done(NamedTuple):
@@ -46,8 +48,8 @@ class Result:
         baseline: whether it is a ``ce`` row. reference: the row that it is compared with, None for that row itself.
         images, over_seeds: the difference to the reference with its interval over images (A) and seeds (B).
         p, p_holm: of the difference, before and after Holm's correction. words: what they say.
-        novel: of students with a text bank: how far their top-1 on images of novel classes is above their teacher's,
-            with both intervals; there is no ``ce`` to compare with, which cannot name these.
+        novel: of students with a text bank: how far their mean per-class accuracy on novel classes is above their
+            teacher's, with both intervals; ``ce`` cannot name these.
     """
 
     name: str
@@ -184,12 +186,17 @@ def _alone(row: Row, own: Sequence[Done], part: str, costs: Mapping[str, Cost]) 
 
 
 def _novel(own: Sequence[Done]) -> tuple[Difference, Difference | None] | None:
-    """The students above their teacher on images of novel classes; None where the predictions are not known."""
+    """The students above their teacher on novel classes, of which each counts the same; None where the predictions are
+    not known."""
     students, teachers = (_right_SN(own, "ood", column) for column in ("prediction", "teacher_prediction"))
     if students is None or teachers is None:
         return None
-    by_seed = [float(mine.mean() - its.mean()) for mine, its in zip(students[1], teachers[1], strict=True)]
-    return over_images(students[1], teachers[1]), over_seeds(by_seed, len(students[0]))
+    labels = [label for _, label in students[0]]
+    names, of_N, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weight_N = len(labels) / (len(names) * counts[of_N])  # a mean over images, so weighted, is one over classes
+    mine_SN, its_SN = students[1] * weight_N, teachers[1] * weight_N
+    by_seed = (mine_SN - its_SN).mean(axis=1).tolist()
+    return over_images(mine_SN, its_SN), over_seeds(by_seed, len(labels))
 
 
 def _compared(
@@ -218,8 +225,8 @@ def _compared(
 def _right_SN(
     cells: Sequence[Done], part: str, column: str = "prediction"
 ) -> tuple[list[tuple[str, str]], np.ndarray] | None:
-    """The images of some runs of one row, and which of them each run names right; None if that is not known, or the
-    images are not the same."""
+    """The images of some runs of one row, and which of them each run (or its teacher, by ``column``) names right; None
+    if that is not known, or the images are not the same."""
     named = [read_named(cell.run.predictions_of(part), column) for cell in cells]
     known = [own for own in named if own is not None]
     if not known or len(known) < len(named) or any(own.images != known[0].images for own in known):
@@ -278,8 +285,8 @@ def _teachers(done: Sequence[Done], part: str, costs: Mapping[str, Cost]) -> lis
         low, high = wilson_interval(round(top1 * count), count)
         cost = costs.get(str(summaries[0]["teacher.id"]))
         of_val, parameters = statistics.fmean(val) if val else None, cost and cost.parameters
-        named = [key for key in BY_NAME if all(f"teacher.{key}" in own for own in summaries)]
-        by_name = {key: statistics.fmean([own[f"teacher.{key}"] for own in summaries]) for key in named}
+        named = [own for own in summaries if "teacher.ood.mean_per_class" in own]  # a kd row asks it for none of these
+        by_name = {key: statistics.fmean([own[f"teacher.{key}"] for own in named]) for key in BY_NAME if named}
         rows.append(TeacherResult(name, of_val, top1, low, high, parameters, by_name))
     return rows
 

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from linnet.files import new_file, readable, write_atomically
 from linnet.metrics.intervals import Difference
 from linnet.progress import WIDTH
 from linnet.timing import duration
+
+NAMES = {"id.mean_per_class": "trained", "ood.mean_per_class": "novel", "generalised.ood": "in one list"}
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:
@@ -79,8 +81,8 @@ def remarks(report: Report) -> list[str]:
         if any("+" in result.words for result in report.results):
             lines.append("(+N seeds), (+images): what would resolve it, if more seeds come out as these did")
     if shows_names(report):
-        lines.append("trained, novel: mean per-class accuracy of their images among their names; harmonic: of both")
-        lines.append("- teacher: top-1 on images of novel classes, with A and B as above")
+        lines.append("trained, novel: images of such classes among the names of such classes, mean per class")
+        lines.append("in one list: images of novel classes among all names; - teacher: novel, student and teacher")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
     lines += _counted_as_ce(report)
@@ -160,17 +162,25 @@ def _names(report: Report) -> Table:
     """Of students with a text bank: classes that they were trained on, and that they were not."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", min_width=12, max_width=26)
-    for name in ("trained", "novel", "harmonic", "- teacher", "A: images", "B: seeds"):
+    head, *lines = _by_name(report, NAMES, 1)
+    for name in head[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    keys = BY_NAME[:3]
-    for result in (own for own in report.results if keys[1] in own.values):
-        images, by_seed = result.novel or (None, None)
-        above = "" if images is None else f"{100 * images.value:+.1f}"
-        own = [_percent(result, key, 1) for key in keys]
-        table.add_row(escape(result.name), *own, above, _interval(images, 1), _interval(by_seed, 1))
-    for teacher in (own for own in report.teachers if own.by_name):
-        table.add_row(escape(_short(teacher)), *(f"{100 * teacher.by_name[key]:.1f}" for key in keys), style="dim")
+    for line in lines:
+        table.add_row(*map(escape, line), style="dim" if line[0].startswith("teacher ") else "")
     return table
+
+
+def _by_name(report: Report, keys: Mapping[str, str], digits: int) -> list[list[str]]:
+    """A head, a line for each student with a text bank, one for each teacher; ``keys``: those columns' names."""
+    lines = [["", *keys.values(), "- teacher", "A: images", "B: seeds"]]
+    for result in (own for own in report.results if "ood.mean_per_class" in own.values):
+        images, by_seed = result.novel or (None, None)
+        above = "" if images is None else f"{100 * images.value:+.{digits}f}"
+        own = [_percent(result, key, digits) for key in keys]
+        lines.append([result.name, *own, above, _interval(images, digits), _interval(by_seed, digits)])
+    for teacher in (own for own in report.teachers if own.by_name):
+        lines.append([_short(teacher), *(f"{100 * teacher.by_name[key]:.{digits}f}" for key in keys), "", "", ""])
+    return lines
 
 
 def _named(teacher: TeacherResult) -> str:
@@ -228,11 +238,8 @@ def write_files(report: Report, folder: Path) -> None:
 
 
 def as_markdown(report: Report) -> str:
-    further = [
-        key
-        for key in (*(f"{report.part}.{name}" for name in FURTHER), *BY_NAME)
-        if any(key in own.values for own in report.results)
-    ]
+    further = [f"{report.part}.{name}" for name in FURTHER]
+    further = [key for key in further if any(key in own.values for own in report.results)]
     columns = ["", "val", *([report.part] if report.part != "val" else []), *further]
     columns += [
         "- ce",
@@ -256,11 +263,17 @@ def as_markdown(report: Report) -> str:
         lines.append([*cells, _words(result, report), *_cost_cells(result)])
     for teacher in report.teachers:
         val = [f"{100 * teacher.val:.2f}" if teacher.val is not None else ""] if report.part != "val" else []
-        own = [_named(teacher), *val, f"{100 * teacher.top1:.2f} ({_wilson(teacher, 2)})"]
-        own += [f"{100 * teacher.by_name[key]:.2f}" if key in teacher.by_name else "" for key in further]
-        lines.append([*own, *[""] * 7, _millions(teacher.parameters), "", ""])
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{table}\n\n" + "\n".join(f"* {line}" for line in remarks(report)) + "\n"
+        own = [_named(teacher), *val, f"{100 * teacher.top1:.2f} ({_wilson(teacher, 2)})", *[""] * (len(further) + 7)]
+        lines.append([*own, _millions(teacher.parameters), "", ""])
+    blocks = [_in_pipes(lines)]
+    if shows_names(report):
+        head, *more = _by_name(report, {key: NAMES.get(key, key) for key in BY_NAME}, 2)
+        blocks.append(_in_pipes([head, ["---"] * len(head), *more]))
+    return "\n\n".join([*blocks, "\n".join(f"* {line}" for line in remarks(report))]) + "\n"
+
+
+def _in_pipes(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -278,7 +291,8 @@ def as_json(report: Report) -> dict[str, Any]:
             "compared_with": result.reference,
             "over_images": result.images and result.images._asdict(),
             "over_seeds": result.over_seeds and result.over_seeds._asdict(),
-            "novel_over_teacher": result.novel and [own and own._asdict() for own in result.novel],
+            "novel_over_images": result.novel and result.novel[0]._asdict(),
+            "novel_over_seeds": result.novel and result.novel[1] and result.novel[1]._asdict(),
             "p": result.p,
             "p_holm": result.p_holm,
             "better_than_ce": result.words or None,
