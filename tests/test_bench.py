@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -132,6 +134,20 @@ def test_the_tables_are_those_that_were_kept(keep: ModuleType):
         assert any(own <= set(keep.brief(results).splitlines()) for results in kept)  # all from one table
         assert any(line.startswith("| `ce` |") for line in lines[start + 1 : end])
     assert heads
+
+
+def test_what_the_readme_says_of_new_names_was_measured(keep: ModuleType):
+    root = Path(__file__).parents[1]
+    results = json.loads((root / "bench" / "results" / "grocery_novel.json").read_text())
+    rows = {row["row"]: row["novel"] for row in results["rows"] if "novel" in row}
+    (of_teacher,) = (teacher["by_name"] for teacher in results["teachers"])
+    expected = [
+        f"{100 * value:.1f}"
+        for key in ("ood.mean_per_class", "generalised.ood")
+        for value in (*(statistics.fmean(rows[name][key]) for name in ("openvocab", "dual")), of_teacher[key])
+    ]
+    said = (root / "README.md").read_text().partition("* New names:")[2].partition("\n* ")[0]
+    assert re.findall(r"\d+\.\d", said) == expected
 
 
 def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):

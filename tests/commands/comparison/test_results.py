@@ -221,7 +221,7 @@ def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
 
 
 def test_novel_classes_are_compared_with_the_teacher(tmp_path: Path):
-    """``ce`` cannot name them; a kd row of the same teacher asks it for nothing about them. Each class counts the same."""
+    """``ce`` cannot name them, a kd row does not ask the same teacher about them. Each class counts the same."""
     named = dict.fromkeys(BY_NAME, 0.4) | {"generalised.ood": 0.1}
     scores = named | {f"teacher.{key}": 0.9 for key in BY_NAME}
     labels = ["a"] * 150 + ["b"] * 50
