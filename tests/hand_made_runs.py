@@ -28,7 +28,7 @@ def write_run(
     data: str = "hash",
     novel: tuple[Sequence[bool], Sequence[bool], Sequence[str]] | None = None,
 ) -> Run:
-    """``right``: of each test image. ``novel``: of each image of a novel class, by student and teacher, and its class."""
+    """``right``: of each test image. ``novel``: of each of novel classes, by student and teacher, and its class."""
     config, _ = settings(DATA, method=method, seed=seed, options={**TINY, **options})
     run = Run(folder)
     folder.mkdir(parents=True)
