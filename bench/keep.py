@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-HEAD = (
-    ("row", "val", "test", "test of each seed", "above ce", "A: images", "B: seeds", "better than ce?", "retention"),
-    ("---",) * 9,
-)
 HEAD_BY_NAME = (
     ("row", "trained", "novel", "novel, each seed", "harmonic", "novel, in one list", "minus teacher", "A", "B"),
     ("---",) * 9,
@@ -31,7 +27,7 @@ def kept(compared: dict[str, Any]) -> dict[str, Any]:
     cells: dict[str, list[dict[str, Any]]] = {}
     for cell in compared["cells"]:
         cells.setdefault(cell["row"], []).append(cell)
-    names = ("row", "method", "seeds", "over_images", "over_seeds", "better_than_ce", "retention", "cost")
+    names = ("row", "method", "seeds", "over_images", "over_seeds", "better", "retention", "cost")
     rows = [
         {name: row[name] for name in names}
         | {part: [cell[f"{part}.top1"] for cell in cells[row["row"]]] for part in ("val", "test")}
@@ -42,7 +38,7 @@ def kept(compared: dict[str, Any]) -> dict[str, Any]:
         {"name": teacher["name"].split("/")[-1]} | {name: teacher[name] for name in OF_TEACHERS}
         for teacher in compared["teachers"]
     ]
-    return {"images": compared["images"], "rows": rows, "teachers": teachers}
+    return {"images": compared["images"], "against": compared["against"], "rows": rows, "teachers": teachers}
 
 
 def named_by(row: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +49,10 @@ def named_by(row: dict[str, Any]) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """In Markdown, in per cent: mean and deviation over the seeds, intervals as `linnet compare` makes them."""
-    lines = [*HEAD]
+    against = results["against"]
+    intervals = ("A: images", "B: seeds", f"better than {against}?")
+    head = ("row", "val", "test", "test of each seed", f"above {against}", *intervals, "retention")
+    lines = [head, ("---",) * len(head)]
     for row in results["rows"]:
         each = " ".join(f"{100 * value:.1f}" for value in row["test"])
         lines.append((f"`{row['row']}`", spread(row["val"]), spread(row["test"]), each, *gained(row), retained(row)))
@@ -91,7 +90,7 @@ def brief(results: dict[str, Any]) -> str:
 
 def gained(row: dict[str, Any]) -> tuple[str, str, str, str]:
     """Difference to ce, both intervals, and whether it is real."""
-    return *over(row["over_images"], row["over_seeds"]), row["better_than_ce"] or ""
+    return *over(row["over_images"], row["over_seeds"]), row["better"] or ""
 
 
 def over(*both: dict[str, float] | None) -> tuple[str, str, str]:

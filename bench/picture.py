@@ -30,7 +30,7 @@ def draw_gains(axes: plt.Axes, table: dict[str, Any]) -> None:
         for over, width in (("over_seeds", 2), ("over_images", 7)):
             axes.plot([100 * row[over]["low"], 100 * row[over]["high"]], [y, y], color="#2f7d4f", linewidth=width)
         axes.plot(value, y, "o", color="white", markeredgecolor="#2f7d4f", markersize=7)
-        verdict = row["better_than_ce"].replace("yes", "better").partition(" (")[0]
+        verdict = row["better"].replace("yes", "better").partition(" (")[0]
         axes.text(value, y + 0.2, f"{value:+.1f}: {verdict}", ha="center", fontsize=9)
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [row["row"] for row in reversed(rows)])

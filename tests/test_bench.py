@@ -154,13 +154,15 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     def over(low: float, high: float) -> dict[str, float]:
         return {"value": 0.05, "low": low, "high": high, "p": 0.01}
 
-    row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better_than_ce": "yes", "retention": 1.02}
+    row = {"row": "kd", "method": "kd", "seeds": [0, 1], "better": "yes", "retention": 1.02}
     row |= {"over_images": over(0.04, 0.061), "over_seeds": over(-0.001, 0.1), "values": {}}
     row["cost"] = {"parameters": 4_060_000, "megabytes": 16.24, "milliseconds": 5.04, "runtime": "ONNX Runtime"}
     cells = [{"row": "kd", "run": "/home/me/runs/kd", "val.top1": 0.7, "test.top1": 0.6 + seed / 10} for seed in (0, 1)]
     teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
     teacher["by_name"] = dict.fromkeys(keep.KEYS, 0.9)
-    kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]})
+    kept = keep.kept(
+        {"images": 9, "against": "ce", "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]}
+    )
     assert "home" not in json.dumps(kept)
     _, _, line, of_teacher = keep.table(kept).splitlines()
     assert line == "| `kd` | 70.0 ± 0.0 | 65.0 ± 7.1 | 60.0 70.0 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 |"
@@ -171,7 +173,7 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     assert line == f"| `kd` | 2 | 65.0 ± 7.1 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 | {cost} |"
     row["values"] = {key: [0.3, 0.4] for key in keep.KEYS}
     row |= {"novel_over_images": over(-0.061, -0.04), "novel_over_seeds": over(-0.1, 0.001)}
-    kept = keep.kept({"images": 9, "rows": [row], "cells": cells, "teachers": [teacher]})
+    kept = keep.kept({"images": 9, "against": "ce", "rows": [row], "cells": cells, "teachers": [teacher]})
     _, _, line, of_teacher = keep.by_name(kept).splitlines()
     both = "35.0 ± 7.1"
     assert line == f"| `kd` | {both} | {both} | 30.0 40.0 | {both} | {both} | +5.0 | -6.1 to -4.0 | -10.0 to +0.1 |"
@@ -185,7 +187,7 @@ def test_the_picture_shows_every_row_of_a_table(monkeypatch: pytest.MonkeyPatch,
     over = {"value": 0.043, "low": 0.021, "high": 0.065}
     rows = [{"row": "ce", "values": {"test.top1": [0.7, 0.76]}}]
     rows += [
-        {"row": name, "over_images": over, "over_seeds": over, "better_than_ce": words}
+        {"row": name, "over_images": over, "over_seeds": over, "better": words}
         for name, words in {"kd": "not resolved (+9 seeds)", "pand": "yes"}.items()
     ]
     _, axes = picture.plt.subplots()

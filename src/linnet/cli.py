@@ -104,6 +104,7 @@ def compare(
     students: Annotated[str | None, Parameter(group=BASIC)] = None,
     teachers: Annotated[str | None, Parameter(group=BASIC)] = None,
     rows: Annotated[str | None, Parameter(group=BASIC)] = None,
+    against: Annotated[str | None, Parameter(group=BASIC)] = None,
     out: Annotated[Path | None, Parameter(group=BASIC)] = None,
     config: Annotated[Path | None, Parameter(group=BASIC)] = None,
     time: Annotated[str | None, Parameter(group=RUN)] = None,
@@ -129,6 +130,7 @@ def compare(
         students: Students, each with a ce row of its own.
         teachers: Teachers, for the methods that have one.
         rows: These rows of the grid alone, as in ce,kd.
+        against: The row that all others are compared with. [default: ce]
         out: The folder of the runs and of the table: compare.md, compare.json, compare.parquet. [default:
             runs/compare-DATA]
         config: A YAML file of settings for all rows; options given here override it.
@@ -155,6 +157,7 @@ def compare(
         config=config,
         options=typed_settings(),
         time=time,
+        against=against,
     )
     tell(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
 

@@ -99,7 +99,7 @@ def test_a_process_that_is_killed_loses_no_finished_cell(tmp_path: Path):
     subprocess.run([*command, "--out", str(tmp_path / "whole"), "--jobs", "2"], check=True)
     told = [json.loads((tmp_path / name / "compare.json").read_text())["rows"] for name in ("killed", "whole")]
     for first, second in zip(*told, strict=True):
-        for key in ("values", "over_images", "over_seeds", "p_holm", "better_than_ce", "retention"):
+        for key in ("values", "over_images", "over_seeds", "p_holm", "better", "retention"):
             assert first[key] == second[key]
 
 
@@ -134,6 +134,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(
         ((DATA, DATA), {}, "one DATA and one grid at most"),
         ((DATA,), {"methods": ["kdd"]}, "unknown method 'kdd'"),
         ((DATA,), {"jobs": 0}, "must be at least 1"),
+        ((DATA,), {"against": "kdd"}, "--against kdd: there are the rows ce, kd. Did you mean 'kd'?"),
         (("nowhere/",), {}, "nowhere"),
     ],
 )

@@ -16,6 +16,7 @@ from linnet.commands.comparison.finished import read_runs
 from linnet.commands.comparison.grid import (
     Compared,
     Request,
+    Row,
     build,
     check_all,
     check_data,
@@ -37,7 +38,7 @@ from linnet.commands.comparison.workers import (
 from linnet.config import Config
 from linnet.config_files import read_yaml
 from linnet.data.sources import as_written
-from linnet.errors import UserError
+from linnet.errors import UserError, did_you_mean
 from linnet.files import check_out, given_path, readable
 from linnet.run import is_run
 
@@ -56,6 +57,7 @@ class Question:
     config: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     time: str | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def compare(
     config: Path | None = None,
     options: Mapping[str, Any] | None = None,
     time: str | None = None,
+    against: str | None = None,
     jobs: int = 1,
     threads: int | None = None,
     cluster: str | None = None,
@@ -99,6 +102,7 @@ def compare(
         out: the folder of the cells and of compare.md, compare.json and compare.parquet.
         config: a YAML file of settings for all rows. options: further ones by dotted name.
         time: a budget such as ``30m``, into which epochs and cells are fitted.
+        against: the row that all others are compared with, instead of ``ce``.
         jobs: cells trained side by side. threads: of each cell. cluster: the address of a Ray cluster, or ``local``.
         allow_mismatch: compare what was not trained alike; the table says so.
         overwrite: train cells again whose settings have changed.
@@ -109,7 +113,7 @@ def compare(
     Raises:
         UserError: anything the user can mend, in one sentence; before any cell begins, where it can be known.
     """
-    words = (methods, seeds, students, teachers, rows, out, config, options or {}, time)
+    words = (methods, seeds, students, teachers, rows, out, config, options or {}, time, against)
     return carry_out(Question(sources, *words), Work(jobs, threads, cluster, overwrite, allow_mismatch))
 
 
@@ -145,12 +149,12 @@ def carry_out(question: Question, work: Work) -> Report:
         if len(runs) < len(sources):
             other = next(source for source in sources if Path(source) not in runs)
             raise UserError(f"{other} is no run: give runs alone, or data and a grid")
-        words = replace(question, sources=(), out=None)
+        words = replace(question, sources=(), out=None, against=None)
         if any(getattr(words, spec.name) for spec in fields(words)):
             raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
-        return _of_runs(runs, question.out, work)
+        return _of_runs(runs, question, work)
     compared, threads = planned(asked(question), work, question.time)
-    return _train_all(compared, work, threads)
+    return _train_all(compared, work, threads, question.against)
 
 
 def predict(question: Question, work: Work) -> list[str]:
@@ -195,7 +199,9 @@ def asked(question: Question) -> Compared:
         base={"export": False, **({} if question.config is None else read_yaml(given_path(question.config, "config")))},
         only=tuple(question.rows),
     )
-    return build(request)
+    compared = build(request)
+    check_row(question.against, compared.rows)
+    return compared
 
 
 def planned(compared: Compared, work: Work, time: str | None, write: bool = True) -> tuple[Compared, int]:
@@ -222,7 +228,17 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     return plans.follow(compared, plan), plan["threads"]
 
 
-def _train_all(compared: Compared, work: Work, threads: int) -> Report:
+def check_row(against: str | None, rows: Sequence[Row]) -> None:
+    """
+    Raises:
+        UserError: there is no such row that others could be compared with.
+    """
+    names = [row.name for row in rows]
+    if against is not None and against not in names:
+        raise UserError(f"--against {against}: there are the rows {', '.join(names)}.{did_you_mean(against, names)}")
+
+
+def _train_all(compared: Compared, work: Work, threads: int, against: str | None) -> Report:
     cells = compared.grid.cells()
     forget_failures(cells)
     epochs = {row.name: row.config.train.epochs for row in compared.rows}
@@ -236,10 +252,10 @@ def _train_all(compared: Compared, work: Work, threads: int) -> Report:
                 train_here(cells, threads, work.overwrite, watch.refresh)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on: finished cells are kept, a stopped one is resumed") from None
-    return table_of(compared, work.allow_mismatch)
+    return table_of(compared, work.allow_mismatch, against)
 
 
-def table_of(compared: Compared, allow_mismatch: bool) -> Report:
+def table_of(compared: Compared, allow_mismatch: bool, against: str | None = None) -> Report:
     """The table of the cells that are finished, written into their folder.
 
     Raises:
@@ -256,7 +272,8 @@ def table_of(compared: Compared, allow_mismatch: bool) -> Report:
     learned = {own for cell in done if (own := data_hash(cell.run)) is not None}
     notes += ["unequal: the images changed while the cells were trained"] if len(learned) > 1 else []
     costs = measure(grid.out, [(cell.run, cell.summary) for cell in done], _teachers(done))
-    found = replace(report(compared.rows, done, grid.seeds, costs, notes), failures=failures, out=grid.out)
+    found = report(compared.rows, done, grid.seeds, costs, notes, against)
+    found = replace(found, failures=failures, out=grid.out)
     write_files(found, grid.out)
     return found
 
@@ -269,15 +286,16 @@ def _teachers(done: Sequence[Done]) -> list[str]:
     return sorted({str(cell.summary["teacher.id"]) for cell in done if cell.summary.get("teacher.id")})
 
 
-def _of_runs(folders: Sequence[Path], out: str | Path | None, work: Work) -> Report:
+def _of_runs(folders: Sequence[Path], question: Question, work: Work) -> Report:
     rows, done, notes = read_runs(folders)
+    check_row(question.against, rows)
     if notes and not work.allow_mismatch:
         raise UserError(f"{notes[0]}: compare runs of the same data, or give --allow-mismatch, and the table says so")
     notes += check_fair(rows, work.allow_mismatch)
-    folder = Path("runs/compare") if out is None else given_path(out, "out")
+    folder = Path("runs/compare") if question.out is None else given_path(question.out, "out")
     check_out(folder / "compare.md")
     costs = measure(folder, [(cell.run, cell.summary) for cell in done], _teachers(done))
     seeds = sorted({cell.seed for cell in done})
-    found = replace(report(rows, done, seeds, costs, notes), out=folder)
+    found = replace(report(rows, done, seeds, costs, notes, question.against), out=folder)
     write_files(found, folder)
     return found

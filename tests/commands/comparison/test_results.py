@@ -100,6 +100,26 @@ def test_ce_with_a_remedy_is_a_row_like_others(tmp_path: Path):
     assert [told.result(name).words for name in (balanced, "kd")] == ["yes", "yes"]
 
 
+def test_any_row_can_be_what_others_are_compared_with(tmp_path: Path):
+    """``ce`` is a row like others then."""
+    told = made(tmp_path, ce=three(100, 104, 96), kd=three(140, 138, 142), dist=three(141, 138, 142))
+    again = report(told.rows, told.done, told.seeds, against="kd")
+    ce, kd, dist = (again.result(name) for name in ("ce", "kd", "dist"))
+    assert (ce.reference, kd.reference, dist.reference) == ("kd", None, "kd")
+    first, second = (np.array([right(count) for count in counts]) for counts in ((100, 104, 96), (140, 138, 142)))
+    assert ce.images == over_images(first, second) and ce.words == "no, worse"
+    assert dist.words.startswith("not resolved")
+    assert [ce.p_holm, dist.p_holm] == holm([ce.p, dist.p])
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in as_markdown(again).splitlines()]
+    shown = [dict(zip(header, row, strict=True)) for row in rows[:3]]
+    assert [row["- kd"] for row in shown] == ["-20.00", "0", "+0.17"]
+    assert [row["better than kd?"] for row in shown[:2]] == ["no, worse", "(kd)"]
+    assert any(line.startswith("better than kd?: by both") for line in remarks(again))
+    assert not any("ce:" in line for line in remarks(again))
+    failed = report(told.rows, [cell for cell in told.done if cell.row != "kd"], told.seeds, against="kd")
+    assert {result.reference for result in failed.results} == {None}  # the table is there, without differences
+
+
 def test_one_seed_says_nothing_about_others(tmp_path: Path):
     told = made(tmp_path, ce=[{"right": right(100)}], kd=[{"right": right(150)}], dist=[{"right": right(102)}])
     assert told.result("kd").over_seeds is None and told.result("kd").words == "yes"
@@ -204,8 +224,7 @@ def test_what_stands_in_the_table_and_the_files(tmp_path: Path):
     )
     said = json.loads((tmp_path / "compare.json").read_text())
     assert (
-        said["rows"][1]["values"]["test.top1"] == [0.7, 0.71]
-        and said["rows"][1]["better_than_ce"] == told.result("kd").words
+        said["rows"][1]["values"]["test.top1"] == [0.7, 0.71] and said["rows"][1]["better"] == told.result("kd").words
     )
     assert said["rows"][1]["over_images"]["value"] == pytest.approx(0.195)
     assert said["rows"][1]["settings"]["train"]["epochs"] == 30

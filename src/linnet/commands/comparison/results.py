@@ -1,4 +1,5 @@
-"""From finished cells to what a table says: means, differences to ``ce`` with two intervals, and whether they are real.
+"""From finished cells to what a table says: means, differences to ``ce`` or another row with two intervals, and whether
+they are real.
 
 Shapes: S seeds, N images.
 """
@@ -85,7 +86,8 @@ class TeacherResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """All that a table says. ``part`` is the split whose images decide: test, or val where there is no test."""
+    """All that a table says. ``part`` is the split whose images decide: test, or val where there is no test;
+    ``against`` the row that all others were asked to be compared with, None for the ``ce`` row of each."""
 
     part: str
     results: tuple[Result, ...]
@@ -96,6 +98,7 @@ class Report:
     notes: tuple[str, ...]
     done: tuple[Done, ...]
     rows: tuple[Row, ...]
+    against: str | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
     out: Path | None = None
 
@@ -109,11 +112,13 @@ def report(
     seeds: Sequence[int],
     costs: Mapping[str, Cost] | None = None,
     notes: Sequence[str] = (),
+    against: str | None = None,
 ) -> Report:
     """What finished cells show.
 
     Args:
-        seeds: that every row should have. costs: what students and teachers cost.
+        seeds: that every row should have. costs: what students and teachers cost. against: the row that others are
+            compared with, instead of ``ce``.
 
     Raises:
         UserError: no cell is finished.
@@ -125,7 +130,10 @@ def report(
     if not all(f"{part}.top1" in cell.summary for cell in done):
         raise UserError("a comparison needs runs that were scored on test or val, and some of these were on neither")
     of_row = {row.name: [cell for cell in done if cell.row == row.name] for row in rows}
-    counted = _counted(rows, of_row, seeds)
+    if against is None:
+        counted = _counted(rows, of_row, seeds)
+    else:
+        counted = {row.name: against if of_row[against] else None for row in rows}
     results = []
     for row in rows:
         if own := of_row[row.name]:
@@ -133,6 +141,8 @@ def report(
             result = _alone(row, own, part, costs)
             if reference not in (None, row.name):
                 result = _compared(result, own, of_row[str(reference)], str(reference), part, seeds)
+                if against is None and row.is_baseline:  # no candidate
+                    result = replace(result, p=None)
             results.append(result)
     return Report(
         part,
@@ -144,6 +154,7 @@ def report(
         tuple(notes),
         tuple(done),
         tuple(rows),
+        against,
     )
 
 
@@ -217,8 +228,6 @@ def _compared(
     result = replace(result, images=images, over_seeds=by_seed)
     if set(both) != set(seeds):
         return replace(result, words=f"incomplete: {len(both)} of {len(seeds)} seeds")
-    if result.baseline:  # it is no candidate
-        return result
     return replace(result, p=max(images.p, by_seed.p) if by_seed else images.p)
 
 

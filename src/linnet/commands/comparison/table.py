@@ -44,9 +44,17 @@ def _difference(result: Result, report: Report, digits: int) -> str:
 
 
 def _words(result: Result, report: Report) -> str:
-    if result.reference is None:
-        return "(ce)" if report.counted.get(result.name) == result.name else result.words
-    return "" if result.baseline else result.words
+    return f"({_reference(report)})" if report.counted.get(result.name) == result.name else result.words
+
+
+def _reference(report: Report) -> str:
+    """What rows are compared with, in the heads of the columns."""
+    return "ce" if report.against is None else report.against
+
+
+def _heads(report: Report) -> tuple[str, str, str, str]:
+    """Of the difference, of both intervals, and of what they say."""
+    return f"- {_reference(report)}", "A: images", "B: seeds", f"better than {_reference(report)}?"
 
 
 def shows_claims(report: Report) -> bool:
@@ -77,7 +85,9 @@ def remarks(report: Report) -> list[str]:
         tested = sum(result.p_holm is not None for result in report.results)
         both = "both intervals' p-values" if count > 1 else "the p-value of A"
         if tested:
-            lines.append(f"better than ce?: by {both}, Holm-corrected over {tested} row{'s' if tested > 1 else ''}")
+            lines.append(
+                f"{_heads(report)[-1]}: by {both}, Holm-corrected over {tested} row{'s' if tested > 1 else ''}"
+            )
         if any("+" in result.words for result in report.results):
             lines.append("(+N seeds), (+images): what would resolve it, if more seeds come out as these did")
     if shows_names(report):
@@ -85,7 +95,7 @@ def remarks(report: Report) -> list[str]:
         lines.append("in one list: images of novel classes among all names; - teacher: novel, student and teacher")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
-    lines += _counted_as_ce(report)
+    lines += _counted_as_ce(report) if report.against is None else []
     if any(result.retention is not None for result in report.results):
         lines.append(f"retention: {part} accuracy of the student / of its teacher")
     runtimes = {result.cost.runtime for result in report.results if result.cost and result.cost.runtime}
@@ -144,9 +154,10 @@ def _gains(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     claims = shows_claims(report)
     table.add_column("", min_width=12, max_width=26)
-    for name in (report.part, *(("- ce", "A: images", "B: seeds") if claims else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("better than ce?" if claims else "", max_width=24)
+    *numbers, words = _heads(report) if claims else ("",)
+    for name in (report.part, *numbers):
+        table.add_column(escape(name), justify="right", max_width=16)
+    table.add_column(escape(words), max_width=24)
     for result in report.results:
         own = [_percent(result, f"{report.part}.top1", 1)]
         if claims:
@@ -242,10 +253,7 @@ def as_markdown(report: Report) -> str:
     further = [key for key in further if any(key in own.values for own in report.results)]
     columns = ["", "val", *([report.part] if report.part != "val" else []), *further]
     columns += [
-        "- ce",
-        "A: images",
-        "B: seeds",
-        "better than ce?",
+        *_heads(report),
         "retention",
         "training",
         "student",
@@ -295,7 +303,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "novel_over_seeds": result.novel and result.novel[1] and result.novel[1]._asdict(),
             "p": result.p,
             "p_holm": result.p_holm,
-            "better_than_ce": result.words or None,
+            "better": result.words or None,
             "retention": result.retention,
             "train.seconds": result.seconds,
             "cost": cost and cost._asdict(),
@@ -306,6 +314,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "part": report.part,
         "images": report.images,
         "seeds": list(report.seeds),
+        "against": _reference(report),
         "rows": [of(result) for result in report.results],
         "teachers": [teacher._asdict() for teacher in report.teachers],
         "cells": [{"row": cell.row, "run": str(cell.run.folder), **cell.summary} for cell in report.done],
