@@ -49,7 +49,7 @@ def named_by(row: dict[str, Any]) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """In Markdown, in per cent: mean and deviation over the seeds, intervals as `linnet compare` makes them."""
-    against = results["against"]
+    against = results["against"] or "ce"
     intervals = ("A: images", "B: seeds", f"better than {against}?")
     head = ("row", "val", "test", "test of each seed", f"above {against}", *intervals, "retention")
     lines = [head, ("---",) * len(head)]
@@ -89,7 +89,7 @@ def brief(results: dict[str, Any]) -> str:
 
 
 def gained(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Difference to ce, both intervals, and whether it is real."""
+    """Difference to the row that others are compared with, both intervals, and whether it is real."""
     return *over(row["over_images"], row["over_seeds"]), row["better"] or ""
 
 

@@ -130,7 +130,7 @@ def compare(
         students: Students, each with a ce row of its own.
         teachers: Teachers, for the methods that have one.
         rows: These rows of the grid alone, as in ce,kd.
-        against: The row that all others are compared with. [default: ce]
+        against: The row that all others are compared with. [default: the ce row of each student]
         out: The folder of the runs and of the table: compare.md, compare.json, compare.parquet. [default:
             runs/compare-DATA]
         config: A YAML file of settings for all rows; options given here override it.

@@ -144,6 +144,17 @@ def test_what_is_refused_before_anything_is_written(sources: tuple, how: dict, e
     assert not (tmp_path / "out").exists()
 
 
+def test_finished_runs_beside_one_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    right = {"ce": [True] * 40 + [False] * 60, "kd": [True] * 70 + [False] * 30, "dist": [True] * 72 + [False] * 28}
+    runs = [str(write_run(tmp_path / name, name, 0, own).folder) for name, own in right.items()]
+    main(["compare", *runs, "--against", "kd", "--out", str(tmp_path / "table")])
+    assert "better?" in capsys.readouterr().out
+    told = json.loads((tmp_path / "table" / "compare.json").read_text())
+    assert told["against"] == "kd" and [row["compared_with"] for row in told["rows"]] == ["kd", None, "kd"]
+    with pytest.raises(UserError, match="--against kdd: there are the rows ce, kd, dist"):
+        linnet.compare(*runs, against="kdd", out=tmp_path / "table")
+
+
 def test_a_run_is_no_folder_of_runs(tmp_path: Path):
     write_run(tmp_path / "ce-s0")
     with pytest.raises(UserError, match="ce-s0 is a run.*choose another --out"):

@@ -16,11 +16,11 @@ from linnet.commands.comparison.finished import read_runs
 from linnet.commands.comparison.grid import (
     Compared,
     Request,
-    Row,
     build,
     check_all,
     check_data,
     check_fair,
+    check_row,
     default_out,
     flat,
 )
@@ -38,7 +38,7 @@ from linnet.commands.comparison.workers import (
 from linnet.config import Config
 from linnet.config_files import read_yaml
 from linnet.data.sources import as_written
-from linnet.errors import UserError, did_you_mean
+from linnet.errors import UserError
 from linnet.files import check_out, given_path, readable
 from linnet.run import is_run
 
@@ -154,7 +154,7 @@ def carry_out(question: Question, work: Work) -> Report:
             raise UserError("finished runs are compared as they are: leave settings, methods and seeds out")
         return _of_runs(runs, question, work)
     compared, threads = planned(asked(question), work, question.time)
-    return _train_all(compared, work, threads, question.against)
+    return _train_all(compared, work, threads)
 
 
 def predict(question: Question, work: Work) -> list[str]:
@@ -198,10 +198,9 @@ def asked(question: Question) -> Compared:
         dict(question.options),
         base={"export": False, **({} if question.config is None else read_yaml(given_path(question.config, "config")))},
         only=tuple(question.rows),
+        against=question.against,
     )
-    compared = build(request)
-    check_row(question.against, compared.rows)
-    return compared
+    return build(request)
 
 
 def planned(compared: Compared, work: Work, time: str | None, write: bool = True) -> tuple[Compared, int]:
@@ -216,7 +215,7 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     if is_run(compared.grid.out):
         raise UserError(f"{compared.grid.out} is a run, and a comparison is a folder of runs: choose another --out")
     refuse_circles(compared.grid.cells())
-    check_fair(compared.rows, work.allow_mismatch)
+    check_fair(compared.rows, work.allow_mismatch, compared.against)
     check_all(compared)
     data = check_data(compared.rows)
     plan = plans.decide(compared, work.jobs, work.threads, work.cluster is not None)
@@ -228,17 +227,7 @@ def planned(compared: Compared, work: Work, time: str | None, write: bool = True
     return plans.follow(compared, plan), plan["threads"]
 
 
-def check_row(against: str | None, rows: Sequence[Row]) -> None:
-    """
-    Raises:
-        UserError: there is no such row that others could be compared with.
-    """
-    names = [row.name for row in rows]
-    if against is not None and against not in names:
-        raise UserError(f"--against {against}: there are the rows {', '.join(names)}.{did_you_mean(against, names)}")
-
-
-def _train_all(compared: Compared, work: Work, threads: int, against: str | None) -> Report:
+def _train_all(compared: Compared, work: Work, threads: int) -> Report:
     cells = compared.grid.cells()
     forget_failures(cells)
     epochs = {row.name: row.config.train.epochs for row in compared.rows}
@@ -252,10 +241,10 @@ def _train_all(compared: Compared, work: Work, threads: int, against: str | None
                 train_here(cells, threads, work.overwrite, watch.refresh)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on: finished cells are kept, a stopped one is resumed") from None
-    return table_of(compared, work.allow_mismatch, against)
+    return table_of(compared, work.allow_mismatch)
 
 
-def table_of(compared: Compared, allow_mismatch: bool, against: str | None = None) -> Report:
+def table_of(compared: Compared, allow_mismatch: bool) -> Report:
     """The table of the cells that are finished, written into their folder.
 
     Raises:
@@ -267,12 +256,12 @@ def table_of(compared: Compared, allow_mismatch: bool, against: str | None = Non
     done = [Done(cell.row, cell.seed, cell.run, cell.run.summary()) for cell in cells if _is_done(cell)]
     if not done:
         raise UserError(f"no cell is finished: {next(iter(failures.values()), 'nothing was trained')}")
-    notes = [*check_fair(compared.rows, allow_mismatch), *compared.notes]
+    notes = [*check_fair(compared.rows, allow_mismatch, compared.against), *compared.notes]
     notes += [f"missing: {told}" for told in in_groups(failures)]
     learned = {own for cell in done if (own := data_hash(cell.run)) is not None}
     notes += ["unequal: the images changed while the cells were trained"] if len(learned) > 1 else []
     costs = measure(grid.out, [(cell.run, cell.summary) for cell in done], _teachers(done))
-    found = report(compared.rows, done, grid.seeds, costs, notes, against)
+    found = report(compared.rows, done, grid.seeds, costs, notes, compared.against)
     found = replace(found, failures=failures, out=grid.out)
     write_files(found, grid.out)
     return found
@@ -288,10 +277,10 @@ def _teachers(done: Sequence[Done]) -> list[str]:
 
 def _of_runs(folders: Sequence[Path], question: Question, work: Work) -> Report:
     rows, done, notes = read_runs(folders)
-    check_row(question.against, rows)
+    check_row(question.against, [row.name for row in rows])
     if notes and not work.allow_mismatch:
         raise UserError(f"{notes[0]}: compare runs of the same data, or give --allow-mismatch, and the table says so")
-    notes += check_fair(rows, work.allow_mismatch)
+    notes += check_fair(rows, work.allow_mismatch, question.against)
     folder = Path("runs/compare") if question.out is None else given_path(question.out, "out")
     check_out(folder / "compare.md")
     costs = measure(folder, [(cell.run, cell.summary) for cell in done], _teachers(done))

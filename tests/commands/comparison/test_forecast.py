@@ -8,7 +8,7 @@ from linnet.commands.compare import Question, Work, planned, predict
 from linnet.commands.compare import asked as asked_for
 from linnet.commands.comparison import plan as plan_module
 from linnet.commands.comparison.cells import Grid
-from linnet.commands.comparison.forecast import Choice, Forecast, RowForecast, fit, seconds_of
+from linnet.commands.comparison.forecast import Choice, Forecast, RowForecast, fit, measure, seconds_of
 from linnet.commands.comparison.grid import Compared
 from linnet.commands.comparison.plan import decide, follow, keep, read_plan, with_time
 from linnet.config import Config
@@ -75,6 +75,17 @@ def test_rows_of_different_lengths_are_not_fitted():
         fit(1000, "x", Forecast((ROWS[0], RowForecast("kd", False, 5, 1, 0))), SEEDS)
 
 
+def test_the_row_that_others_are_compared_with_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compared = asked_for(replace(question(tmp_path), methods=["kd", "dist"], against="dist"))
+    monkeypatch.setattr("linnet.commands.comparison.forecast._student", lambda *_: (1.0, 0.0, 0.0))
+    monkeypatch.setattr("linnet.commands.comparison.forecast._teacher", lambda *_: (0.0, 0))
+    forecast = measure(compared, threads=1)
+    assert [(row.name, row.stays) for row in forecast.rows] == [("ce", True), ("kd", False), ("dist", True)]
+    stays = tuple(replace(row, stays=row.name != "kd") for row in ROWS)
+    four = (*stays[:2], replace(ROWS[2], name="dist"), stays[2])
+    assert fit(130, "130s", Forecast(four), (0,)).rows == ("ce", "kd", "pand")
+
+
 def question(out: Path, **words: object) -> Question:
     return Question((DATA,), methods=["kd"], seeds=[0, 1], out=out, options={**TINY, "train.epochs": 3}, **words)
 
@@ -95,6 +106,8 @@ def test_the_choice_of_a_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         assert {row.config.train.epochs for row in compared.rows} == {2}
         assert any("2 of 3 epochs" in note for note in compared.notes)
     assert len(measured) == 1
+    planned(asked_for(question(tmp_path, against="kd")), Work(), "80s")
+    assert len(measured) == 1  # of the same cells
     compared, _ = planned(asked_for(question(tmp_path)), Work(), "41s")
     assert {row.config.train.epochs for row in compared.rows} == {1}
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,28 @@ def test_any_row_can_be_what_others_are_compared_with(tmp_path: Path):
     assert not any("ce:" in line for line in remarks(again))
     failed = report(told.rows, [cell for cell in told.done if cell.row != "kd"], told.seeds, against="kd")
     assert {result.reference for result in failed.results} == {None}  # the table is there, without differences
+    assert "nothing is compared: no cell of kd is finished" in remarks(failed)
+
+
+def test_fair_is_what_is_trained_as_the_row_that_others_are_compared_with(tmp_path: Path):
+    longer = [{**own, "options": {"train.epochs": 60}} for own in three(140, 138, 142)]
+    told = made(tmp_path, ce=three(100, 104, 96), kd=longer, dist=[dict(own) for own in longer])
+    again = report(told.rows, told.done, told.seeds, against="kd")
+    assert again.result("ce").words == "no, worse, unequal" and "unequal" not in again.result("dist").words
+    (said, *_) = check_fair(told.rows, allow_mismatch=True, against="kd")
+    assert said == "unequal to kd: ce: train.epochs: 60 -> 30"
+
+
+def test_a_narrow_terminal_shows_whole_intervals_and_any_name(tmp_path: Path):
+    told = made(tmp_path, ce=three(100, 104, 96), kd=three(140, 138, 142))
+    named = "kd [/x] with a rather long name"
+    rows = [replace(row, name=named) if row.name == "kd" else row for row in told.rows]
+    done = [cell._replace(row=named) if cell.row == "kd" else cell for cell in told.done]
+    for against in (None, named):
+        console = Console(width=80, record=True)
+        print_table(report(rows, done, told.seeds, against=against), console)
+        shown = console.export_text()
+        assert len(re.findall(r"[+-]\d+\.\d to [+-]\d+\.\d", shown)) == 2 and "[/x]" in shown
 
 
 def test_one_seed_says_nothing_about_others(tmp_path: Path):

@@ -39,9 +39,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Row], list[Done], list[str]
         else:
             groups.append((config, [run]))
     if not any(config.method == "ce" for config, _ in groups):
-        raise UserError(
-            f"none of these runs is ce, which gains are measured against: {_how_to_train_ce(runs[0], configs[0])}"
-        )
+        raise UserError(f"none of these runs is ce, which every table needs: {_how_to_train_ce(runs[0], configs[0])}")
     groups.sort(key=lambda group: group[0].method != "ce")
     baselines = _baselines([config for config, _ in groups])
     rows, done = [], list[Done]()

@@ -32,10 +32,10 @@ NOT_INCLUDED = (
 
 @dataclass(frozen=True)
 class RowForecast:
-    """What a cell of a row takes. ``is_ce``: it cannot be given up."""
+    """What a cell of a row takes. ``stays``: it cannot be given up, because others are compared with it."""
 
     name: str
-    is_ce: bool
+    stays: bool
     epochs: int
     epoch_seconds: float
     fixed_seconds: float
@@ -99,7 +99,7 @@ def fit(budget: float, words: str, forecast: Forecast, seeds: Sequence[int], job
     full = forecast.rows[0].epochs
     fewest = math.ceil(FEWEST_EPOCHS * full)
     rows, kept = [row.name for row in forecast.rows], list(seeds)
-    others = [row.name for row in forecast.rows if not row.is_ce]
+    others = [row.name for row in forecast.rows if not row.stays]
 
     def fits(epochs: int) -> bool:
         return forecast.seconds(len(kept), jobs, rows, epochs) <= budget
@@ -149,7 +149,8 @@ def measure(compared: Compared, threads: int) -> Forecast:
             if taught and str(config.teacher.id) not in teachers:
                 teachers[str(config.teacher.id)] = _teacher(config, part)
             online = teachers[str(config.teacher.id)][0] if taught and config.teacher.views == "online" else 0.0
-            rows.append(_row(row, students[key], counts, online))
+            stays = row.is_baseline or row.name == compared.against
+            rows.append(_row(row, stays, students[key], counts, online))
     replayed = {
         (row.config.teacher.id, row.config.teacher.replay) for row in compared.rows if row.config.teacher.replay
     }
@@ -159,7 +160,9 @@ def measure(compared: Compared, threads: int) -> Forecast:
     return Forecast(tuple(rows), seconds, asked, counts)  # type: ignore[arg-type]
 
 
-def _row(row: Row, student: tuple[float, float, float], counts: tuple[int, ...], online: float) -> RowForecast:
+def _row(
+    row: Row, stays: bool, student: tuple[float, float, float], counts: tuple[int, ...], online: float
+) -> RowForecast:
     """From seconds of a training image and of a scored one, and megabytes of weights."""
     learn, look, megabytes = student
     train, val, test = counts
@@ -168,7 +171,7 @@ def _row(row: Row, student: tuple[float, float, float], counts: tuple[int, ...],
     kept = (1 + moments if row.config.train.checkpoint == "keep" else 0) + 2 + int(row.config.export)
     return RowForecast(
         row.name,
-        row.is_baseline,
+        stays,
         int(row.config.train.epochs),
         epoch,
         START_SECONDS + (val + test) * look,

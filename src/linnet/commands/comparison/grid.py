@@ -35,7 +35,8 @@ class Row:
 @dataclass(frozen=True)
 class Request:
     """What somebody asks for; what is empty, a grid or the defaults say. ``base``: the settings of a run, of which
-    each row takes what it has a use for. ``only``: these rows of the grid."""
+    each row takes what it has a use for. ``only``: these rows of the grid. ``against``: the row that others
+    are compared with."""
 
     data: str | None = None
     file: Path | None = None
@@ -48,15 +49,18 @@ class Request:
     base: Settings = field(default_factory=dict)
     rows: Mapping[str, Settings] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    against: str | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A grid with its rows in order, and what has to be said about them."""
+    """A grid with its rows in order, what has to be said about them, and the row that others are compared with if that
+    is not ``ce``."""
 
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    against: str | None = None
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +103,17 @@ def build(request: Request) -> Compared:
     _refuse_unused(grid, flat(request.options))
     if len({folder_name(row) for row in grid.rows}) < len(grid.rows):
         raise UserError(f"two of the rows {', '.join(grid.rows)} would share a folder: rename one")
-    return Compared(grid, tuple(resolved(grid)), tuple(notes))
+    check_row(request.against, list(grid.rows))
+    return Compared(grid, tuple(resolved(grid)), tuple(notes), request.against)
+
+
+def check_row(against: str | None, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: there is no such row that others could be compared with.
+    """
+    if against is not None and against not in names:
+        raise UserError(f"--against {against}: there are the rows {', '.join(names)}.{did_you_mean(against, names)}")
 
 
 def _refuse_unused(grid: Grid, said: Settings) -> None:
@@ -260,20 +274,21 @@ def baselines_of(row: Row, rows: Sequence[Row]) -> list[Row]:
     return same or [other for other in there if other.config.student.name == own.name] or there
 
 
-def unequal(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:
-    """Settings in which rows differ from their ``ce`` row.
+def unequal(rows: Sequence[Row], against: str | None = None) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings in which rows differ from their ``ce`` row, or from the one that they are compared with instead.
 
     Returns:
         Those that make a comparison unfair, by row; and others that come with a method or a row.
     """
     unfair, others = dict[str, str](), dict[str, str]()
-    first = next((row for row in rows if row.is_baseline), None)
+    named = next((row for row in rows if row.name == against), None)
+    first = named or next((row for row in rows if row.is_baseline), None)
     for row in rows:
-        base = baselines_of(row, rows)
         if first is None or row is first:
             continue
-        own = row is base[0]  # the ce row of another student
-        lines = difference((first if own else base[0]).config, row.config)
+        base = named or baselines_of(row, rows)[0]
+        own = row is base  # the ce row of another student
+        lines = difference((first if own else base).config, row.config)
         lines = [line for line in lines if not line.startswith((*APART, "student.") if own else APART)]
         bad = [line for line in lines if line.startswith(EQUAL)]
         rest = [line for line in lines if not line.startswith(EQUAL)]
@@ -282,20 +297,20 @@ def unequal(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:
     return unfair, others
 
 
-def check_fair(rows: Sequence[Row], allow_mismatch: bool) -> list[str]:
+def check_fair(rows: Sequence[Row], allow_mismatch: bool, against: str | None = None) -> list[str]:
     """What the table has to say about unequal rows.
 
     Raises:
         UserError: rows differ in what makes a comparison fair, and ``allow_mismatch`` is not set.
     """
-    unfair, others = unequal(rows)
+    unfair, others = unequal(rows, against)
     if unfair and not allow_mismatch:
         raise UserError(
             f"the rows are not trained alike ({_lines(unfair)}): make these settings equal, or give "
             "--allow-mismatch, and the table says so"
         )
-    said = [f"unequal to ce: {name}: {words}" for name, words in unfair.items()]
-    return said + [f"also differs from ce: {name}: {words}" for name, words in others.items()]
+    said = [f"unequal to {against or 'ce'}: {name}: {words}" for name, words in unfair.items()]
+    return said + [f"also differs from {against or 'ce'}: {name}: {words}" for name, words in others.items()]
 
 
 def _lines(apart: Mapping[str, str]) -> str:

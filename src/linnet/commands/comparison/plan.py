@@ -78,7 +78,7 @@ def with_time(compared: Compared, plan: Plan, words: str, jobs: int) -> dict[str
     anywhere = [replace(row.config, data=replace(row.config.data, source=None)) for row in compared.rows]
     settings = json.dumps([to_dict(config) for config in anywhere], default=str)
     asked = [words, list(grid.seeds), list(grid.rows), hashlib.sha256(settings.encode()).hexdigest(), jobs]
-    if plan.get("asked") == asked:
+    if plan.get("asked") == asked and compared.against in (None, *plan["choice"]["rows"]):
         return dict(plan)
     budget, forecast = seconds_of(words), measure(follow(compared, {**plan, "choice": None}), plan["threads"])
     return {**plan, "asked": asked, "choice": asdict(fit(budget, words, forecast, grid.seeds, jobs))}
@@ -95,4 +95,4 @@ def follow(compared: Compared, plan: Plan) -> Compared:
     seeds = tuple(choice.get("seeds", grid.seeds))
     grid = replace(grid, shared=shared, rows=rows, seeds=seeds)
     notes = (*compared.notes, *choice.get("gave_up", ()))
-    return Compared(grid, tuple(resolved(grid)), notes)
+    return replace(compared, grid=grid, rows=tuple(resolved(grid)), notes=notes)

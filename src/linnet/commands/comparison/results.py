@@ -46,7 +46,8 @@ class Result:
     """A row of the table. Accuracies are fractions, one for each seed.
 
     Attributes:
-        baseline: whether it is a ``ce`` row. reference: the row that it is compared with, None for that row itself.
+        baseline: whether it is a ``ce`` row. reference: the row that it is compared with; None for that row itself, or
+            if that has no cell.
         images, over_seeds: the difference to the reference with its interval over images (A) and seeds (B).
         p, p_holm: of the difference, before and after Holm's correction. words: what they say.
         novel: of students with a text bank: how far their mean per-class accuracy on novel classes is above their
@@ -139,14 +140,14 @@ def report(
         if own := of_row[row.name]:
             reference = counted[row.name]
             result = _alone(row, own, part, costs)
-            if reference not in (None, row.name):
-                result = _compared(result, own, of_row[str(reference)], str(reference), part, seeds)
-                if against is None and row.is_baseline:  # no candidate
+            if reference is not None and reference != row.name:
+                result = _compared(result, own, of_row[reference], reference, part, seeds)
+                if against is None and row.is_baseline:  # another ce row is no candidate
                     result = replace(result, p=None)
             results.append(result)
     return Report(
         part,
-        tuple(_corrected(results, unequal(rows)[0])),
+        tuple(_corrected(results, unequal(rows, against)[0])),
         tuple(_teachers(done, part, costs)),
         done[0].summary.get(f"images.{part}", 0),
         tuple(seeds),

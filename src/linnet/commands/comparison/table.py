@@ -95,13 +95,19 @@ def remarks(report: Report) -> list[str]:
         lines.append("in one list: images of novel classes among all names; - teacher: novel, student and teacher")
     if report.teachers:
         lines.append("teacher: the interval is that of its own accuracy (Wilson)")
-    lines += _counted_as_ce(report) if report.against is None else []
+    lines += _counted_as_ce(report) if report.against is None else [_compared_with(report.against, report)]
     if any(result.retention is not None for result in report.results):
         lines.append(f"retention: {part} accuracy of the student / of its teacher")
     runtimes = {result.cost.runtime for result in report.results if result.cost and result.cost.runtime}
     if runtimes:
         lines.append(f"ms: one image on this CPU, one thread, {' and '.join(sorted(runtimes))}; MB: of that file")
     return [*lines, *report.notes]
+
+
+def _compared_with(against: str, report: Report) -> str:
+    if against in report.counted.values():
+        return f"the difference is that to {against}"
+    return f"nothing is compared: no cell of {against} is finished"
 
 
 def _counted_as_ce(report: Report) -> list[str]:
@@ -154,15 +160,16 @@ def _gains(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     claims = shows_claims(report)
     table.add_column("", min_width=12, max_width=26)
-    *numbers, words = _heads(report) if claims else ("",)
+    short = _heads(report) if report.against is None else ("difference", *_heads(report)[1:3], "better?")
+    *numbers, words = short if claims else ("",)
     for name in (report.part, *numbers):
-        table.add_column(escape(name), justify="right", max_width=16)
-    table.add_column(escape(words), max_width=24)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(words, max_width=24)
     for result in report.results:
         own = [_percent(result, f"{report.part}.top1", 1)]
         if claims:
             own += [_difference(result, report, 1), _interval(result.images, 1), _interval(result.over_seeds, 1)]
-        table.add_row(escape(result.name), *own, _words(result, report))
+        table.add_row(*map(escape, (result.name, *own, _words(result, report))))
     for teacher in report.teachers:
         interval = ["", _wilson(teacher), "", ""] if claims else [_wilson(teacher)]
         table.add_row(escape(_short(teacher)), f"{100 * teacher.top1:.1f}", *interval, style="dim")
@@ -314,7 +321,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "part": report.part,
         "images": report.images,
         "seeds": list(report.seeds),
-        "against": _reference(report),
+        "against": report.against,
         "rows": [of(result) for result in report.results],
         "teachers": [teacher._asdict() for teacher in report.teachers],
         "cells": [{"row": cell.row, "run": str(cell.run.folder), **cell.summary} for cell in report.done],
