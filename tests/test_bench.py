@@ -161,7 +161,7 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     teacher = {"name": "open_clip:local-dir:/home/me/clip, probe", "val": 0.7, "top1": 0.66, "low": 0.6, "high": 0.7}
     teacher["by_name"] = dict.fromkeys(keep.KEYS, 0.9)
     kept = keep.kept(
-        {"images": 9, "against": "ce", "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]}
+        {"images": 9, "against": None, "rows": [row], "cells": cells, "teachers": [{**teacher, "parameters": 1}]}
     )
     assert "home" not in json.dumps(kept)
     _, _, line, of_teacher = keep.table(kept).splitlines()
@@ -173,7 +173,7 @@ def test_a_kept_row_says_each_seed_and_both_intervals(keep: ModuleType):
     assert line == f"| `kd` | 2 | 65.0 ± 7.1 | +5.0 | +4.0 to +6.1 | -0.1 to +10.0 | yes | 1.02 | {cost} |"
     row["values"] = {key: [0.3, 0.4] for key in keep.KEYS}
     row |= {"novel_over_images": over(-0.061, -0.04), "novel_over_seeds": over(-0.1, 0.001)}
-    kept = keep.kept({"images": 9, "against": "ce", "rows": [row], "cells": cells, "teachers": [teacher]})
+    kept = keep.kept({"images": 9, "against": None, "rows": [row], "cells": cells, "teachers": [teacher]})
     _, _, line, of_teacher = keep.by_name(kept).splitlines()
     both = "35.0 ± 7.1"
     assert line == f"| `kd` | {both} | {both} | 30.0 40.0 | {both} | {both} | +5.0 | -6.1 to -4.0 | -10.0 to +0.1 |"

@@ -146,19 +146,8 @@ def compare(
     """
     from linnet.commands.compare import Question, Work, tell
 
-    question = Question(
-        data,
-        methods=listed(methods),
-        seeds=numbers(seeds),
-        students=listed(students),
-        teachers=listed(teachers),
-        rows=listed(rows),
-        out=out,
-        config=config,
-        options=typed_settings(),
-        time=time,
-        against=against,
-    )
+    words = (listed(methods), numbers(seeds), listed(students), listed(teachers), listed(rows), out, config)
+    question = Question(data, *words, typed_settings(), time, against)
     tell(question, Work(jobs, threads, cluster, overwrite, allow_mismatch), dry_run)
 
 

@@ -112,6 +112,13 @@ def test_the_choice_of_a_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {row.config.train.epochs for row in compared.rows} == {1}
 
 
+def test_a_row_that_was_given_up_is_nothing_to_compare_with(tmp_path: Path):
+    compared = asked_for(replace(question(tmp_path), methods=["kd", "dist"], against="dist"))
+    plan = {"threads": 1, "precision": "fp32", "choice": {"epochs": 3, "rows": ["ce", "kd"]}}
+    with pytest.raises(UserError, match="--against dist: there are the rows ce, kd"):
+        follow(compared, plan)
+
+
 def test_threads_and_precision_are_those_of_the_first_command(tmp_path: Path):
     compared = asked_for(question(tmp_path))
     left_open = {key: value for key, value in compared.grid.shared.items() if key != "train.precision"}

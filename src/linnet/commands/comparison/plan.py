@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.commands.comparison.forecast import fit, measure, seconds_of
-from linnet.commands.comparison.grid import Compared, Row, resolved
+from linnet.commands.comparison.grid import Compared, Row, check_row, resolved
 from linnet.defaults import with_precision
 from linnet.environment import available_cpus
 from linnet.errors import UserError
@@ -78,20 +78,25 @@ def with_time(compared: Compared, plan: Plan, words: str, jobs: int) -> dict[str
     anywhere = [replace(row.config, data=replace(row.config.data, source=None)) for row in compared.rows]
     settings = json.dumps([to_dict(config) for config in anywhere], default=str)
     asked = [words, list(grid.seeds), list(grid.rows), hashlib.sha256(settings.encode()).hexdigest(), jobs]
-    if plan.get("asked") == asked and compared.against in (None, *plan["choice"]["rows"]):
+    if plan.get("asked") == asked:
         return dict(plan)
     budget, forecast = seconds_of(words), measure(follow(compared, {**plan, "choice": None}), plan["threads"])
     return {**plan, "asked": asked, "choice": asdict(fit(budget, words, forecast, grid.seeds, jobs))}
 
 
 def follow(compared: Compared, plan: Plan) -> Compared:
-    """The comparison as planned: with its precision, and with the epochs, seeds and rows that fit into its time."""
+    """The comparison as planned: with its precision, and with the epochs, seeds and rows that fit into its time.
+
+    Raises:
+        UserError: the row that others are to be compared with was given up before.
+    """
     grid, choice = compared.grid, plan.get("choice") or {}
     shared = {"train.precision": plan["precision"], **grid.shared}
     rows = grid.rows
     if choice:
         shared |= {"train.epochs": choice["epochs"]}
         rows = {name: own for name, own in rows.items() if name in choice["rows"]}
+    check_row(compared.against, list(rows))
     seeds = tuple(choice.get("seeds", grid.seeds))
     grid = replace(grid, shared=shared, rows=rows, seeds=seeds)
     notes = (*compared.notes, *choice.get("gave_up", ()))
