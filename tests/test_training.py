@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from hand_made import SCALE, B, bank, fake_teacher, text_batch
+from hand_made import SCALE, B, C, bank, fake_teacher, text_batch
 from safetensors.torch import load_file
 
 import linnet
@@ -25,6 +26,7 @@ from linnet.run import Run
 from linnet.step import Batch, Progress, TeacherOutput
 from linnet.students.student import Student, student_of
 from linnet.teachers.base import ClassHead
+from linnet.text.bank import TextBank
 from linnet.text.classes import class_table
 from linnet.training import (
     Task,
@@ -370,12 +372,22 @@ def test_the_average_is_what_is_validated_and_saved_and_is_resumed(tmp_path: Pat
     assert rows_without_times(resumed) == rows_without_times(whole)
 
 
-@pytest.mark.parametrize("method", ["kd", "vl2lite", "pand"])
-def test_losses_are_float32_under_bf16(method: str):
-    net = Student("test_resnet", class_table("abcd"), 32)
+@pytest.mark.parametrize(("method", "layers"), [
+    ("kd", 0), ("vl2lite", 4), ("pand", 4), ("embedding", 1), ("specmatch", 1), ("dual", 0),
+])  # fmt: skip
+def test_losses_are_float32_under_bf16(method: str, layers: int):
+    """Also in the ``layers`` of the method, whose weights are float32."""
+    names = TextBank(tuple("abcd"), bank().float().numpy(), "fake", "", ())
+    more = {"bank": names, "dual": True} if method == "dual" else {}
+    net = Student("test_resnet", class_table("abcd"), 32, **more)
     head = ClassHead(bank_CE=bank().float(), scale=SCALE)
     made = methods.build(method, {})
-    made.prepare(Context(Config(), net.classes, net.width, fake_teacher("vlm"), head))
+    images = TeacherOutput(torch.zeros(B, C), bank().float().repeat(2, 1)[:B])
+    context = Context(
+        Config(), net.classes, net.width, fake_teacher("vlm"), head,
+        labels_N=np.zeros(B, dtype=np.int64), answers=lambda index, view: images,
+    )  # fmt: skip
+    made.prepare(context)
     seen: list[torch.dtype] = []
     for module in made.modules():
         if isinstance(module, torch.nn.Linear):
@@ -386,7 +398,7 @@ def test_losses_are_float32_under_bf16(method: str):
     terms = Task(net, made, "bf16")(data, Progress(1, 10))
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert set(seen) <= {torch.float32}
-    assert len(seen) == (0 if method == "kd" else 4)
+    assert len(seen) == layers
 
 
 def several(device: str, processes: int) -> SimpleNamespace:

@@ -1,5 +1,7 @@
 """embedding and specmatch on hand-made batches: values against naive loops, invariants, gradients."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from linnet import methods
 from linnet.config import Config
 from linnet.methods.base import Context, Method
 from linnet.methods.specmatch import principal_directions, spectral_error
-from linnet.step import Progress, TeacherOutput
+from linnet.step import Progress, StudentOutput, TeacherOutput
 from linnet.students.student import Student
 from linnet.text.classes import class_table
+from linnet.training import Task
 
 N = 40  # training images
 
@@ -25,12 +28,14 @@ def answers(index: np.ndarray, view: int) -> TeacherOutput:
     return TeacherOutput(torch.zeros(len(index), C), train_embeddings()[index])
 
 
-def made(method: str, **options: object) -> Method:
+def made(method: str, width: int = D, **options: object) -> Method:
     torch.manual_seed(3)
     built = methods.build(method, {method: options})
     labels = np.arange(N) % C
     built.prepare(
-        Context(Config(), class_table("abcd"), D, fake_teacher("vlm"), text_head(), labels_N=labels, answers=answers)
+        Context(
+            Config(), class_table("abcd"), width, fake_teacher("vlm"), text_head(), labels_N=labels, answers=answers
+        )
     )
     return built.double()
 
@@ -87,6 +92,41 @@ def test_a_small_direction_counts_nearly_as_much_as_a_large_one():
 
 
 @pytest.mark.parametrize("name", ["embedding", "specmatch"])
+def test_the_order_of_the_images_does_not_matter(name: str):
+    method, data, out = made(name), text_batch(), text_student()
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    assert data.teacher is not None
+    teacher = TeacherOutput(data.teacher.logits_BC[order], data.teacher.embedding_BE[order])
+    turned = replace(data, labels=data.labels[order], teacher=teacher)
+    other = StudentOutput(out.features_BD[order], out.logits_BC[order])
+    expected = method(data, out, Progress(0, 10))
+    for term, value in method(turned, other, Progress(0, 10)).items():
+        assert value.item() == pytest.approx(expected[term].item(), rel=1e-9)
+
+
+def test_embedding_looks_at_directions_alone():
+    """Twice the projection says the same, another direction does not."""
+    method, data, out = made("embedding"), text_batch(), text_student()
+    before = method(data, out, Progress(0, 10))["embedding"].item()
+    with torch.no_grad():
+        for parameter in method.project.parameters():
+            parameter *= 2
+    assert method(data, out, Progress(0, 10))["embedding"].item() == pytest.approx(before, rel=1e-9)
+    with torch.no_grad():
+        method.project.weight.neg_()
+    assert method(data, out, Progress(0, 10))["embedding"].item() != pytest.approx(before, rel=1e-3)
+
+
+def test_a_shift_of_all_embeddings_changes_nothing_for_specmatch():
+    def shifted(index: np.ndarray, view: int) -> TeacherOutput:
+        return TeacherOutput(torch.zeros(len(index), C), train_embeddings()[index] + 5)
+
+    (mean_E, directions_EK), (shifted_E, same_EK) = principal_directions(answers, N), principal_directions(shifted, N)
+    assert torch.allclose(shifted_E, mean_E + 5, atol=1e-5)
+    assert torch.allclose(same_EK, directions_EK, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["embedding", "specmatch"])
 def test_gradient_reaches_the_student_and_the_projection_and_never_the_teacher(name: str):
     method, data, out = made(name), text_batch(), text_student()
     data.teacher.embedding_BE.requires_grad_()
@@ -115,3 +155,21 @@ def test_a_probe_leaves_the_features_to_the_teacher(name: str):
         assert last & reached
         assert bool(reached - last) != detached
         assert out.features_BD.requires_grad
+
+
+def test_in_a_step_of_training_the_labels_of_a_probe_train_the_last_layer_alone():
+    torch.manual_seed(0)
+    student, data = Student("test_resnet", class_table("abcd"), 32), text_batch()
+    data = replace(
+        data,
+        images=torch.rand(B, 3, 32, 32),
+        teacher=TeacherOutput(*(part.float() for part in (data.teacher.logits_BC, data.teacher.embedding_BE))),
+    )
+    last = {id(p) for p in student.last_parameters()}
+    for labels in ("joint", "probe"):
+        task = Task(student, made("specmatch", student.width, labels=labels).float())
+        student.zero_grad()
+        task(data, Progress(0, 10))["ce"].backward()
+        reached = {id(p) for p in student.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert last & reached
+        assert bool(reached - last) == (labels == "joint")

@@ -145,17 +145,25 @@ def test_a_folder_of_photos_and_a_teacher_from_a_folder(
     assert summary["teacher.val.top1"] < 0.9  # random weights
 
 
-def test_a_killed_pand_run_ends_with_the_same_weights(
-    make_folder: Callable[..., Path], tmp_path: Path, killed_after: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "own"), [
+    ("pand", "method.base.condense_image"), ("specmatch", "method.project"), ("dual", "student.backbone"),
+])  # fmt: skip
+def test_a_killed_run_ends_with_the_same_weights(
+    method: str,
+    own: str,
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    killed_after: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    """Method state (condensation networks), calibrated prompts and replayed views are all resumed exactly."""
-    same = {"data": make_folder(), "teacher": "mini-clip", "student": "test_resnet", "method": "pand"}
-    options = {**OPTIONS, "student.pretrained": False, "teacher.views": "replay:2", "prompts.max_steps": 20}
-    options["export"] = False
+    """Method state (layers, mixture of the heads), calibrated prompts and replayed views are all resumed exactly."""
+    same = {"data": make_folder(), "teacher": "mini-clip", "student": "test_resnet", "method": method}
+    options = {**OPTIONS, "student.pretrained": False, "teacher.views": "replay:2", "export": False}
+    options |= {"prompts.max_steps": 20} if method == "pand" else {}
     # a cache of its own: rows that other tests had the teacher look at, in other batches, can differ in the last bit
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "first-cache"))
     whole = linnet.distill(**same, out=tmp_path / "whole", options=options)
-    assert "prompts.safetensors" in {path.name for path in whole.folder.iterdir()}
+    assert ("prompts.safetensors" in {path.name for path in whole.folder.iterdir()}) == (method == "pand")
     with killed_after(2):
         linnet.distill(**same, out=tmp_path / "killed", options=options)
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))  # even with the cache gone
@@ -163,8 +171,8 @@ def test_a_killed_pand_run_ends_with_the_same_weights(
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
     saved = [torch.load(run.checkpoints / "last.pt", weights_only=True)["task"] for run in (whole, resumed)]
     assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
-    assert any(key.startswith("method.base.condense_image") for key in saved[0])
-    assert not any("condense" in key for key in load_file(whole.model / "model.safetensors"))
+    assert any(key.startswith(own) for key in saved[0])
+    assert not any("condense" in key or "project" in key for key in load_file(whole.model / "model.safetensors"))
     names = [
         json.dumps([{k: v for k, v in row.items() if k != "seconds"} for row in r.metrics()]) for r in (whole, resumed)
     ]

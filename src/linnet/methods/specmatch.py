@@ -49,7 +49,7 @@ class SpecMatch(Method):
     """
 
     summary = "features match the teacher's embedding in each principal direction (SpecMatch, 2026)"
-    use = "the same, with small differences in full"
+    use = "a VLM's image embeddings, rare directions counted nearly like common ones"
     Options = SpecMatchOptions
     needs = Needs(teacher="vlm")
     mean_E: torch.Tensor
