@@ -66,7 +66,7 @@ def test_the_learning_rate_follows_where_the_student_starts():
 
 
 def test_the_default_method_has_its_reason():
-    assert settings("aviary")[1][0].startswith("method = kd: above ce on val on every set measured")
+    assert settings("aviary")[1][0].startswith("method = kd: on the mean above ce on val on every set measured")
     assert not any(reason.startswith("method") for reason in settings("aviary", method="kd")[1])
 
 

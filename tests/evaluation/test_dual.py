@@ -13,7 +13,7 @@ ONLY_CLASSIFIER = [((0.9, 0.1), (0.36, 0.64)), ((0, 1), (0.1, 0.9))]
 
 
 class Heads(torch.nn.Module):
-    """Two images of class 0, and what each head says of them."""
+    """Two images, and what each head says of them."""
 
     image_size, bank_CE, columns_C = 4, torch.eye(2), torch.tensor([0, 1])
 

@@ -156,7 +156,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     killed_after: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Method state (layers, mixture of the heads), calibrated prompts and replayed views are all resumed exactly."""
+    """Method state (its layers), calibrated prompts and replayed views are all resumed exactly."""
     same = {"data": make_folder(), "teacher": "mini-clip", "student": "test_resnet", "method": method}
     options = {**OPTIONS, "student.pretrained": False, "teacher.views": "replay:2", "export": False}
     options |= {"prompts.max_steps": 20} if method == "pand" else {}
