@@ -47,7 +47,7 @@ TEACHERS = {
     "drawn": ("mini-clip", "it knows drawn birds"),
     "photos": ("open_clip:ViT-B-16-SigLIP2/webli", "a strong open model (Apache-2.0)"),
 }
-METHOD = "on the mean above ce on val on every set measured; it reads logits alone, so either kind of teacher will do"  # docs/LOG.md
+METHOD = "on the mean above ce on val on every set measured; it reads logits alone, of either kind of teacher"
 LAYOUT = (True, "convolutions are faster in this layout")
 METHOD_TRAINING = ("epochs", "lr", "weight_decay", "select")  # what a method without data has its own defaults for
 SAMPLE = 32  # images whose sizes decide the default input size
