@@ -34,7 +34,7 @@ class EmbeddingRegression(Method):
     """
 
     summary = "features follow the teacher's image embedding through a linear layer, beside the labels"
-    use = "a VLM's image embeddings; its texts are not learned from"
+    use = "a VLM's image embeddings, without its texts"
     Options = EmbeddingOptions
     needs = Needs(teacher="vlm")
 

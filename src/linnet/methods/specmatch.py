@@ -49,7 +49,7 @@ class SpecMatch(Method):
     """
 
     summary = "features match the teacher's embedding in each principal direction (SpecMatch, 2026)"
-    use = "a VLM's image embeddings, rare directions counted nearly like common ones"
+    use = "a VLM's image embeddings, rare traits too"
     Options = SpecMatchOptions
     needs = Needs(teacher="vlm")
     mean_E: torch.Tensor

@@ -64,7 +64,7 @@ class FiGKD(Method):
     """
 
     summary = "the detail of the logits along the classes, by a wavelet transform (FiGKD, arXiv 2505.11897)"
-    use = "classifiers as teachers, by wavelet detail of their logits"
+    use = "classifiers, by wavelet detail of logits"
     Options = FiGKDOptions
     order_C: torch.Tensor
     filters_2F: torch.Tensor
