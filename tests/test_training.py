@@ -395,6 +395,13 @@ def test_losses_are_float32_under_bf16(method: str, layers: int):
     data = text_batch()
     outputs = TeacherOutput(data.teacher.logits_BC.float(), data.teacher.embedding_BE.float())
     data = Batch(data.index, 0, torch.rand(B, 3, 32, 32), data.labels, outputs)
+
+    def check(module: torch.nn.Module, inputs: tuple) -> None:
+        out = inputs[1]
+        told = [part for part in (out.features_BD, out.logits_BC, out.embedding_BE) if part is not None]
+        assert {part.dtype for part in told} == {torch.float32} and not torch.is_autocast_enabled("cpu")
+
+    made.register_forward_pre_hook(check)
     terms = Task(net, made, "bf16")(data, Progress(1, 10))
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert set(seen) <= {torch.float32}

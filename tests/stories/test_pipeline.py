@@ -169,6 +169,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))  # even with the cache gone
     resumed = linnet.distill(**same, out=tmp_path / "killed", options=options, resume=True)
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    assert resumed.summary().get("student.mix") == whole.summary().get("student.mix")
     saved = [torch.load(run.checkpoints / "last.pt", weights_only=True)["task"] for run in (whole, resumed)]
     assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
     assert any(key.startswith(own) for key in saved[0])
